@@ -1,0 +1,50 @@
+"""Slow, obvious answers. Nothing here imports hatband."""
+
+from fractions import Fraction
+
+import numpy as np
+
+
+def dense_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
+    """h(x) by an explicit inverse (pseudo-inverse at ridge 0), the intercept as a column that is not penalised."""
+    n, d = train.shape
+    w = np.ones(n) if weights is None else np.asarray(weights, float)
+    penalty = np.broadcast_to(np.asarray(ridge, float), (d,))
+    if fit_intercept:
+        train, rows = (np.hstack([np.ones((len(z), 1)), z]) for z in (train, rows))
+        penalty = np.concatenate([[0.0], penalty])
+    inverse = np.linalg.pinv(train.T @ (w[:, None] * train) + np.diag(penalty), hermitian=True)
+    return np.einsum("ij,jk,ik->i", rows, inverse, rows)
+
+
+def dense_sampling_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
+    """phi' A^-1 Phi'W Phi A^-1 phi by an explicit inverse."""
+    n, d = train.shape
+    w = np.ones(n) if weights is None else np.asarray(weights, float)
+    penalty = np.broadcast_to(np.asarray(ridge, float), (d,))
+    if fit_intercept:
+        train, rows = (np.hstack([np.ones((len(z), 1)), z]) for z in (train, rows))
+        penalty = np.concatenate([[0.0], penalty])
+    gram = train.T @ (w[:, None] * train)
+    inverse = np.linalg.pinv(gram + np.diag(penalty), hermitian=True)
+    return np.einsum("ij,jk,ik->i", rows, inverse @ gram @ inverse, rows)
+
+
+def leave_one_out_predictions(fit_predict, features, target, weights=None):
+    """mu_-i(x_i) by n refits. fit_predict(X, y, w, rows) -> predictions at rows."""
+    n = len(features)
+    w = np.ones(n) if weights is None else np.asarray(weights, float)
+    keep = ~np.eye(n, dtype=bool)
+    return np.array([fit_predict(features[k], target[k], w[k], features[i : i + 1])[0] for i, k in enumerate(keep)])
+
+
+def exact_upper_rank(n: int, level: Fraction) -> int:
+    """Smallest k with k / (n + 1) >= level, by rational arithmetic."""
+    product = (n + 1) * level
+    return -(-product.numerator // product.denominator)
+
+
+def exact_lower_rank(n: int, level: Fraction) -> int:
+    """Largest k with k / (n + 1) <= 1 - level, by rational arithmetic."""
+    product = (n + 1) * (1 - level)
+    return product.numerator // product.denominator
