@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from hatband.conformal.split import BaseSplitConformal
+from hatband.conformal.base import BaseSplitConformal
 from hatband.ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
 
 
