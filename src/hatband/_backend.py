@@ -49,9 +49,8 @@ class Backend(Protocol):
     def cholesky(self, matrix: Array) -> Array | None: ...
     def tri_inv(self, triangle: Array) -> Array: ...
     def trmm(self, block: Array, triangle: Array, transpose: bool = False) -> Array: ...
-    def qr_r(self, rows: Array) -> Array: ...
+    def qr_add(self, triangle: Array, block: Array) -> Array: ...
     def svd(self, rows: Array) -> tuple[Array, Array, Array]: ...
-    def eigh(self, matrix: Array) -> tuple[Array, Array]: ...
     def rcond_cholesky(self, triangle: Array, norm: float) -> float: ...
     def rcond_triangle(self, triangle: Array) -> float: ...
     def row_squares(self, block: Array) -> Array: ...
@@ -133,19 +132,15 @@ class NumpyBackend:
             return block
         return blas.dtrmm(1.0, triangle.T, block.T, lower=1, trans_a=int(transpose), overwrite_b=1).T
 
-    def qr_r(self, rows: Array) -> Array:
-        """Return the upper triangle R of rows = QR; the rows are overwritten."""
-        return np.ascontiguousarray(
-            scipy.linalg.qr(rows, mode="r", overwrite_a=True, check_finite=False)[0][: rows.shape[1]]
-        )
+    def qr_add(self, triangle: Array, block: Array) -> Array:
+        """Return the upper triangle of the QR factorisation of [triangle; block], the triangle overwritten."""
+        if not block.size:
+            return triangle
+        return lapack.dtpqrt(0, min(32, len(triangle)), triangle, block)[0]
 
     def svd(self, rows: Array) -> tuple[Array, Array, Array]:
         """Return the thin singular value decomposition U, s, V'."""
         return scipy.linalg.svd(rows, full_matrices=False, check_finite=False)
-
-    def eigh(self, matrix: Array) -> tuple[Array, Array]:
-        """Return eigenvalues, ascending, and eigenvectors of a symmetric matrix."""
-        return scipy.linalg.eigh(matrix, check_finite=False)
 
     def rcond_cholesky(self, triangle: Array, norm: float) -> float:
         """Estimate the reciprocal condition number of R'R, whose 1-norm is `norm`."""
@@ -231,17 +226,13 @@ class TorchBackend:
         """Return block @ triangle (or its transpose)."""
         return block @ (triangle.T if transpose else triangle)
 
-    def qr_r(self, rows: Array) -> Array:
-        """Return the upper triangle R of rows = QR."""
-        return _torch().linalg.qr(rows, mode="r")[1]
+    def qr_add(self, triangle: Array, block: Array) -> Array:
+        """Return the upper triangle of the QR factorisation of [triangle; block]."""
+        return _torch().linalg.qr(_torch().cat([triangle, block]), mode="r")[1]
 
     def svd(self, rows: Array) -> tuple[Array, Array, Array]:
         """Return the thin singular value decomposition U, s, V'."""
         return tuple(_torch().linalg.svd(rows, full_matrices=False))
-
-    def eigh(self, matrix: Array) -> tuple[Array, Array]:
-        """Return eigenvalues, ascending, and eigenvectors of a symmetric matrix."""
-        return tuple(_torch().linalg.eigh(matrix))
 
     def rcond_cholesky(self, triangle: Array, norm: float) -> float:
         """Return the reciprocal condition number of R'R, whose 1-norm is `norm`."""

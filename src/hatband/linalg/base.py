@@ -5,7 +5,7 @@ Throughout: Phi (n, d) features, centred when there is an intercept; W = diag(w)
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -71,6 +71,29 @@ class Frame:
             if self.constant is not None:
                 mean[self.constant] = self.level
         return mean
+
+    def without(self, constant: Array, kept: Any, level: Array) -> "Frame":
+        """Return the frame that drops some columns, whose training value was `level`."""
+        shift, offset = (None if part is None else part[kept] for part in (self.shift, self.offset))
+        return replace(self, shift=shift, offset=offset, kept=kept, constant=constant, level=level)
+
+    def whole(self) -> "Frame":
+        """Return the frame that keeps every column."""
+        if self.constant is None:
+            return self
+        offset = None
+        if self.offset is not None:
+            offset = self.backend.zeros(self.n_features)
+            offset[self.kept] = self.offset
+        shift = self.mean if offset is None else self.mean - offset
+        return replace(
+            self,
+            shift=shift if self.fit_intercept else None,
+            offset=offset,
+            kept=slice(None),
+            constant=None,
+            level=None,
+        )
 
     def blocks(self, rows: Any) -> Iterator[tuple[slice, Array, Array | None]]:
         """Yield parts of the rows in these coordinates, in ONE reused buffer, and which of them lie outside."""

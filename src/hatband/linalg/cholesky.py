@@ -1,4 +1,4 @@
-"""Cholesky of the Gram matrix, CholeskyQR2, and the triangular factor that they and QR make."""
+"""Cholesky of the Gram matrix, and the triangular factor that it and the orthogonal solvers make."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from hatband._backend import EPS, AnyBackend
 from hatband._typing import Array, Float, Shaped
 from hatband.linalg.base import Factor, Frame
-from hatband.linalg.design import Design, centred_gram, design_of
+from hatband.linalg.design import Design, centred_gram, design_of, determined_gram
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,24 +103,31 @@ def cholesky_triangle(backend: AnyBackend, gram: Array, penalty: Array) -> Trian
 def factor_gram(
     gram: Float[Array, "k k"], penalty: Float[Array, " k"], ridge: Any, frame: Frame, reason: str
 ) -> TriangularFactor | None:
-    """Factor a centred Gram matrix; None where Gram + diag(penalty) is not positive definite.
-
-    The relative error of the leverage is at most eps / rcond. mathematics.md 10
-    """
+    """Factor a centred Gram matrix; None where Gram + diag(penalty) is not positive definite."""
     triangle = cholesky_triangle(frame.backend, gram, penalty)
-    if triangle is None:
-        return None
+    return None if triangle is None else factor_upper(triangle, penalty, ridge, frame, reason)
+
+
+def factor_upper(
+    triangle: Triangle, penalty: Float[Array, " k"], ridge: Any, frame: Frame, reason: str
+) -> TriangularFactor:
+    """Make a factor of the Cholesky factor of a Gram matrix."""
     return TriangularFactor(
         frame=frame,
         ridge=ridge,
         rank=frame.width,
         rcond=triangle.rcond,
-        error_bound=EPS / triangle.rcond if triangle.rcond > 0 else np.inf,
+        error_bound=gram_error(triangle.rcond),
         solver="Cholesky",
         reason=reason,
         inverse=triangle.inverse(frame.backend),
         penalty=penalty,
     )
+
+
+def gram_error(rcond: float) -> float:
+    """Bound the relative error of a leverage that comes from a Gram matrix. mathematics.md 10."""
+    return 10 * EPS / rcond if rcond > 0 else np.inf
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ class Cholesky:
         -----
         n d^2 + d^3/3 operations, O(d^2 + block d) memory.
         """
-        design, gram = centred_gram(design_of(features, ridge, weights, fit_intercept))
+        design, gram = determined_gram(*centred_gram(design_of(features, ridge, weights, fit_intercept)))
         factor = factor_gram(gram, design.penalty, design.ridge, design.frame, "asked for")
         if factor is None:
             raise np.linalg.LinAlgError(singular(design))

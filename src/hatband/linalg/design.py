@@ -1,4 +1,4 @@
-"""Training rows on their way into a factorisation: one pass gives the mean, the Gram matrix and the constant columns."""
+"""Training rows on their way into a factorisation: one pass gives mean, Gram matrix and constant columns."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,10 +10,10 @@ from hatband._backend import EPS, AnyBackend, backend_of, is_sparse
 from hatband._typing import Array, Float
 from hatband._validation import check_finite, check_ridge, check_weights
 from hatband.linalg.base import Frame
+from hatband.linalg.sparse import FAR, refuse_large, sparse_columns, sparse_gram, sparse_shift, sparse_squares
 
-# Up to this ratio of |mean - shift| to the standard deviation, subtracting the mean's rank-one term from the Gram
-# matrix costs two digits at most.
-FAR = 10.0
+# Spread below a few roundings of the mean is no spread.
+CONSTANT = 4 * EPS
 # How many rows the provisional mean is taken from.
 _SAMPLE = 256
 
@@ -49,10 +49,58 @@ class Design:
 
     def blocks(self) -> Iterator[Array]:
         """Yield W^1/2 Phi, centred, in one reused buffer."""
-        for part, block, _ in self.frame.blocks(self.features):
+        for part, rows, _ in self.frame.blocks(self.features):
+            block = rows
             if self.root_weights is not None:
                 block *= self.root_weights[part, None]
             yield block
+
+    def refuse_large_sparse(self) -> None:
+        """Raise where sparse features would fill too large a matrix."""
+        if is_sparse(self.features):
+            refuse_large(self.frame.n_samples, self.frame.n_features)
+
+    @property
+    def roots(self) -> Float[Array, " n"]:
+        """Square roots of the weights."""
+        return self.backend.ones(self.frame.n_samples) if self.root_weights is None else self.root_weights
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that count: those with a weight."""
+        return self.frame.n_samples if self.root_weights is None else int((self.root_weights > 0).sum())
+
+    def dropped(self, other: "Design") -> str:
+        """Say how many columns another design of the same features leaves out."""
+        count = self.frame.width - other.frame.width
+        return f"{count} constant column{'s' * (count > 1)} dropped; " if count else ""
+
+    def sparse_columns(self) -> tuple[Any, Array, Array] | None:
+        """Return the weighted columns for sparse products; None for dense features."""
+        if not is_sparse(self.features):
+            return None
+        return sparse_columns(self.features, self.roots, self.frame.shift)
+
+    def weighted_blocks(self) -> Iterator[tuple[Array, Array]]:
+        """Yield (w^1/2, W^1/2 Phi) block by block."""
+        start = 0
+        for block in self.blocks():
+            part = slice(start, start + len(block))
+            yield self.backend.ones(len(block)) if self.root_weights is None else self.root_weights[part], block
+            start = part.stop
+
+    def shifted(self, offset: Array) -> "Design":
+        """Return the design with another provisional mean."""
+        return replace(self, frame=replace(self.frame, shift=self.frame.shift + offset))
+
+    def dense(self) -> Float[Array, "n k"]:
+        """Return W^1/2 Phi, centred, whole: for fewer rows than columns only."""
+        self.refuse_large_sparse()
+        whole, start = self.backend.empty(self.frame.n_samples, self.frame.width), 0
+        for block in self.blocks():
+            whole[start : start + len(block)] = block
+            start += len(block)
+        return whole
 
 
 def design_of(features: Any, ridge: Any, weights: Any, fit_intercept: bool) -> Design:
@@ -71,7 +119,7 @@ def design_of(features: Any, ridge: Any, weights: Any, fit_intercept: bool) -> D
         n_features=n_features,
         weight=float(n_samples if checked is None else checked.sum()),
         fit_intercept=fit_intercept,
-        shift=_provisional_mean(backend, features, checked) if fit_intercept else None,
+        shift=_provisional_shift(backend, features, checked) if fit_intercept else None,
     )
     return Design(
         features=features,
@@ -86,7 +134,12 @@ def _on_cpu(weights: Any) -> Any:
     return backend_of(weights).numpy(weights) if hasattr(weights, "device") else weights
 
 
-def _provisional_mean(backend: AnyBackend, features: Any, weights: np.ndarray | None) -> Array:
+def _provisional_shift(backend: AnyBackend, features: Any, weights: np.ndarray | None) -> Float[Array, " d"]:
+    mean = provisional_mean(backend, features, weights)
+    return sparse_shift(features, weights, mean) if is_sparse(features) else mean
+
+
+def provisional_mean(backend: AnyBackend, features: Any, weights: np.ndarray | None) -> Float[Array, " d"]:
     """Mean of a few rows; a column that is constant in them keeps its value exactly."""
     index = np.arange(features.shape[0]) if weights is None else np.flatnonzero(weights)
     index = index[:: max(1, len(index) // _SAMPLE)]
@@ -96,62 +149,105 @@ def _provisional_mean(backend: AnyBackend, features: Any, weights: np.ndarray | 
     return backend.asarray(mean)
 
 
-def centred_gram(design: Design) -> tuple[Design, Float[Array, "k k"]]:
-    """Return the design in its final frame, and its Gram matrix Phi'W Phi, from one pass over the rows (rarely two)."""
+def centred(design: Design) -> tuple[Design, Float[Array, " d"]]:
+    """Return the design with its final mean, and the variance of its columns, from one pass over the rows."""
+    squares, offset = _shifted_squares(design)
+    if _is_far(design, squares, offset):
+        design = design.shifted(offset)
+        squares, offset = _shifted_squares(design)
+    variance = squares / design.frame.weight - offset**2
+    return _with_mean(design, variance, offset), variance
+
+
+def centred_gram(design: Design) -> tuple[Design, Float[Array, "d d"]]:
+    """Return the design with its final mean, and its Gram matrix Phi'W Phi, from one pass over the rows."""
     gram, offset = _shifted_gram(design)
-    if not design.frame.fit_intercept:
-        return _without_constants(design, gram, tolerance=0.0)
-    weight = design.frame.weight
-    if bool((offset**2 > FAR**2 * (gram.diagonal() / weight - offset**2)).any()):
-        design = replace(design, frame=replace(design.frame, shift=design.frame.shift + offset))
+    if _is_far(design, gram.diagonal(), offset):
+        design = design.shifted(offset)
         gram, offset = _shifted_gram(design)
-    gram -= weight * offset[:, None] * offset
-    design = replace(design, frame=_final_mean(design.frame, offset, gram.diagonal() / weight))
-    return _without_constants(design, gram, tolerance=4 * EPS)
+    gram -= design.frame.weight * offset[:, None] * offset
+    return _with_mean(design, gram.diagonal() / design.frame.weight, offset), gram
+
+
+def determined(design: Design, variance: Float[Array, " d"]) -> Design:
+    """Drop columns without spread and without ridge: no coefficient of theirs is determined."""
+    backend = design.backend
+    mean = backend.numpy(design.frame.mean)
+    constant = (backend.numpy(design.penalty) == 0) & (backend.numpy(variance) <= (CONSTANT * mean) ** 2)
+    if not constant.any():
+        return design
+    kept = as_slice(np.flatnonzero(~constant))
+    frame = design.frame.without(np.flatnonzero(constant), kept, backend.asarray(mean[constant]))
+    return replace(design, frame=frame, penalty=design.penalty[kept])
+
+
+def determined_gram(design: Design, gram: Float[Array, "d d"]) -> tuple[Design, Float[Array, "k k"]]:
+    """Drop the same columns from the design and its Gram matrix."""
+    design = determined(design, gram.diagonal() / design.frame.weight)
+    kept = design.frame.kept
+    return design, gram if design.frame.constant is None else gram[kept][:, kept] + 0.0
+
+
+def _shifted_squares(design: Design) -> tuple[Array, Array]:
+    """Sums of squares and mean of the rows as the provisional frame shows them."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        columns = design.sparse_columns()
+        squares, sums = _squares_by_blocks(design) if columns is None else sparse_squares(columns, design.roots)
+    _require_finite(design, squares)
+    return squares, _offset(design, sums)
 
 
 def _shifted_gram(design: Design) -> tuple[Array, Array]:
     """Gram matrix and mean of the rows as the provisional frame shows them."""
+    design.refuse_large_sparse()
+    with np.errstate(invalid="ignore", over="ignore"):
+        columns = design.sparse_columns()
+        gram, sums = _gram_by_blocks(design) if columns is None else sparse_gram(columns, design.roots)
+    _require_finite(design, gram.diagonal())
+    return gram, _offset(design, sums)
+
+
+def _squares_by_blocks(design: Design) -> tuple[Array, Array]:
+    squares, sums = design.backend.zeros(design.frame.width), design.backend.zeros(design.frame.width)
+    for root, rows in design.weighted_blocks():
+        sums += root @ rows
+        squares += (rows * rows).sum(0)
+    return squares, sums
+
+
+def _gram_by_blocks(design: Design) -> tuple[Array, Array]:
     backend, width = design.backend, design.frame.width
     gram, sums = backend.zeros(width, width), backend.zeros(width)
-    roots, start = design.root_weights, 0
-    with np.errstate(invalid="ignore", over="ignore"):
-        for block in design.blocks():
-            root = backend.ones(len(block)) if roots is None else roots[start : start + len(block)]
-            start += len(block)
-            backend.syrk_add(gram, block)
-            sums += root @ block
-    if not backend.isfinite(gram.diagonal()):
+    for root, block in design.weighted_blocks():
+        backend.syrk_add(gram, block)
+        sums += root @ block
+    return backend.mirror(gram), sums
+
+
+def _offset(design: Design, sums: Array) -> Array:
+    return sums / design.frame.weight if design.frame.fit_intercept else 0.0 * sums
+
+
+def _require_finite(design: Design, squares: Array) -> None:
+    if not design.backend.isfinite(squares):
         check_finite(design.features, "features")
         raise ValueError("the squares of the features overflow float64; rescale the columns first.")
-    return backend.mirror(gram), sums / design.frame.weight
 
 
-def _final_mean(frame: Frame, offset: Array, variance: Array) -> Frame:
+def _is_far(design: Design, squares: Array, offset: Array) -> bool:
+    variance = squares / design.frame.weight - offset**2
+    return bool((offset**2 > FAR**2 * variance).any())
+
+
+def _with_mean(design: Design, variance: Array, offset: Array) -> Design:
     """Fold the offset into the shift, unless rounding of a large mean would be felt against the spread."""
+    frame = design.frame
+    if not frame.fit_intercept:
+        return design
     mean = frame.shift + offset
     far = (offset != 0) & (mean**2 > FAR**2 * variance)
-    return replace(frame, offset=offset) if bool(far.any()) else replace(frame, shift=mean)
-
-
-def _without_constants(design: Design, gram: Array, tolerance: float) -> tuple[Design, Array]:
-    """Drop columns without spread and without ridge: no coefficient of theirs is determined."""
-    frame, backend = design.frame, design.backend
-    spread = backend.numpy(gram.diagonal()) / frame.weight
-    mean = backend.numpy(frame.mean)
-    constant = (backend.numpy(design.penalty) == 0) & (spread <= (tolerance * mean) ** 2)
-    if not constant.any():
-        return design, gram
-    kept = as_slice(np.flatnonzero(~constant))
-    frame = replace(
-        frame,
-        shift=None if frame.shift is None else frame.shift[kept],
-        offset=None if frame.offset is None else frame.offset[kept],
-        kept=kept,
-        constant=np.flatnonzero(constant),
-        level=backend.asarray(mean[constant]),
-    )
-    return replace(design, frame=frame, penalty=design.penalty[kept]), gram[kept][:, kept] + 0.0
+    frame = replace(frame, offset=offset) if bool(far.any()) else replace(frame, shift=mean)
+    return replace(design, frame=frame)
 
 
 def as_slice(index: np.ndarray) -> Any:
