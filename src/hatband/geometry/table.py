@@ -119,6 +119,12 @@ def _is_missing(entry: Any) -> bool:
     return str(entry) in _MISSING
 
 
+def _level(entry: Any) -> str:
+    # A gap reads differently in each library, and a number differently when it stands beside gaps.
+    text = str(float(entry)) if isinstance(entry, Number) else str(entry)
+    return "<missing>" if text in _MISSING else text
+
+
 def _numbers(X: Any, columns: tuple[int, ...], names: tuple[Any, ...]) -> Array:
     """Return columns of numbers as one float array, NaN where an entry is missing."""
     if not _is_table(X):
@@ -144,13 +150,13 @@ def _medians(numbers: Array) -> Array:
 
 def _most_frequent(entries: Array) -> tuple[str, ...]:
     """Return the levels, the most frequent first and ties by name."""
-    counts = Counter(map(str, entries.tolist()))
+    counts = Counter(map(_level, entries.tolist()))
     return tuple(sorted(counts, key=lambda level: (-counts[level], level))[:MAX_LEVELS])
 
 
 def _one_hot(entries: Array, levels: tuple[str, ...]) -> Array:
     place = {level: code for code, level in enumerate(levels)}
-    codes = np.array([place.get(str(entry), -1) for entry in entries.tolist()], dtype=np.intp)
+    codes = np.array([place.get(_level(entry), -1) for entry in entries.tolist()], dtype=np.intp)
     return (codes[:, None] == np.arange(len(levels))).astype(np.float64)
 
 
