@@ -10,7 +10,7 @@ from hatband._leverage import (
     sampling_leverage,
 )
 from hatband._validation import CalibrationWarning, LeverageWarning
-from hatband.conformal import ConformalKernelRidge, ConformalRidge, SplitConformalRegressor
+from hatband.conformal import ConformalKernelRidge, ConformalRidge, JackknifePlusRegressor, SplitConformalRegressor
 from hatband.geometry import InputsGeometry, geometry_of
 from hatband.interval_metrics import interval_score
 from hatband.ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
@@ -24,6 +24,7 @@ __all__ = [
     "ConformalRidge",
     "ConstantScale",
     "InputsGeometry",
+    "JackknifePlusRegressor",
     "LeaveOneOutKernelRidge",
     "LeaveOneOutRidge",
     "LeverageScale",

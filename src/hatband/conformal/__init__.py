@@ -1,6 +1,7 @@
 """Estimators that return calibrated prediction intervals."""
 
+from hatband.conformal.jackknife import JackknifePlusRegressor
 from hatband.conformal.ridge import ConformalKernelRidge, ConformalRidge
 from hatband.conformal.split import SplitConformalRegressor
 
-__all__ = ["ConformalKernelRidge", "ConformalRidge", "SplitConformalRegressor"]
+__all__ = ["ConformalKernelRidge", "ConformalRidge", "JackknifePlusRegressor", "SplitConformalRegressor"]
