@@ -1,6 +1,8 @@
 """Every check of what a user passes in, and every message that says what was required, seen and to be done."""
 
+import math
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
 
@@ -151,3 +153,38 @@ def check_in(value: Any, allowed: Sequence[Any], name: str) -> None:
     """Raise unless the value is one of those allowed."""
     if not any(value is option or value == option for option in allowed):
         raise ValueError(f"{name} must be one of {list(allowed)}; got {value!r}.")
+
+
+def check_level(level: Any) -> None:
+    """Raise unless a level is one number (float, Fraction, Decimal or NumPy scalar) strictly between 0 and 1."""
+    number = isinstance(level, (Real, Decimal)) and not isinstance(level, (bool, np.bool_))
+    # Decimal raises an error of its own when a NaN is ordered.
+    if not number or math.isnan(level) or not 0 < level < 1:
+        raise ValueError(f"a level must be a number strictly between 0 and 1, such as 0.9; got {level!r}.")
+
+
+def check_no_nan(values: Array, name: str) -> None:
+    """Raise if an array of numbers holds a NaN; infinities pass."""
+    values = np.asarray(values)
+    if not np.issubdtype(values.dtype, np.floating) or not np.isnan(values).any():
+        return
+    row = int(np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))[0])
+    raise ValueError(f"{name} must not hold NaN; row {row} does. Drop or impute such rows first.")
+
+
+def check_likelihood_ratio(values: Array, name: str) -> None:
+    """Raise unless every weight of a weighted quantile is finite and >= 0."""
+    bad = ~(np.isfinite(values) & (np.asarray(values) >= 0))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise ValueError(f"{name} must be finite and >= 0; row {row} has {values[row]}.")
+
+
+def check_bounds(lower: Array, upper: Array) -> None:
+    """Raise unless lower <= upper everywhere, neither of them NaN."""
+    check_no_nan(lower, "lower")
+    check_no_nan(upper, "upper")
+    crossed = np.asarray(lower > upper)
+    if crossed.any():
+        row = int(np.flatnonzero(crossed.reshape(len(crossed), -1).any(axis=1))[0])
+        raise ValueError(f"lower must not exceed upper; row {row} has [{lower[row]}, {upper[row]}].")
