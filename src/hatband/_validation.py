@@ -79,8 +79,7 @@ def check_confidence_level(level: Any) -> tuple[list[Any], bool]:
     if not levels:
         raise ValueError("confidence_level must be a number in (0, 1) or a list of such; got an empty list.")
     for value in levels:
-        if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)) or not 0 < float(value) < 1:
-            raise ValueError(f"confidence_level must lie strictly between 0 and 1, such as 0.9; got {value!r}.")
+        check_level(value, "confidence_level")
     return list(levels), single
 
 
@@ -134,8 +133,8 @@ def check_calibration_size(calibration_size: Any, n_samples: int) -> int:
 def check_widths(width: Any, leverage_is_infinite: Callable[[], Array], n_samples: int, name: str) -> Array:
     """Return widths as float64 (m, 1) or (m, q): positive, and infinite only where the leverage is."""
     values = np.asarray(width, dtype=np.float64)
-    if values.ndim < 2:
-        values = np.broadcast_to(values.reshape(-1, 1), (n_samples, 1))
+    if values.ndim == 1:
+        values = values[:, None]
     if values.ndim != 2 or len(values) != n_samples:
         raise ValueError(f"{name} must return one width per row, {n_samples} of them; got shape {np.shape(width)}.")
     bad = ~(values > 0)
@@ -155,12 +154,12 @@ def check_in(value: Any, allowed: Sequence[Any], name: str) -> None:
         raise ValueError(f"{name} must be one of {list(allowed)}; got {value!r}.")
 
 
-def check_level(level: Any) -> None:
+def check_level(level: Any, name: str = "a level") -> None:
     """Raise unless a level is one number (float, Fraction, Decimal or NumPy scalar) strictly between 0 and 1."""
     number = isinstance(level, (Real, Decimal)) and not isinstance(level, (bool, np.bool_))
     # Decimal raises an error of its own when a NaN is ordered.
     if not number or math.isnan(level) or not 0 < level < 1:
-        raise ValueError(f"a level must be a number strictly between 0 and 1, such as 0.9; got {level!r}.")
+        raise ValueError(f"{name} must be a number strictly between 0 and 1, such as 0.9; got {level!r}.")
 
 
 def check_no_nan(values: Array, name: str) -> None:

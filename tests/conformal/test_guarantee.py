@@ -75,7 +75,9 @@ MODELS = {
     "gaussian process": SplitConformalRegressor(GaussianProcessRegressor(RBF() + WhiteKernel(), optimizer=None)),
     "support vectors": SplitConformalRegressor(SVR()),
     "nu support vectors": SplitConformalRegressor(NuSVR()),
-    "network": SplitConformalRegressor(MLPRegressor((8,), solver="lbfgs", max_iter=60, tol=1.0, random_state=0)),
+    "network": SplitConformalRegressor(
+        MLPRegressor(hidden_layer_sizes=(8,), solver="lbfgs", max_iter=60, tol=1.0, random_state=0)
+    ),
     "forest": SplitConformalRegressor(RandomForestRegressor(10, random_state=0)),
     "boosting": SplitConformalRegressor(GradientBoostingRegressor(n_estimators=10, random_state=0)),
     "histogram boosting": SplitConformalRegressor(HistGradientBoostingRegressor(max_iter=10)),
