@@ -123,8 +123,10 @@ class ProcessKernel(Kernel):
         return block_diagonal(self, rows)
 
     def noise(self, rows: Any) -> Array:
-        """Return the white noise of each row: diag k(X) - diag k(X, X)."""
-        return np.maximum(self.kernel.diag(rows) - self.diagonal(rows), 0.0)
+        """Return the white noise of each row: diag k(X) - diag k(X, X), 0 where the two differ by rounding."""
+        signal = self.diagonal(rows)
+        noise = self.kernel.diag(rows) - signal
+        return np.where(noise > 16 * np.finfo(float).eps * signal, noise, 0.0)
 
 
 def block_diagonal(kernel: Kernel, rows: Any) -> Array:
@@ -177,6 +179,8 @@ class KernelGeometry(Geometry):
             ridge=ridge,
             n_samples=n_samples,
             exactness=self.exactness,
+            fit_intercept=self.fit_intercept,
+            weights=weights,
             input_columns=input_columns(X),
         )
 
@@ -199,6 +203,10 @@ class KernelSpace(Space):
         Number of training rows.
     exactness : {"exact", "given", "none"}
         What leave-one-out in closed form may claim.
+    fit_intercept : bool
+        Whether the model has an intercept, which is not penalised.
+    weights : array of shape (n,), or None
+        Weights of the training rows.
     input_columns : array of int, or None
         Columns of CSR rows that a learned scale gets.
     """
@@ -209,6 +217,8 @@ class KernelSpace(Space):
     ridge: float
     n_samples: int
     exactness: Exactness
+    fit_intercept: bool = False
+    weights: Array | None = None
     input_columns: Array | None = None
 
     def features(self, X: Any) -> Features:
@@ -243,12 +253,31 @@ class KernelSpace(Space):
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
         """Return h(x, z), shape (m, k); None means the n training rows."""
         if others is None:
-            return np.vstack([self.factor.smoother(self.kernel(rows, self.rows)) for _, rows in blocks(features.values)])
-        raise NotImplementedError
+            parts = [self.factor.smoother(self.kernel(rows, self.rows)) for _, rows in blocks(features.values)]
+            return np.vstack(parts) if parts else np.empty((0, self.n_samples))
+        result = np.empty((len(features), len(others)))
+        for part, rows in blocks(features.values):
+            smoother = self.factor.smoother(self.kernel(rows, self.rows))
+            floor = self._floor(rows, smoother)
+            for place, columns in blocks(others.values):
+                result[part, place] = floor + self._slopes(rows, smoother, columns)
+        return result
 
     def final_step(self, estimator: Any) -> Any:
         """Return the estimator: it predicts from X itself."""
         return estimator
+
+    def _slopes(self, rows: Any, smoother: Array, others: Any) -> Array:
+        """Return (k(x,z) - sum_i h(x,x_i) w_i k(x_i,z)) / ridge: h(x,z) but for the intercept."""
+        weighted = smoother if self.weights is None else smoother * self.weights
+        return (self.kernel(rows, others) - weighted @ self.kernel(self.rows, others)) / self.ridge
+
+    def _floor(self, rows: Any, smoother: Array) -> Array | float:
+        """Return what the intercept adds to every h(x, z) of a row, from one training row where h(x, z) is known."""
+        if not self.fit_intercept:
+            return 0.0
+        anchor = 0 if self.weights is None else int(np.argmax(self.weights))
+        return smoother[:, [anchor]] - self._slopes(rows, smoother, self.rows[anchor : anchor + 1])
 
     def _against_training(self, rows: Any) -> tuple[Array, Array]:
         return self.kernel(rows, self.rows), self.kernel.diagonal(rows)

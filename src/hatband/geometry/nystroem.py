@@ -208,9 +208,9 @@ class DualOrNystroem(Geometry):
         """Fit the one or the other to the training rows X."""
         if np.shape(X)[0] <= self.dual_rows:
             return KernelGeometry(self.kernel, self.ridge, self.fit_intercept).fit(X, sample_weight)
-        return NystroemGeometry(
-            self.kernel, self.ridge, self.fit_intercept, self.landmarks, self.random_state
-        ).fit(X, sample_weight)
+        return NystroemGeometry(self.kernel, self.ridge, self.fit_intercept, self.landmarks, self.random_state).fit(
+            X, sample_weight
+        )
 
 
 def _positive_ridge(ridge: Any) -> float:

@@ -80,7 +80,9 @@ class InputEncoder:
         numbered = tuple(range(len(names)))
         same = names == self.names or (len(names) == len(self.names) and numbered in (names, self.names))
         if not same:
-            raise ValueError(f"X must have the columns of the training rows, {_brief(self.names)}; got {_brief(names)}.")
+            raise ValueError(
+                f"X must have the columns of the training rows, {_brief(self.names)}; got {_brief(names)}."
+            )
 
 
 def _is_table(X: Any) -> bool:
