@@ -1,6 +1,7 @@
 """Every check of what a user passes in, and every message that says what was required, seen and to be done."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from numbers import Integral, Real
@@ -187,3 +188,64 @@ def check_bounds(lower: Array, upper: Array) -> None:
     if crossed.any():
         row = int(np.flatnonzero(crossed.reshape(len(crossed), -1).any(axis=1))[0])
         raise ValueError(f"lower must not exceed upper; row {row} has [{lower[row]}, {upper[row]}].")
+
+
+def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str, instead: str) -> None:
+    """Raise unless leave-one-out in closed form is exact for a model, or its tuning is accepted; warn about that."""
+    if exactness == "exact":
+        return
+    if exactness == "none":
+        raise ValueError(
+            f"{owner} needs a model that is a fixed linear smoother of y, such as LinearRegression, Ridge or "
+            f"KernelRidge; {model} with this geometry is none. Use {instead}, which refits any regressor."
+        )
+    if not allow_tuned:
+        raise ValueError(
+            f"{model} chose hyperparameters on the rows it is fitted to, which {owner} would have to choose anew for "
+            f"every candidate. Fix them, use {instead}, or pass allow_tuned=True and lose the guarantee."
+        )
+    warnings.warn(
+        f"{model} chose hyperparameters on the same rows: intervals hold as if they had been fixed in advance, and the "
+        "coverage guarantee is lost.",
+        CalibrationWarning,
+        stacklevel=5,
+    )
+
+
+def check_smoother(predicted: Array, smooth: Array, total: Array, y: Array, name: str) -> None:
+    """Raise unless predictions (m,) are H y, or mean(y) + H (y - mean(y)), to 1e-3 of the spread of y."""
+    mean = float(y.mean())
+    scale = float(np.abs(y - mean).max()) or max(abs(mean), 1.0)
+    gaps = [float(np.abs(predicted - answer).max()) for answer in (smooth, mean + smooth - total * mean)]
+    if min(gaps) > 1e-3 * scale:
+        raise ValueError(
+            f"the predictions of {name} at its training rows must be those of the linear smoother that its geometry "
+            f"describes; they differ by {min(gaps):.3g}. Use the geometry of the model itself, these very rows for a "
+            "frozen model, and a solver that converges."
+        )
+
+
+def check_probabilities(p: Any) -> tuple[list[Any], bool]:
+    """Return probabilities in [0, 1] as a list, and whether one number (not a list) was given."""
+    single = np.ndim(p) == 0
+    values = [p] if single else list(p)
+    for value in values:
+        if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)) or not 0 <= float(value) <= 1:
+            raise ValueError(f"p must be a probability from 0 to 1, or a list of such; got {value!r}.")
+    if not values:
+        raise ValueError("p must be a probability from 0 to 1, or a list of such; got an empty list.")
+    return values, single
+
+
+def check_target_for(y: Any, n_rows: int, n_outputs: int) -> Array:
+    """Return values of y as float64 (m, q), one per row and output or one for all; infinities pass."""
+    values = np.asarray(y, dtype=np.float64)
+    check_no_nan(np.atleast_1d(values), "y")
+    if values.ndim == 1 and n_outputs == 1:
+        values = values[:, None]
+    if values.ndim and values.shape != (n_rows, n_outputs):
+        raise ValueError(
+            f"y must be one number, or hold one value per row and output of the distribution, shape ({n_rows}, "
+            f"{n_outputs}); got shape {np.shape(y)}."
+        )
+    return np.broadcast_to(values, (n_rows, n_outputs))

@@ -1,6 +1,17 @@
-"""Estimators that return calibrated prediction intervals."""
+"""Estimators that return calibrated prediction intervals, and predictive distributions."""
 
+from hatband.conformal.distribution import PredictiveDistribution
+from hatband.conformal.full import FullConformalRegressor
+from hatband.conformal.predictive import leave_one_out_distribution, predictive_distribution
 from hatband.conformal.ridge import ConformalKernelRidge, ConformalRidge
 from hatband.conformal.split import SplitConformalRegressor
 
-__all__ = ["ConformalKernelRidge", "ConformalRidge", "SplitConformalRegressor"]
+__all__ = [
+    "ConformalKernelRidge",
+    "ConformalRidge",
+    "FullConformalRegressor",
+    "PredictiveDistribution",
+    "SplitConformalRegressor",
+    "leave_one_out_distribution",
+    "predictive_distribution",
+]

@@ -46,8 +46,8 @@ class Augmented:
 
     @property
     def left(self) -> Float[Array, " n"]:
-        """1 - w_i h_i: what the fit leaves of a row's own error."""
-        return 1 - (self.leverage if self.weights is None else self.weights * self.leverage)
+        """1 - w_i h_i >= 0: what the fit leaves of a row's own error."""
+        return np.maximum(1 - (self.leverage if self.weights is None else self.weights * self.leverage), 0.0)
 
     @property
     def interpolated(self) -> Bool[Array, " n"]:
@@ -83,12 +83,28 @@ def studentised_roots(fit: Augmented) -> tuple[Float[Array, "m n"], Float[Array,
 
 
 def _studentised_scale(fit: Augmented, reach: Array) -> tuple[Array, Array]:
-    """Return c_i^2 - u and c_i, u = reach^2; c_i^2 = (1 - w h')(1 - w h' + h') with h' = h_i - u, so 1 - h' if w = 1."""
+    """Return c_i^2 - u and c_i, u = reach^2: c_i^2 = (1 - w h')(1 - w h' + h'), h' = h_i - u, so 1 - h' if w = 1."""
     u, left, w = np.square(reach), fit.left, fit.weights
     if w is None:
         return left, np.sqrt(u + left)
     gap = (w - 1) * u * (w * u + 2 * left) + left * (left + fit.leverage)
     return gap, np.sqrt(gap + u)
+
+
+def predictive_atoms(fit: Augmented) -> Float[Array, "m n"]:
+    """Return the candidates at which the signed studentised residual of the new row passes that of row i.
+
+    C_i = mu + sqrt(1 + h) e_i exp(-theta_i) / sqrt(a_i), theta_i as in `studentised_roots`: the studentised least
+    squares prediction machine, Vovk, Shen, Manokhin and Xie (2019), section 4.
+    """
+    below, above = studentised_roots(fit)
+    offset = np.where(fit.residuals >= 0, above, -below)
+    offset[:, fit.residuals == 0] = 0.0
+    with np.errstate(invalid="ignore"):
+        atoms = fit.prediction[:, None] + np.sqrt(fit.growth) * offset
+    unknown = np.isinf(fit.new_leverage)
+    atoms[unknown] = np.where(fit.residuals == 0, fit.prediction[unknown, None], np.copysign(np.inf, fit.residuals))
+    return atoms
 
 
 def studentised_interval(fit: Augmented, rank: int) -> tuple[Float[Array, " m"], Float[Array, " m"]]:

@@ -77,6 +77,18 @@ class TrainedSmoother:
         """Number of outputs."""
         return self.residuals.shape[1]
 
+    @property
+    def hat_diagonal(self) -> Array:
+        """w_i h(x_i) (n, 1) or (n, q): the weight of a row's own y in its prediction."""
+        return self.leverage if self.weights is None else self.weights[:, None] * self.leverage
+
+    @property
+    def studentised_residuals(self) -> Array:
+        """Leave-one-out residual / sqrt(1 + leave-one-out leverage) (n, q), signed; with weights 1, e / sqrt(1 - h)."""
+        left = np.maximum(1 - self.hat_diagonal, 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.residuals / np.sqrt(left * (left + self.leverage))
+
     def predict(self, features: Features) -> Array:
         """Return mu(x) (m, q)."""
         return predict_features(self.estimator, self.space, features, self.n_outputs)
