@@ -74,7 +74,7 @@ def test_sets_equal_a_search_with_refits(name, score, rng):
     estimator, hat, d = MODELS[name]
     X, y = draw(rng, d)
     X_new = np.vstack([draw(rng, d, 4)[0], 3 * draw(rng, d, 2)[0], X[:1], 6 * np.ones((1, d))])
-    model = FullConformalRegressor(estimator, score=score).fit(X, y)
+    model = FullConformalRegressor(estimator, method=score).fit(X, y)
     y_pred, interval = model.predict_interval(X_new)
     sets = model.predict_set(X_new)
 
@@ -91,7 +91,7 @@ def test_sets_of_a_weighted_fit_equal_a_search_where_a_new_row_has_weight_one(na
     X, y = draw(rng, d)
     weights = rng.uniform(0.3, 3, len(X))
     X_new = np.vstack([draw(rng, d, 4)[0], 3 * draw(rng, d, 2)[0]])
-    model = FullConformalRegressor(estimator, score=score).fit(X, y, sample_weight=weights)
+    model = FullConformalRegressor(estimator, method=score).fit(X, y, sample_weight=weights)
 
     all_weights = np.append(weights, 1.0)
     for x, pieces in zip(X_new, model.predict_set(X_new), strict=True):
@@ -102,7 +102,7 @@ def test_sets_of_a_weighted_fit_equal_a_search_where_a_new_row_has_weight_one(na
 @pytest.mark.parametrize("score", SCORES)
 def test_ranks_are_exact_at_every_level(score, level, rng):
     X, y = draw(rng, 2)
-    model = FullConformalRegressor(LinearRegression(), score=score).fit(X, y)
+    model = FullConformalRegressor(LinearRegression(), method=score).fit(X, y)
     exact = Fraction(level).limit_denominator(1000)
 
     for x, pieces in zip(X[:2], model.predict_set(X[:2], level), strict=True):
@@ -113,12 +113,12 @@ def test_ranks_are_exact_at_every_level(score, level, rng):
 def test_outputs_are_treated_one_by_one(score, rng):
     X, _ = draw(rng, 3)
     Y = np.column_stack([X[:, 0] + rng.standard_normal(len(X)), 100 * rng.standard_normal(len(X))])
-    shared = FullConformalRegressor(Ridge(1.0), score=score).fit(X, Y)
-    own = FullConformalRegressor(Ridge([1.0, 50.0]), score=score).fit(X, Y)
+    shared = FullConformalRegressor(Ridge(1.0), method=score).fit(X, Y)
+    own = FullConformalRegressor(Ridge([1.0, 50.0]), method=score).fit(X, Y)
 
     for j, ridge in enumerate([1.0, 50.0]):
         for both, alone in ((shared, 1.0), (own, ridge)):
-            single = FullConformalRegressor(Ridge(alone), score=score).fit(X, Y[:, j])
+            single = FullConformalRegressor(Ridge(alone), method=score).fit(X, Y[:, j])
             np.testing.assert_allclose(
                 both.predict_interval(X)[1][:, j], single.predict_interval(X)[1], rtol=1e-9, atol=1e-9
             )
@@ -148,7 +148,7 @@ def test_a_studentised_interval_is_bounded_and_holds_the_prediction_at_any_dista
 def test_higher_levels_give_wider_sets(rng):
     X, y = draw(rng, 3)
     for score in SCORES:
-        _, interval = FullConformalRegressor(Ridge(1.0), score=score).fit(X, y).predict_interval(X, [0.5, 0.8, 0.9])
+        _, interval = FullConformalRegressor(Ridge(1.0), method=score).fit(X, y).predict_interval(X, [0.5, 0.8, 0.9])
         assert interval.shape == (29, 2, 3)
         assert (np.diff(np.diff(interval, axis=1)[:, 0], axis=1) >= 0).all()
 

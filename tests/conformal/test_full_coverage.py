@@ -1,6 +1,7 @@
 """Full conformal coverage is exact at every n: the share k / (n + 1), k = ceil((n + 1) level), without ties.
 
-Every repetition draws its own rows and one new row, so the number covered is binomial. False-alarm rate: 1e-6 per claim.
+Every repetition draws its own rows and one new row, so the number covered is binomial.
+False-alarm rate: 1e-6 per claim.
 """
 
 from fractions import Fraction
@@ -24,11 +25,11 @@ ROWS, REPETITIONS, LEVEL = 24, 500, Fraction(4, 5)
 MODELS = {
     "least squares, studentised": FullConformalRegressor(LinearRegression()),
     "ridge, studentised": FullConformalRegressor(Ridge(5.0)),
-    "ridge, absolute": FullConformalRegressor(Ridge(5.0), score="absolute"),
-    "ridge, deleted": FullConformalRegressor(Ridge(5.0), score="deleted"),
+    "ridge, absolute": FullConformalRegressor(Ridge(5.0), method="absolute"),
+    "ridge, deleted": FullConformalRegressor(Ridge(5.0), method="deleted"),
     "polynomial": FullConformalRegressor(make_pipeline(PolynomialFeatures(2), Ridge(1.0))),
     "kernel, studentised": FullConformalRegressor(KernelRidge(kernel="rbf", gamma=0.5, alpha=0.2)),
-    "kernel, deleted": FullConformalRegressor(KernelRidge(kernel="rbf", gamma=0.5, alpha=0.2), score="deleted"),
+    "kernel, deleted": FullConformalRegressor(KernelRidge(kernel="rbf", gamma=0.5, alpha=0.2), method="deleted"),
     "gaussian process": FullConformalRegressor(GaussianProcessRegressor(RBF(), alpha=0.2, optimizer=None)),
 }
 

@@ -42,7 +42,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     ----------
     estimator : regressor, default=Ridge()
         A fixed linear smoother of y, whose penalty, kernel and features do not depend on y.
-    score : {"studentised", "absolute", "deleted"}, default="studentised"
+    method : {"studentised", "absolute", "deleted"}, default="studentised"
         What is compared: |e| / sqrt(1 - h), |e| or |e| / (1 - h). "studentised" gives one bounded interval and covers
         rows of low and of high leverage alike; the others may give several pieces (`predict_set`) or unbounded ones.
     geometry : "auto" or Geometry, default="auto"
@@ -89,14 +89,14 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         self,
         estimator: Any = None,
         *,
-        score: Literal["studentised", "absolute", "deleted"] = "studentised",
+        method: Literal["studentised", "absolute", "deleted"] = "studentised",
         geometry: Any = "auto",
         confidence_level: Any = 0.9,
         allow_tuned: bool = False,
         block_size: int = 256,
     ) -> None:
         self.estimator = estimator
-        self.score = score
+        self.method = method
         self.geometry = geometry
         self.confidence_level = confidence_level
         self.allow_tuned = allow_tuned
@@ -129,7 +129,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         check_consistent_length(X, target)
         weight = None if sample_weight is None else check_weights(sample_weight, len(target))
         check_confidence_level(self.confidence_level)
-        check_in(self.score, tuple(SCORES), "score")
+        check_in(self.method, tuple(SCORES), "method")
         with input_names_kept_on_failure(self):
             X = check_rows(self, X, reset=True)
             smoother = self._trained(X, np.asarray(y), target, weight, fit_params)
@@ -206,7 +206,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         bounds = np.empty((len(levels), 2, len(features), self.n_outputs_))
         for part, j, fit in self._blocks(features):
             for position, level in enumerate(levels):
-                bounds[position, :, part, j] = SCORES[self.score].bounds(fit, level)
+                bounds[position, :, part, j] = SCORES[self.method].bounds(fit, level)
         self._warn(levels, bounds)
         point = self._point(self.smoother_.predict(features))
         return point, layout([(low, high) for low, high in bounds], self.single_target_, single)
@@ -238,7 +238,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         features = self._features(X)
         sets: list[list[Array]] = [[] for _ in range(len(features))]
         for part, _, fit in self._blocks(features):
-            for row, pieces in zip(range(part.start, part.stop), SCORES[self.score].sets(fit, level), strict=True):
+            for row, pieces in zip(range(part.start, part.stop), SCORES[self.method].sets(fit, level), strict=True):
                 sets[row].append(pieces)
         hulls = np.array([[(pieces[0, 0], pieces[-1, 1]) for pieces in row] for row in sets])
         self._warn([level], np.moveaxis(hulls, -1, 0)[None])
@@ -287,7 +287,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         left = 1 - self.smoother_.hat_diagonal
         return (
             f"{unbounded} of {rows} rows have an unbounded prediction set. That happens outside the span of the "
-            f"training rows (a ridge > 0 helps), at rows of high leverage with score='absolute' or 'deleted' "
+            f"training rows (a ridge > 0 helps), at rows of high leverage with method='absolute' or 'deleted' "
             f"('studentised' is bounded), and when the fit interpolates its rows: "
             f"{int((left < INTERPOLATED).any(axis=1).sum())} of {len(left)} here."
         )
