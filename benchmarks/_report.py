@@ -1,4 +1,4 @@
-"""What every benchmark prints, writes and checks: one table, one list of targets, one JSON file with the environment."""
+"""What every benchmark prints, writes and checks: tables, targets, and one JSON file with the environment."""
 
 import argparse
 import json
@@ -74,7 +74,7 @@ class Report:
         if not args.check:
             return 0
         for target in missed:
-            print(f"MISSED {_sentence(target)}")
+            print(f"{self.name} missed its target: {target['name']}")
         return 1 if missed else 0
 
 
@@ -145,7 +145,7 @@ def _aligned(table: list[dict[str, Any]]) -> list[str]:
     """Columns as a Markdown table, so that a printed table can be pasted into benchmarks/README.md."""
     names = list(table[0])
     cells = [[_cell(row[name]) for name in names] for row in table]
-    widths = [max(len(line[j]) for line in [names, *cells]) for j in range(len(names))]
+    widths = [max(3, *(len(line[j]) for line in [names, *cells])) for j in range(len(names))]
     numeric = [all(isinstance(row[name], (int, float, type(None))) for row in table) for name in names]
     rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True)]
     lines = [names, rule, *cells]
