@@ -161,7 +161,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float) and value != 0 and math.isfinite(value):
-        return f"{value:.4g}" if abs(value) < 1e-3 or abs(value) >= 1e5 else f"{value:.5g}"
+        return f"{value:.3g}" if abs(value) < 1e-3 else f"{value:.6g}"
     return str(value)
 
 
