@@ -18,7 +18,6 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from _report import Report, parser
 from scipy.stats import betabinom
 from sklearn.base import RegressorMixin
 from sklearn.datasets import make_friedman1
@@ -27,6 +26,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from _report import Report, parser
 from hatband import SplitConformalRegressor
 from hatband.datasets import load, names
 from hatband.interval_metrics import coverage_by_group, interval_score, leverage_fifths
@@ -81,7 +81,7 @@ def made_sets(rng_seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def sets(args: Namespace) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray] | None]]:
-    """Yield one set at a time, None where it is not to be had: the real ones, or in a quick run what needs no download."""
+    """Yield one set at a time, None where it is not to be had; a quick run without a folder downloads nothing."""
     if os.environ.get("HATBAND_DATA") or not args.quick:
         for name in args.sets or [name for name in names() if name != "diabetes"]:
             yield name, _found(name)
@@ -164,6 +164,7 @@ def compare(report: Report, rows: list[dict[str, Any]]) -> None:
     for model in MODELS:
         for method in METHODS:
             mine = [row for row in rows if (row["model"], row["method"]) == (model, method)]
+            gaps = [abs(row["low fifth"] - row["high fifth"]) for row in mine]
             pairs = [(row, reference[row["set"], model]) for row in mine]
             report.row(
                 model=model,
@@ -171,7 +172,9 @@ def compare(report: Report, rows: list[dict[str, Any]]) -> None:
                 sets=len(mine),
                 coverage=float(np.mean([row["coverage"] for row in mine])),
                 **{
-                    "mean |low - high fifth|": float(np.mean([abs(row["low fifth"] - row["high fifth"]) for row in mine])),
+                    "mean |low - high fifth|": float(
+                        np.mean([abs(row["low fifth"] - row["high fifth"]) for row in mine])
+                    ),
                     "width, geometric mean ratio": _ratio(pairs, "mean width"),
                     "score, geometric mean ratio": _ratio(pairs, "interval score"),
                 },
