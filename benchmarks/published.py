@@ -205,7 +205,7 @@ def ridge(report: Report, seeds: int) -> None:
         cells = [(printed[j], printed[3 + j] if same else None) for j in range(3)]
         table.row(f"p = {p}", "coverage", cells[0], _means(runs, "covered"))
         table.row(f"p = {p}", "width", cells[1], _means(runs, "width"))
-        table.row(f"p = {p}", "mean |gap|", cells[2] if same else (None, None), _mean_gaps(runs))
+        table.row(f"p = {p}", "mean absolute gap", cells[2] if same else (None, None), _mean_gaps(runs))
     table.target()
 
 
@@ -224,7 +224,7 @@ def _real(report: Report, table: Table, name: str) -> None:
     printed = _lwcp.REAL[name]
     table.row(name, "coverage", (printed[0], printed[3]), _means(runs, "covered"))
     table.row(name, "width", (printed[1], printed[4]), _means(runs, "width"))
-    table.row(name, "mean |gap|", (printed[2], printed[5]), _mean_gaps(runs))
+    table.row(name, "mean absolute gap", (printed[2], printed[5]), _mean_gaps(runs))
     low, high = zip(*[_outer_fifths(of) for of in runs.values()], strict=True)
     table.row(name, "pooled gap", (None, None), tuple(np.subtract(low, high)))
 
