@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from _report import Report, parser
 from hatband import LeaveOneOutRidge
@@ -190,4 +191,7 @@ def main(args: Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(parser(__doc__).parse_args()))
+    # Small fits gain nothing from threads, and lose much where other work shares the cores.
+    with threadpool_limits(1):
+        code = main(parser(__doc__).parse_args())
+    sys.exit(code)
