@@ -23,6 +23,8 @@ from hatband.linalg import Spectral
 NOISE = 0.5
 # Features over rows.
 RATIOS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
+# Against squared singular values of about 1 and more where it stands for the limit.
+TINY = 1e-8
 GRID = np.logspace(-6, 6, 61)
 RIDGES = (0.0, *np.logspace(-1, 4, 11))
 
@@ -40,12 +42,13 @@ def coefficients(dimension: int) -> np.ndarray:
 
 
 def at_no_ridge(X: np.ndarray, y: np.ndarray, rows: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Least squares, or the interpolant of least norm: mu(x) = sum_i h(x, x_i) y_i."""
-    factor = Spectral().factor(X, 0.0, fit_intercept=False)
-    smoother = factor.cross_leverage(rows, X)
+    """Least squares, or the interpolant of least norm (the limit of ridge -> 0): mu(x) = sum_i h(x, x_i) y_i."""
+    determined = Spectral().factor(X, 0.0, fit_intercept=False)
+    limit = determined if determined.rank == X.shape[1] else determined.at(TINY)
+    smoother = limit.cross_leverage(rows, X)
     return {
         "leverage": float((smoother**2).sum(axis=1).mean()),
-        "infinite": float(np.isinf(factor.leverage(rows)).mean()),
+        "infinite": float(np.isinf(determined.leverage(rows)).mean()),
         "error": float(np.mean((target - smoother @ y) ** 2)),
     }
 
