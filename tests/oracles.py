@@ -50,7 +50,7 @@ def exact_lower_rank(n: int, level: Fraction) -> int:
     return product.numerator // product.denominator
 
 
-def dense_kernel_cross(kernel, kernel_rows, kernel_others, between, ridge, weights=None, fit_intercept=False):
+def dense_kernel_cross(kernel, kernel_rows, kernel_others, between, *, ridge, weights=None, fit_intercept=False):
     """h(x, z) of a kernel by the bordered system [[K + ridge W^-1, 1], [1', 0]]; rows of weight 0 left out."""
     w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
     keep = w > 0
@@ -64,7 +64,7 @@ def dense_kernel_cross(kernel, kernel_rows, kernel_others, between, ridge, weigh
     return (between - rows @ np.linalg.solve(system, others.T)) / ridge
 
 
-def kernel_ridge_predictions(kernel, kernel_rows, y, ridge, weights=None, fit_intercept=False):
+def kernel_ridge_predictions(kernel, kernel_rows, y, *, ridge, weights=None, fit_intercept=False):
     """Minimise sum_i w_i (y_i - f(x_i) - b)^2 + ridge |f|^2 by the bordered system."""
     w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
     keep = w > 0
