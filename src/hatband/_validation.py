@@ -1,7 +1,7 @@
 """Every check of what a user passes in, and every message that says what was required, seen and to be done."""
 
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -79,3 +79,33 @@ def check_confidence_level(level: Any) -> tuple[list[Any], bool]:
         if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)) or not 0 < float(value) < 1:
             raise ValueError(f"confidence_level must lie strictly between 0 and 1, such as 0.9; got {value!r}.")
     return list(levels), single
+
+
+def check_one_level(level: Any) -> Any:
+    """Return a confidence level that must be one number."""
+    levels, single = check_confidence_level(level)
+    if not single:
+        raise ValueError(f"confidence_level must be one number here, not a list; got {level!r}.")
+    return levels[0]
+
+
+def check_interval_rows(y_true: Any, interval: Any, leverage: Any) -> tuple[Array, Array, Array]:
+    """Return targets (m,), intervals (m, 2) and leverages (m,) of the same rows as float arrays."""
+    y, bounds, h = (np.asarray(values, dtype=np.float64) for values in (y_true, interval, leverage))
+    if y.ndim != 1 or len(y) == 0 or bounds.shape != (len(y), 2) or h.shape != y.shape:
+        raise ValueError(
+            "y_true (m,), interval (m, 2) and leverage (m,) must describe the same m >= 1 rows, one output at one "
+            f"level; got shapes {y.shape}, {bounds.shape} and {h.shape}."
+        )
+    for name, values in (("y_true", y), ("interval", bounds), ("leverage", h)):
+        if np.isnan(values).any():
+            row = int(np.flatnonzero(np.isnan(values.reshape(len(y), -1)).any(axis=1))[0])
+            raise ValueError(f"{name} must not hold NaN; row {row} does.")
+    return y, bounds, h
+
+
+def check_n_bins(n_bins: Any) -> int:
+    """Return a number of bins."""
+    if not isinstance(n_bins, Integral) or n_bins < 1:
+        raise ValueError(f"n_bins must be an integer >= 1; got {n_bins!r}.")
+    return int(n_bins)
