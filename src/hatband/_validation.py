@@ -1,10 +1,11 @@
 """Every check of what a user passes in, and every message that says what was required, seen and to be done."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_array
 
 from hatband._typing import Array
 
@@ -79,6 +80,77 @@ def check_confidence_level(level: Any) -> tuple[list[Any], bool]:
         if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)) or not 0 < float(value) < 1:
             raise ValueError(f"confidence_level must lie strictly between 0 and 1, such as 0.9; got {value!r}.")
     return list(levels), single
+
+
+def check_target(y: Any) -> tuple[Array, bool]:
+    """Return y as float64 (n, q), and whether it came as one number per row."""
+    if y is None:
+        raise ValueError("This estimator requires y to be passed, but the target y is None.")
+    values = check_array(y, dtype="numeric", ensure_2d=False, ensure_all_finite=False, input_name="y")
+    if values.ndim > 2:
+        raise ValueError(f"y must have shape (n,) or (n, outputs); got shape {values.shape}.")
+    values = values.astype(np.float64)
+    check_finite(values, "y")
+    return (values[:, None], True) if values.ndim == 1 else (values, False)
+
+
+def check_prediction(prediction: Any, n_samples: int, n_outputs: int, name: str) -> Array:
+    """Return predictions as float64 (m, q); (m,) and (m, 1) are the same thing when y has one column."""
+    values = np.asarray(prediction, dtype=np.float64)
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.shape != (n_samples, n_outputs):
+        raise ValueError(
+            f"{name}.predict must return one value per row and output, shape ({n_samples}, {n_outputs}); "
+            f"got shape {values.shape}."
+        )
+    check_finite(values, f"the prediction of {name}")
+    return values
+
+
+def check_calibration_size(calibration_size: Any, n_samples: int) -> int:
+    """Return how many of n_samples rows calibrate: a fraction is rounded to the nearest row, an integer is exact."""
+    if isinstance(calibration_size, Integral) and not isinstance(calibration_size, bool):
+        size = int(calibration_size)
+    elif isinstance(calibration_size, Real) and 0 <= calibration_size < 1:
+        size = max(1, round(n_samples * float(calibration_size))) if calibration_size else 0
+    else:
+        size = -1
+    if size < 0:
+        raise ValueError(
+            "calibration_size must be a fraction in [0, 1) or a number of rows >= 0 (0 trains only); "
+            f"got {calibration_size!r}."
+        )
+    if size >= n_samples:
+        raise ValueError(
+            f"calibration_size={calibration_size!r} asks for {size} of n_samples = {n_samples} rows, which leaves none "
+            "to train on; pass more rows or a smaller calibration_size."
+        )
+    return size
+
+
+def check_widths(width: Any, leverage_is_infinite: Callable[[], Array], n_samples: int, name: str) -> Array:
+    """Return widths as float64 (m, 1) or (m, q): positive, and infinite only where the leverage is."""
+    values = np.asarray(width, dtype=np.float64)
+    if values.ndim < 2:
+        values = np.broadcast_to(values.reshape(-1, 1), (n_samples, 1))
+    if values.ndim != 2 or len(values) != n_samples:
+        raise ValueError(f"{name} must return one width per row, {n_samples} of them; got shape {np.shape(width)}.")
+    bad = ~(values > 0)
+    infinite = np.isinf(values)
+    if infinite.any():
+        allowed = np.asarray(leverage_is_infinite()).reshape(n_samples, -1)
+        bad |= infinite & ~allowed
+    if bad.any():
+        row = int(np.flatnonzero(bad.any(axis=1))[0])
+        raise ValueError(f"{name} must return widths that are finite and > 0; row {row} has {values[row].tolist()}.")
+    return values
+
+
+def check_in(value: Any, allowed: Sequence[Any], name: str) -> None:
+    """Raise unless the value is one of those allowed."""
+    if not any(value is option or value == option for option in allowed):
+        raise ValueError(f"{name} must be one of {list(allowed)}; got {value!r}.")
 
 
 def check_one_level(level: Any) -> Any:

@@ -1,11 +1,11 @@
 """``python -m hatband intervals``: from two tables to a table of intervals, and the facts to judge them by."""
 
-import math
 import warnings
 from typing import Any
 
 import numpy as np
 
+from hatband._validation import check_calibration_size
 from hatband.commands.base import Answer, CommandError, IntervalsRequest, Table
 from hatband.commands.columns import Columns, target_of
 from hatband.commands.facts import facts
@@ -47,13 +47,15 @@ def read_training(request: IntervalsRequest) -> tuple[Columns, Table]:
 
 def check_size(request: IntervalsRequest, rows: int) -> None:
     """Refuse a calibration set too small for the level, or too few rows to train on."""
-    size = request.calibration_size
-    calibration = size if isinstance(size, int) else math.ceil(size * rows)
+    try:
+        calibration = check_calibration_size(request.calibration_size, rows)
+    except ValueError as error:
+        raise CommandError(f"{request.train} has {rows} rows with a target: {first_line(error)}") from error
     needed = max(minimum_calibration_size(level) for level in request.levels)
     if calibration < needed or rows - calibration < MINIMUM_TRAINING_ROWS:
         raise CommandError(
             f"too few rows: {rows} with a target in {request.train} make {calibration} for calibration and "
-            f"{max(rows - calibration, 0)} for training; level {max(request.levels):g} needs at least {needed} and "
+            f"{rows - calibration} for training; level {max(request.levels):g} needs at least {needed} and "
             f"{MINIMUM_TRAINING_ROWS}. Give more rows, another --calibration-size or a lower --confidence"
         )
 

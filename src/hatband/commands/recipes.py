@@ -8,17 +8,16 @@ import numpy as np
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import RidgeCV
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from hatband.commands.columns import Columns
+from hatband.ridge import LeaveOneOutRidge
 
 # Everything that is learned from the features is learned inside the estimator, from its training rows alone: otherwise
 # calibration rows would differ from new ones, and the guarantee would be lost.
 MAX_LEVELS = 50
-RIDGES = np.logspace(-3, 6, 37)
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def _numeric(columns: Columns) -> ColumnTransformer:
 
 
 def _ridge(columns: Columns, seed: int) -> Recipe:
-    return Recipe(make_pipeline(_numeric(columns), RidgeCV(alphas=RIDGES)))
+    return Recipe(make_pipeline(_numeric(columns), LeaveOneOutRidge()))
 
 
 def _forest(columns: Columns, seed: int) -> Recipe:
@@ -79,4 +78,4 @@ def chosen(fitted: Any) -> str:
     if isinstance(last, TransformedTargetRegressor):
         last = last.regressor_
     name = type(last).__name__
-    return f"{name}, ridge {last.alpha_:.3g} chosen by leave-one-out" if isinstance(last, RidgeCV) else name
+    return f"ridge {last.ridge_:.3g} chosen by leave-one-out" if isinstance(last, LeaveOneOutRidge) else name

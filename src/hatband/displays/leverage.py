@@ -120,7 +120,7 @@ class LeverageDisplay:
         >>> len(display.bin_coverage)
         5
         """
-        level = estimator.confidence_level if confidence_level is None else check_one_level(confidence_level)
+        level = check_one_level(estimator.confidence_level if confidence_level is None else confidence_level)
         _, interval = estimator.predict_interval(X, confidence_level=level)
         if name is None and getattr(estimator, "scale_", None) is not None:
             name = type(estimator.scale_).__name__
