@@ -53,11 +53,12 @@ class Columns:
 
 def numbers_of(column: Any) -> tuple[Array, int | None]:
     """Return a column as float64 with NaN where missing, and the position of the first entry that is no number."""
-    pandas = require_pandas()
-    if pandas.api.types.is_bool_dtype(column.dtype):
-        return np.full(len(column), np.nan), 0
-    values = pandas.to_numeric(column, errors="coerce")
-    if not pandas.api.types.is_numeric_dtype(values.dtype):  # dates become integers only on request
+    types = require_pandas().api.types
+    if types.is_object_dtype(column.dtype) or types.is_string_dtype(column.dtype):
+        values = require_pandas().to_numeric(column, errors="coerce")
+    elif types.is_numeric_dtype(column.dtype) and not types.is_bool_dtype(column.dtype):
+        values = column
+    else:  # truth values, dates, categories
         return np.full(len(column), np.nan), 0
     numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.isnan(numbers) & column.notna().to_numpy()

@@ -278,8 +278,8 @@ def leverage_groups(leverage: Array, n_groups: int) -> Array:
     >>> leverage_groups([0.1, 0.4, 0.2, 0.3, float("inf")], 5)
     array([0, 3, 1, 2, 4])
     """
-    edges = np.quantile(leverage, np.arange(1, n_groups) / n_groups, method="inverted_cdf")
-    return np.searchsorted(edges, leverage, side="left")
+    last = -(-np.arange(1, n_groups) * np.size(leverage) // n_groups) - 1  # the last row of each group but the highest
+    return np.searchsorted(np.sort(leverage)[last], leverage, side="left")
 
 
 def _exact_binomial_bounds(hits: Array, rows: Array, confidence: float = 0.95) -> tuple[Array, Array]:
