@@ -1,6 +1,8 @@
 """Every check of what a user passes in, and every message that says what was required, seen and to be done."""
 
+import math
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
 
@@ -77,8 +79,7 @@ def check_confidence_level(level: Any) -> tuple[list[Any], bool]:
     if not levels:
         raise ValueError("confidence_level must be a number in (0, 1) or a list of such; got an empty list.")
     for value in levels:
-        if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)) or not 0 < float(value) < 1:
-            raise ValueError(f"confidence_level must lie strictly between 0 and 1, such as 0.9; got {value!r}.")
+        check_level(value, "confidence_level")
     return list(levels), single
 
 
@@ -153,6 +154,41 @@ def check_in(value: Any, allowed: Sequence[Any], name: str) -> None:
         raise ValueError(f"{name} must be one of {list(allowed)}; got {value!r}.")
 
 
+def check_level(level: Any, name: str = "a level") -> None:
+    """Raise unless a level is one number (float, Fraction, Decimal or NumPy scalar) strictly between 0 and 1."""
+    number = isinstance(level, (Real, Decimal)) and not isinstance(level, (bool, np.bool_))
+    # Decimal raises an error of its own when a NaN is ordered.
+    if not number or math.isnan(level) or not 0 < level < 1:
+        raise ValueError(f"{name} must be a number strictly between 0 and 1, such as 0.9; got {level!r}.")
+
+
+def check_no_nan(values: Array, name: str) -> None:
+    """Raise if an array of numbers holds a NaN; infinities pass."""
+    values = np.asarray(values)
+    if not np.issubdtype(values.dtype, np.floating) or not np.isnan(values).any():
+        return
+    row = int(np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))[0])
+    raise ValueError(f"{name} must not hold NaN; row {row} does. Drop or impute such rows first.")
+
+
+def check_likelihood_ratio(values: Array, name: str) -> None:
+    """Raise unless every weight of a weighted quantile is finite and >= 0."""
+    bad = ~(np.isfinite(values) & (np.asarray(values) >= 0))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise ValueError(f"{name} must be finite and >= 0; row {row} has {values[row]}.")
+
+
+def check_bounds(lower: Array, upper: Array) -> None:
+    """Raise unless lower <= upper everywhere, neither of them NaN."""
+    check_no_nan(lower, "lower")
+    check_no_nan(upper, "upper")
+    crossed = np.asarray(lower > upper)
+    if crossed.any():
+        row = int(np.flatnonzero(crossed.reshape(len(crossed), -1).any(axis=1))[0])
+        raise ValueError(f"lower must not exceed upper; row {row} has [{lower[row]}, {upper[row]}].")
+
+
 def check_one_level(level: Any) -> Any:
     """Return a confidence level that must be one number."""
     levels, single = check_confidence_level(level)
@@ -162,17 +198,16 @@ def check_one_level(level: Any) -> Any:
 
 
 def check_interval_rows(y_true: Any, interval: Any, leverage: Any) -> tuple[Array, Array, Array]:
-    """Return targets (m,), intervals (m, 2) and leverages (m,) of the same rows as float arrays."""
+    """Return targets (m,), intervals (m, 2) and leverages (m,) of the same rows as float arrays without NaN."""
     y, bounds, h = (np.asarray(values, dtype=np.float64) for values in (y_true, interval, leverage))
     if y.ndim != 1 or len(y) == 0 or bounds.shape != (len(y), 2) or h.shape != y.shape:
         raise ValueError(
             "y_true (m,), interval (m, 2) and leverage (m,) must describe the same m >= 1 rows, one output at one "
             f"level; got shapes {y.shape}, {bounds.shape} and {h.shape}."
         )
-    for name, values in (("y_true", y), ("interval", bounds), ("leverage", h)):
-        if np.isnan(values).any():
-            row = int(np.flatnonzero(np.isnan(values.reshape(len(y), -1)).any(axis=1))[0])
-            raise ValueError(f"{name} must not hold NaN; row {row} does.")
+    check_no_nan(y, "y_true")
+    check_no_nan(h, "leverage")
+    check_bounds(bounds[:, 0], bounds[:, 1])
     return y, bounds, h
 
 

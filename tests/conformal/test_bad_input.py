@@ -48,7 +48,7 @@ def test_features_that_are_not_finite_are_named_where_a_geometry_reads_them(data
 )
 def test_a_level_outside_zero_and_one_is_refused_with_its_value(level, data):
     X, y = data
-    with pytest.raises(ValueError, match=r"confidence_level must (lie strictly between 0 and 1|be a number)"):
+    with pytest.raises(ValueError, match=r"confidence_level must be a number .*0.*1"):
         SplitConformalRegressor(confidence_level=level).fit(X, y)
     if level is not None:
         model = SplitConformalRegressor(random_state=0).fit(X, y)

@@ -8,6 +8,7 @@ from scipy.stats import beta
 from hatband._typing import Array
 from hatband._validation import check_interval_rows, check_n_bins, check_one_level
 from hatband.displays.base import require_matplotlib
+from hatband.interval_metrics import covered
 
 
 class LeverageDisplay:
@@ -188,11 +189,11 @@ class LeverageDisplay:
         """
         y, interval, leverage = check_interval_rows(y_true, interval, leverage)
         level = check_one_level(confidence_level)
-        covered = (interval[:, 0] <= y) & (y <= interval[:, 1])
+        inside = covered(y, interval[:, 0], interval[:, 1])
         groups = leverage_groups(leverage, check_n_bins(n_bins))
         members = [groups == group for group in np.unique(groups)]
         rows = np.array([member.sum() for member in members])
-        hits = np.array([covered[member].sum() for member in members])
+        hits = np.array([inside[member].sum() for member in members])
         low, high = _exact_binomial_bounds(hits, rows)
         display = cls(
             leverage=leverage,

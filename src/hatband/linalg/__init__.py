@@ -1,1 +1,10 @@
-"""TODO"""
+"""Factorisations from which every leverage is read."""
+
+from hatband.linalg.auto import Auto
+from hatband.linalg.base import Factor, Solver
+from hatband.linalg.cholesky import Cholesky
+from hatband.linalg.dual import Dual
+from hatband.linalg.qr import QR, CholeskyQR2
+from hatband.linalg.spectral import Spectral
+
+__all__ = ["QR", "Auto", "Cholesky", "CholeskyQR2", "Dual", "Factor", "Solver", "Spectral"]

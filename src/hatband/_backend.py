@@ -1,0 +1,288 @@
+"""The dense primitives of the numerical layers, for NumPy/SciPy and for torch; nothing else branches on an array type.
+
+All matrices are float64. Blocks of rows and triangles are C-ordered: their transposes are the Fortran arrays that BLAS
+overwrites in place, where any other layout would be copied by SciPy in silence.
+"""
+
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+from scipy.linalg import blas, lapack
+
+from hatband._typing import Array
+from hatband._validation import LeverageWarning
+
+EPS = float(np.finfo(np.float64).eps)
+# A block of rows is about 8 MB: small enough for the cache, large enough for full BLAS speed.
+_BLOCK_ENTRIES, _MIN_ROWS, _MAX_ROWS = 2**20, 64, 4096
+
+
+def block_rows(n_features: int) -> int:
+    """Return how many rows go into one block."""
+    return min(max(_BLOCK_ENTRIES // max(n_features, 1), _MIN_ROWS), _MAX_ROWS)
+
+
+def is_sparse(rows: Any) -> bool:
+    """Whether rows are a SciPy sparse matrix or array."""
+    return bool(scipy.sparse.issparse(rows))
+
+
+class Backend(Protocol):
+    """What the numerical layers ask of an array library."""
+
+    def empty(self, *shape: int) -> Array: ...
+    def zeros(self, *shape: int) -> Array: ...
+    def ones(self, *shape: int) -> Array: ...
+    def asarray(self, values: Any) -> Array: ...
+    def like(self, values: Array, rows: Any) -> Array: ...
+    def numpy(self, values: Array) -> np.ndarray: ...
+    def read(self, rows: Any, part: slice) -> Array: ...
+    def subtract(self, rows: Array, shift: Array | None, out: Array) -> Array: ...
+    def syrk_add(self, gram: Array, block: Array) -> Array: ...
+    def mirror(self, gram: Array) -> Array: ...
+    def set_diagonal(self, matrix: Array, values: Array) -> None: ...
+    def cholesky(self, matrix: Array) -> Array | None: ...
+    def tri_inv(self, triangle: Array) -> Array: ...
+    def trmm(self, block: Array, triangle: Array, transpose: bool = False) -> Array: ...
+    def qr_add(self, triangle: Array, block: Array) -> Array: ...
+    def svd(self, rows: Array) -> tuple[Array, Array, Array]: ...
+    def rcond_cholesky(self, triangle: Array, norm: float) -> float: ...
+    def rcond_triangle(self, triangle: Array) -> float: ...
+    def row_squares(self, block: Array) -> Array: ...
+    def isfinite(self, values: Array) -> bool: ...
+
+
+@dataclass(frozen=True)
+class NumpyBackend:
+    """NumPy arrays and CSR matrices through SciPy's BLAS and LAPACK."""
+
+    def empty(self, *shape: int) -> Array:
+        """Return an uninitialised float64 array."""
+        return np.empty(shape)
+
+    def zeros(self, *shape: int) -> Array:
+        """Return a float64 array of zeros."""
+        return np.zeros(shape)
+
+    def ones(self, *shape: int) -> Array:
+        """Return a float64 array of ones."""
+        return np.ones(shape)
+
+    def asarray(self, values: Any) -> Array:
+        """Return values as a float64 array, copied only where that is needed."""
+        return np.asarray(_detached(values), dtype=np.float64)
+
+    def like(self, values: Array, rows: Any) -> Array:
+        """Return values as the kind of array that the rows are."""
+        return _torch().as_tensor(values, device=rows.device) if _is_tensor(rows) else values
+
+    def numpy(self, values: Array) -> np.ndarray:
+        """Return values as a NumPy array."""
+        return np.asarray(values)
+
+    def read(self, rows: Any, part: slice) -> Array:
+        """Return some rows, dense; a view where the rows are dense already."""
+        return rows[part].toarray() if is_sparse(rows) else np.asarray(_detached(rows[part]))
+
+    def subtract(self, rows: Array, shift: Array | None, out: Array) -> Array:
+        """Write rows - shift in float64 into `out`."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.subtract(rows, 0.0 if shift is None else shift, out=out)
+
+    def syrk_add(self, gram: Array, block: Array) -> Array:
+        """Add block'block to the upper triangle of gram, in place."""
+        if gram.size:
+            blas.dsyrk(1.0, block.T, beta=1.0, c=gram.T, lower=1, overwrite_c=1)
+        return gram
+
+    def mirror(self, gram: Array) -> Array:
+        """Copy the upper triangle of gram onto the lower, in place."""
+        for i in range(len(gram)):
+            gram[i + 1 :, i] = gram[i, i + 1 :]
+        return gram
+
+    def set_diagonal(self, matrix: Array, values: Array) -> None:
+        """Write the diagonal, in place."""
+        np.fill_diagonal(matrix, values)
+
+    def cholesky(self, matrix: Array) -> Array | None:
+        """Return upper R with R'R = matrix, or None where the matrix is not positive definite."""
+        if not len(matrix):
+            return matrix
+        lower, failure = lapack.dpotrf(matrix.T, lower=1, clean=1)
+        return None if failure else lower.T
+
+    def tri_inv(self, triangle: Array) -> Array:
+        """Return the inverse of an upper triangle."""
+        if not len(triangle):
+            return triangle
+        inverse, failure = lapack.dtrtri(triangle.T, lower=1)
+        if failure:
+            raise np.linalg.LinAlgError(f"a triangle has a zero at position {failure} of its diagonal")
+        return inverse.T
+
+    def trmm(self, block: Array, triangle: Array, transpose: bool = False) -> Array:
+        """Return block @ triangle (or its transpose), written over the block."""
+        if not block.size:
+            return block
+        return blas.dtrmm(1.0, triangle.T, block.T, lower=1, trans_a=int(transpose), overwrite_b=1).T
+
+    def qr_add(self, triangle: Array, block: Array) -> Array:
+        """Return the upper triangle of the QR factorisation of [triangle; block], the triangle overwritten."""
+        if not block.size:
+            return triangle
+        return lapack.dtpqrt(0, min(32, len(triangle)), triangle, block)[0]
+
+    def svd(self, rows: Array) -> tuple[Array, Array, Array]:
+        """Return the thin singular value decomposition U, s, V'."""
+        return scipy.linalg.svd(rows, full_matrices=False, check_finite=False)
+
+    def rcond_cholesky(self, triangle: Array, norm: float) -> float:
+        """Estimate the reciprocal condition number of R'R, whose 1-norm is `norm`."""
+        return float(lapack.dpocon(triangle.T, norm, uplo="L")[0]) if len(triangle) else 1.0
+
+    def rcond_triangle(self, triangle: Array) -> float:
+        """Estimate the reciprocal condition number of an upper triangle."""
+        return float(lapack.dtrcon(triangle.T, norm="1", uplo="L")[0]) if len(triangle) else 1.0
+
+    def row_squares(self, block: Array) -> Array:
+        """Return the squared norm of each row."""
+        return np.einsum("ij,ij->i", block, block)
+
+    def isfinite(self, values: Array) -> bool:
+        """Whether all values are finite."""
+        return bool(np.isfinite(values).all())
+
+
+@dataclass(frozen=True)
+class TorchBackend:
+    """torch tensors on one device, in float64."""
+
+    device: str
+
+    def empty(self, *shape: int) -> Array:
+        """Return an uninitialised float64 tensor."""
+        return _torch().empty(shape, dtype=_torch().float64, device=self.device)
+
+    def zeros(self, *shape: int) -> Array:
+        """Return a float64 tensor of zeros."""
+        return _torch().zeros(shape, dtype=_torch().float64, device=self.device)
+
+    def ones(self, *shape: int) -> Array:
+        """Return a float64 tensor of ones."""
+        return _torch().ones(shape, dtype=_torch().float64, device=self.device)
+
+    def asarray(self, values: Any) -> Array:
+        """Return values as a float64 tensor on the device of this backend."""
+        values = values.detach() if _is_tensor(values) else np.asarray(values)
+        return _torch().as_tensor(values, dtype=_torch().float64, device=self.device)
+
+    def like(self, values: Array, rows: Any) -> Array:
+        """Return values as the kind of array that the rows are."""
+        if not _is_tensor(rows):
+            return self.numpy(values)
+        return values.to(rows.device) if _has_float64(rows.device) else values.float().to(rows.device)
+
+    def numpy(self, values: Array) -> np.ndarray:
+        """Return values as a NumPy array."""
+        return values.detach().cpu().numpy()
+
+    def read(self, rows: Any, part: slice) -> Array:
+        """Return some rows, dense, on the device of this backend."""
+        return self.asarray(rows[part].toarray() if is_sparse(rows) else rows[part])
+
+    def subtract(self, rows: Array, shift: Array | None, out: Array) -> Array:
+        """Write rows - shift into `out`."""
+        return out.copy_(rows) if shift is None else _torch().sub(rows, shift, out=out)
+
+    def syrk_add(self, gram: Array, block: Array) -> Array:
+        """Add block'block to gram, in place."""
+        return gram.addmm_(block.T, block)
+
+    def mirror(self, gram: Array) -> Array:
+        """Return gram, which torch fills whole."""
+        return gram
+
+    def set_diagonal(self, matrix: Array, values: Array) -> None:
+        """Write the diagonal, in place."""
+        matrix.diagonal().copy_(values)
+
+    def cholesky(self, matrix: Array) -> Array | None:
+        """Return upper R with R'R = matrix, or None where the matrix is not positive definite."""
+        upper, failure = _torch().linalg.cholesky_ex(matrix, upper=True)
+        return None if int(failure) else upper
+
+    def tri_inv(self, triangle: Array) -> Array:
+        """Return the inverse of an upper triangle."""
+        identity = _torch().eye(len(triangle), dtype=triangle.dtype, device=triangle.device)
+        return _torch().linalg.solve_triangular(triangle, identity, upper=True)
+
+    def trmm(self, block: Array, triangle: Array, transpose: bool = False) -> Array:
+        """Return block @ triangle (or its transpose)."""
+        return block @ (triangle.T if transpose else triangle)
+
+    def qr_add(self, triangle: Array, block: Array) -> Array:
+        """Return the upper triangle of the QR factorisation of [triangle; block]."""
+        return _torch().linalg.qr(_torch().cat([triangle, block]), mode="r")[1]
+
+    def svd(self, rows: Array) -> tuple[Array, Array, Array]:
+        """Return the thin singular value decomposition U, s, V'."""
+        return tuple(_torch().linalg.svd(rows, full_matrices=False))
+
+    def rcond_cholesky(self, triangle: Array, norm: float) -> float:
+        """Return the reciprocal condition number of R'R, whose 1-norm is `norm`."""
+        inverse = self.tri_inv(triangle)
+        return 1 / (norm * float((inverse @ inverse.T).abs().sum(0).max()))
+
+    def rcond_triangle(self, triangle: Array) -> float:
+        """Return the reciprocal condition number of an upper triangle."""
+        norm = float(triangle.abs().sum(0).max())
+        inverse = float(self.tri_inv(triangle).abs().sum(0).max()) if bool(triangle.diagonal().all()) else np.inf
+        return 1 / (norm * inverse) if norm else 0.0
+
+    def row_squares(self, block: Array) -> Array:
+        """Return the squared norm of each row."""
+        return (block * block).sum(1)
+
+    def isfinite(self, values: Array) -> bool:
+        """Whether all values are finite."""
+        return bool(_torch().isfinite(values).all())
+
+
+AnyBackend: TypeAlias = NumpyBackend | TorchBackend
+
+
+def backend_of(rows: Any) -> AnyBackend:
+    """Return the backend that factors these rows: torch on the device of a tensor, NumPy for everything else."""
+    if not _is_tensor(rows):
+        return NumpyBackend()
+    if _has_float64(rows.device):
+        return TorchBackend(str(rows.device))
+    warnings.warn(
+        f"Leverage needs float64, which the device {rows.device} does not have: the factor is computed on the CPU.",
+        LeverageWarning,
+        stacklevel=2,
+    )
+    return TorchBackend("cpu")
+
+
+def _torch() -> Any:
+    # Looked up, not imported: a tensor cannot exist before its user has imported torch.
+    return sys.modules["torch"]
+
+
+def _is_tensor(rows: Any) -> bool:
+    return "torch" in sys.modules and isinstance(rows, _torch().Tensor)
+
+
+def _has_float64(device: Any) -> bool:
+    return device.type != "mps"
+
+
+def _detached(rows: Any) -> Any:
+    return rows.detach().cpu().numpy() if _is_tensor(rows) else rows

@@ -1,0 +1,271 @@
+"""What a solver and a factor are, and how raw rows enter the coordinates of a factor.
+
+Throughout: Phi (n, d) features, centred when there is an intercept; W = diag(w) weights; A = Phi'W Phi + diag(ridge).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from hatband._backend import AnyBackend, block_rows
+from hatband._typing import Array, Float, Shaped
+from hatband._validation import check_finite
+
+# A row lies outside the row space when its part orthogonal to it exceeds this share of the row. mathematics.md 10
+OUTSIDE = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """How a raw row enters the coordinates of a factor: constant columns dropped, the mean subtracted.
+
+    The mean is `shift + offset`: subtracted in two steps, it stays accurate where it is large against the spread.
+
+    Parameters
+    ----------
+    backend : Backend
+        Array library and device of the factor.
+    n_samples, n_features : int
+        Shape of the training features.
+    weight : float
+        Sum of the sample weights.
+    fit_intercept : bool
+        Whether there is an unpenalised intercept.
+    shift : array of shape (k,), or None
+        First part of the mean of the kept columns; None without an intercept.
+    offset : array of shape (k,), or None
+        Second part of the mean; None where it is zero.
+    kept : slice or array of int
+        Columns that enter the factor.
+    constant : array of int, or None
+        Columns that do not: constant in training and without ridge.
+    level : array, or None
+        Training values of the constant columns.
+    """
+
+    backend: AnyBackend
+    n_samples: int
+    n_features: int
+    weight: float
+    fit_intercept: bool
+    shift: Array | None = None
+    offset: Array | None = None
+    kept: Any = field(default_factory=lambda: slice(None))
+    constant: Array | None = None
+    level: Array | None = None
+
+    @property
+    def width(self) -> int:
+        """Number of columns that enter the factor."""
+        return self.n_features - (0 if self.constant is None else len(self.constant))
+
+    @property
+    def mean(self) -> Float[Array, " d"]:
+        """Mean of every column; zeros without an intercept."""
+        mean = self.backend.zeros(self.n_features)
+        if self.fit_intercept:
+            mean[self.kept] = self.shift if self.offset is None else self.shift + self.offset
+            if self.constant is not None:
+                mean[self.constant] = self.level
+        return mean
+
+    def without(self, constant: Array, kept: Any, level: Array) -> "Frame":
+        """Return the frame that drops some columns, whose training value was `level`."""
+        shift, offset = (None if part is None else part[kept] for part in (self.shift, self.offset))
+        return replace(self, shift=shift, offset=offset, kept=kept, constant=constant, level=level)
+
+    def whole(self) -> "Frame":
+        """Return the frame that keeps every column."""
+        if self.constant is None:
+            return self
+        offset = None
+        if self.offset is not None:
+            offset = self.backend.zeros(self.n_features)
+            offset[self.kept] = self.offset
+        shift = self.mean if offset is None else self.mean - offset
+        return replace(
+            self,
+            shift=shift if self.fit_intercept else None,
+            offset=offset,
+            kept=slice(None),
+            constant=None,
+            level=None,
+        )
+
+    def blocks(self, rows: Any) -> Iterator[tuple[slice, Array, Array | None]]:
+        """Yield parts of the rows in these coordinates, in ONE reused buffer, and which of them lie outside."""
+        count = int(rows.shape[0])
+        size = min(block_rows(self.n_features), count)
+        buffer = self.backend.empty(size, self.width)
+        for start in range(0, count, max(size, 1)):
+            part = slice(start, min(start + size, count))
+            source = self.backend.read(rows, part)
+            yield part, self._enter(source, buffer[: part.stop - start]), self._outside(source)
+
+    def _enter(self, source: Array, out: Array) -> Array:
+        self.backend.subtract(source[:, self.kept], self.shift, out)
+        if self.offset is not None:
+            out -= self.offset
+        return out
+
+    def _outside(self, source: Array) -> Array | None:
+        if self.constant is None or self.level is None:
+            return None
+        values = source[:, self.constant]
+        away = abs(values - self.level)
+        return (away > OUTSIDE * (abs(values) + abs(self.level))).any(1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Factor(ABC):
+    """A factorisation of A = Phi'W Phi + diag(ridge), from which every leverage is read: h(x) = phi' A^-1 phi.
+
+    With an intercept phi is centred at the weighted training mean and 1/sum(w) is added. Immutable.
+
+    Parameters
+    ----------
+    frame : Frame
+        How raw rows enter the coordinates of the factor.
+    ridge : float or array of shape (d,)
+        Ridge in the sum convention, 0 for least squares.
+    rank : int
+        Numerical rank of A.
+    rcond : float
+        Reciprocal condition number of what was factored, its columns scaled to the same length.
+    error_bound : float
+        Bound on the relative error of the posterior leverage that rounding in the factorisation causes.
+    solver : str
+        Name of the solver that made it.
+    reason : str
+        Why that solver.
+    """
+
+    frame: Frame
+    ridge: Any
+    rank: int
+    rcond: float
+    error_bound: float
+    solver: str
+    reason: str
+
+    @property
+    def n_samples(self) -> int:
+        """Number of training rows."""
+        return self.frame.n_samples
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return self.frame.n_features
+
+    @property
+    def fit_intercept(self) -> bool:
+        """Whether there is an unpenalised intercept."""
+        return self.frame.fit_intercept
+
+    @property
+    def mean(self) -> Float[Array, " d"]:
+        """Weighted mean of the training features; zeros without an intercept."""
+        return self.frame.mean
+
+    def leverage(self, rows: Shaped[Array, "m d"]) -> Float[Array, " m"]:
+        """Posterior leverage h(x) = phi' A^-1 phi of each row; inf outside the row space at ridge 0."""
+        return self._measure(rows, lambda block: (self._posterior(block),), 1)[0]
+
+    def sampling_leverage(self, rows: Shaped[Array, "m d"]) -> Float[Array, " m"]:
+        """Sampling leverage s(x) = phi' A^-1 Phi'W Phi A^-1 phi of each row, at most h(x).
+
+        At ridge 0 it is the posterior form, inf outside the row space included: there the prediction is not
+        determined, and the limit of s(x) for ridge -> 0 would hide that.
+        """
+        return self.leverages(rows)[1]
+
+    def leverages(self, rows: Shaped[Array, "m d"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+        """Posterior and sampling leverage of each row, from one pass."""
+        if not np.any(self.ridge):
+            posterior = self.leverage(rows)
+            return posterior, posterior + 0.0
+        posterior, sampling = self._measure(rows, self._both, 2)
+        return posterior, sampling
+
+    def cross_leverage(self, rows: Shaped[Array, "m d"], others: Shaped[Array, "k d"]) -> Float[Array, "m k"]:
+        """Cross-leverage h(x, z) = phi(x)' A^-1 phi(z) of two sets of rows; rows are projected on the row space."""
+        product = self.frame.backend.asarray(self.half_solve(rows)).T @ self.frame.backend.asarray(
+            self.half_solve(others)
+        )
+        return self.frame.backend.like(product + self._floor, rows)
+
+    def half_solve(self, rows: Shaped[Array, "m d"]) -> Float[Array, "k m"]:
+        """Return H with H'H = rows A^-1 rows' for centred rows: R^-T rows' where A = R'R."""
+        parts = [self._half(block) + 0.0 for _, block, _ in self.frame.blocks(rows)]
+        whole = self.frame.backend.empty(sum(map(len, parts)), parts[0].shape[1] if parts else self.frame.width)
+        start = 0
+        for part in parts:
+            whole[start : start + len(part)] = part
+            start += len(part)
+        return self.frame.backend.like(whole.T, rows)
+
+    def solve(self, rhs: Shaped[Array, "d q"]) -> Float[Array, "d q"]:
+        """Return A^-1 rhs: slopes, when rhs holds centred cross-products; 0 for dropped columns."""
+        backend = self.frame.backend
+        solution = backend.zeros(*rhs.shape)
+        solution[self.frame.kept] = self._solve(backend.asarray(rhs)[self.frame.kept])
+        return backend.like(solution, rhs)
+
+    @abstractmethod
+    def logdet(self) -> float:
+        """Return log det A; -inf when A is singular."""
+
+    def effective_dimension(self) -> float:
+        """Return sum_i w_i h(x_i) = tr(A^-1 Phi'W Phi), the intercept counted as 1."""
+        return self._trace() + float(self.fit_intercept)
+
+    @property
+    def _floor(self) -> float:
+        return 1 / self.frame.weight if self.fit_intercept else 0.0
+
+    def _measure(self, rows: Array, verb: Callable[[Array], tuple[Array, ...]], count: int) -> list[Array]:
+        backend = self.frame.backend
+        results = [backend.empty(int(rows.shape[0])) for _ in range(count)]
+        with np.errstate(invalid="ignore", over="ignore"):
+            for part, block, outside in self.frame.blocks(rows):
+                for result, values in zip(results, verb(block), strict=True):
+                    result[part] = values + self._floor
+                    if outside is not None:
+                        result[part][outside] = np.inf
+        if not backend.isfinite(results[0]):
+            check_finite(rows, "rows")
+        return [backend.like(result, rows) for result in results]
+
+    @abstractmethod
+    def _posterior(self, block: Array) -> Array:
+        """Return phi' A^-1 phi of centred rows; may overwrite them."""
+
+    @abstractmethod
+    def _both(self, block: Array) -> tuple[Array, Array]:
+        """Return both forms for centred rows; may overwrite them."""
+
+    @abstractmethod
+    def _half(self, block: Array) -> Array:
+        """Return Z with Z Z' = block A^-1 block'; may overwrite the rows."""
+
+    @abstractmethod
+    def _solve(self, rhs: Array) -> Array:
+        """Return A^-1 rhs in the coordinates of the frame."""
+
+    @abstractmethod
+    def _trace(self) -> float:
+        """Return tr(A^-1 Phi'W Phi)."""
+
+
+class Solver(Protocol):
+    """Settings of a factorisation; `factor` carries it out."""
+
+    def factor(
+        self, features: Shaped[Array, "n d"], ridge: Any = 0.0, weights: Any = None, fit_intercept: bool = True
+    ) -> Factor:
+        """Factor A = Phi'W Phi + diag(ridge)."""
+        ...

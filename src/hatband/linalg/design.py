@@ -1,0 +1,257 @@
+"""Training rows on their way into a factorisation: one pass gives mean, Gram matrix and constant columns."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hatband._backend import EPS, AnyBackend, backend_of, is_sparse
+from hatband._typing import Array, Float
+from hatband._validation import check_finite, check_ridge, check_weights
+from hatband.linalg.base import Frame
+from hatband.linalg.sparse import FAR, refuse_large, sparse_columns, sparse_gram, sparse_shift, sparse_squares
+
+# Spread below a few roundings of the mean is no spread.
+CONSTANT = 4 * EPS
+# How many rows the provisional mean is taken from.
+_SAMPLE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """Checked training features, weights and ridge, with the frame that they are seen in.
+
+    Parameters
+    ----------
+    features : array, CSR matrix or tensor with n rows and d columns
+        As the user passed them.
+    root_weights : array of shape (n,), or None
+        Square roots of the sample weights; None when all are 1.
+    ridge : float or array of shape (d,)
+        As the user passed it.
+    penalty : array of shape (k,)
+        Ridge of each column of the frame.
+    frame : Frame
+        How raw rows enter the factor.
+    """
+
+    features: Any
+    root_weights: Array | None
+    ridge: Any
+    penalty: Array
+    frame: Frame
+
+    @property
+    def backend(self) -> AnyBackend:
+        """Array library of the factor."""
+        return self.frame.backend
+
+    def blocks(self) -> Iterator[Array]:
+        """Yield W^1/2 Phi, centred, in one reused buffer."""
+        for part, rows, _ in self.frame.blocks(self.features):
+            block = rows
+            if self.root_weights is not None:
+                block *= self.root_weights[part, None]
+            yield block
+
+    def refuse_large_sparse(self) -> None:
+        """Raise where sparse features would fill too large a matrix."""
+        if is_sparse(self.features):
+            refuse_large(self.frame.n_samples, self.frame.n_features)
+
+    @property
+    def roots(self) -> Float[Array, " n"]:
+        """Square roots of the weights."""
+        return self.backend.ones(self.frame.n_samples) if self.root_weights is None else self.root_weights
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that count: those with a weight."""
+        return self.frame.n_samples if self.root_weights is None else int((self.root_weights > 0).sum())
+
+    def dropped(self, other: "Design") -> str:
+        """Say how many columns another design of the same features leaves out."""
+        count = self.frame.width - other.frame.width
+        return f"{count} constant column{'s' * (count > 1)} dropped; " if count else ""
+
+    def sparse_columns(self) -> tuple[Any, Array, Array] | None:
+        """Return the weighted columns for sparse products; None for dense features."""
+        if not is_sparse(self.features):
+            return None
+        return sparse_columns(self.features, self.roots, self.frame.shift)
+
+    def weighted_blocks(self) -> Iterator[tuple[Array, Array]]:
+        """Yield (w^1/2, W^1/2 Phi) block by block."""
+        start = 0
+        for block in self.blocks():
+            part = slice(start, start + len(block))
+            yield self.backend.ones(len(block)) if self.root_weights is None else self.root_weights[part], block
+            start = part.stop
+
+    def shifted(self, offset: Array) -> "Design":
+        """Return the design with another provisional mean."""
+        return replace(self, frame=replace(self.frame, shift=self.frame.shift + offset))
+
+    def dense(self) -> Float[Array, "n k"]:
+        """Return W^1/2 Phi, centred, whole: for fewer rows than columns only."""
+        self.refuse_large_sparse()
+        whole, start = self.backend.empty(self.frame.n_samples, self.frame.width), 0
+        for block in self.blocks():
+            whole[start : start + len(block)] = block
+            start += len(block)
+        return whole
+
+
+def design_of(features: Any, ridge: Any, weights: Any, fit_intercept: bool) -> Design:
+    """Check what the user passed; the frame is provisional: its shift is the mean of a few rows."""
+    n_samples, n_features = map(int, features.shape)
+    if n_samples < 1 or n_features < 1:
+        raise ValueError(f"features must have at least one row and one column; got shape {features.shape}.")
+    backend = backend_of(features)
+    penalty = check_ridge(ridge)
+    if np.shape(penalty) not in {(), (n_features,)}:
+        raise ValueError(f"ridge must be a number or have shape ({n_features},); got shape {np.shape(penalty)}.")
+    checked = None if weights is None else check_weights(_on_cpu(weights), n_samples)
+    frame = Frame(
+        backend=backend,
+        n_samples=n_samples,
+        n_features=n_features,
+        weight=float(n_samples if checked is None else checked.sum()),
+        fit_intercept=fit_intercept,
+        shift=_provisional_shift(backend, features, checked) if fit_intercept else None,
+    )
+    return Design(
+        features=features,
+        root_weights=None if checked is None else backend.asarray(np.sqrt(checked)),
+        ridge=penalty,
+        penalty=backend.asarray(np.broadcast_to(penalty, n_features).copy()),
+        frame=frame,
+    )
+
+
+def _on_cpu(weights: Any) -> Any:
+    return backend_of(weights).numpy(weights) if hasattr(weights, "device") else weights
+
+
+def _provisional_shift(backend: AnyBackend, features: Any, weights: np.ndarray | None) -> Float[Array, " d"]:
+    mean = provisional_mean(backend, features, weights)
+    return sparse_shift(features, weights, mean) if is_sparse(features) else mean
+
+
+def provisional_mean(backend: AnyBackend, features: Any, weights: np.ndarray | None) -> Float[Array, " d"]:
+    """Mean of a few rows; a column that is constant in them keeps its value exactly."""
+    index = np.arange(features.shape[0]) if weights is None else np.flatnonzero(weights)
+    index = index[:: max(1, len(index) // _SAMPLE)]
+    sample = np.vstack([backend.numpy(backend.read(features, slice(i, i + 1))) for i in index]).astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = np.where((sample == sample[0]).all(axis=0), sample[0], sample.mean(axis=0))
+    return backend.asarray(mean)
+
+
+def centred(design: Design) -> tuple[Design, Float[Array, " d"]]:
+    """Return the design with its final mean, and the variance of its columns, from one pass over the rows."""
+    squares, offset = _shifted_squares(design)
+    if _is_far(design, squares, offset):
+        design = design.shifted(offset)
+        squares, offset = _shifted_squares(design)
+    variance = squares / design.frame.weight - offset**2
+    return _with_mean(design, variance, offset), variance
+
+
+def centred_gram(design: Design) -> tuple[Design, Float[Array, "d d"]]:
+    """Return the design with its final mean, and its Gram matrix Phi'W Phi, from one pass over the rows."""
+    gram, offset = _shifted_gram(design)
+    if _is_far(design, gram.diagonal(), offset):
+        design = design.shifted(offset)
+        gram, offset = _shifted_gram(design)
+    gram -= design.frame.weight * offset[:, None] * offset
+    return _with_mean(design, gram.diagonal() / design.frame.weight, offset), gram
+
+
+def determined(design: Design, variance: Float[Array, " d"]) -> Design:
+    """Drop columns without spread and without ridge: no coefficient of theirs is determined."""
+    backend = design.backend
+    mean = backend.numpy(design.frame.mean)
+    constant = (backend.numpy(design.penalty) == 0) & (backend.numpy(variance) <= (CONSTANT * mean) ** 2)
+    if not constant.any():
+        return design
+    kept = as_slice(np.flatnonzero(~constant))
+    frame = design.frame.without(np.flatnonzero(constant), kept, backend.asarray(mean[constant]))
+    return replace(design, frame=frame, penalty=design.penalty[kept])
+
+
+def determined_gram(design: Design, gram: Float[Array, "d d"]) -> tuple[Design, Float[Array, "k k"]]:
+    """Drop the same columns from the design and its Gram matrix."""
+    design = determined(design, gram.diagonal() / design.frame.weight)
+    kept = design.frame.kept
+    return design, gram if design.frame.constant is None else gram[kept][:, kept] + 0.0
+
+
+def _shifted_squares(design: Design) -> tuple[Array, Array]:
+    """Sums of squares and mean of the rows as the provisional frame shows them."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        columns = design.sparse_columns()
+        squares, sums = _squares_by_blocks(design) if columns is None else sparse_squares(columns, design.roots)
+    _require_finite(design, squares)
+    return squares, _offset(design, sums)
+
+
+def _shifted_gram(design: Design) -> tuple[Array, Array]:
+    """Gram matrix and mean of the rows as the provisional frame shows them."""
+    design.refuse_large_sparse()
+    with np.errstate(invalid="ignore", over="ignore"):
+        columns = design.sparse_columns()
+        gram, sums = _gram_by_blocks(design) if columns is None else sparse_gram(columns, design.roots)
+    _require_finite(design, gram.diagonal())
+    return gram, _offset(design, sums)
+
+
+def _squares_by_blocks(design: Design) -> tuple[Array, Array]:
+    squares, sums = design.backend.zeros(design.frame.width), design.backend.zeros(design.frame.width)
+    for root, rows in design.weighted_blocks():
+        sums += root @ rows
+        squares += (rows * rows).sum(0)
+    return squares, sums
+
+
+def _gram_by_blocks(design: Design) -> tuple[Array, Array]:
+    backend, width = design.backend, design.frame.width
+    gram, sums = backend.zeros(width, width), backend.zeros(width)
+    for root, block in design.weighted_blocks():
+        backend.syrk_add(gram, block)
+        sums += root @ block
+    return backend.mirror(gram), sums
+
+
+def _offset(design: Design, sums: Array) -> Array:
+    return sums / design.frame.weight if design.frame.fit_intercept else 0.0 * sums
+
+
+def _require_finite(design: Design, squares: Array) -> None:
+    if not design.backend.isfinite(squares):
+        check_finite(design.features, "features")
+        raise ValueError("the squares of the features overflow float64; rescale the columns first.")
+
+
+def _is_far(design: Design, squares: Array, offset: Array) -> bool:
+    variance = squares / design.frame.weight - offset**2
+    return bool((offset**2 > FAR**2 * variance).any())
+
+
+def _with_mean(design: Design, variance: Array, offset: Array) -> Design:
+    """Fold the offset into the shift, unless rounding of a large mean would be felt against the spread."""
+    frame = design.frame
+    if not frame.fit_intercept:
+        return design
+    mean = frame.shift + offset
+    far = (offset != 0) & (mean**2 > FAR**2 * variance)
+    frame = replace(frame, offset=offset) if bool(far.any()) else replace(frame, shift=mean)
+    return replace(design, frame=frame)
+
+
+def as_slice(index: np.ndarray) -> Any:
+    """Return consecutive indices as a slice, which selects without a copy."""
+    if len(index) and index[-1] - index[0] == len(index) - 1:
+        return slice(int(index[0]), int(index[-1]) + 1)
+    return index

@@ -1,0 +1,251 @@
+"""Singular values: many ridges from one decomposition, and rank-deficient features at ridge 0."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hatband._backend import EPS, AnyBackend
+from hatband._typing import Array, Float, Shaped
+from hatband._validation import check_ridge
+from hatband.linalg.base import OUTSIDE, Factor, Frame
+from hatband.linalg.cholesky import power_of_two
+from hatband.linalg.design import Design, centred, design_of, determined
+from hatband.linalg.qr import orthogonal_error, stacked_triangle
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Thin decomposition W^1/2 Phi / unit = U S V'.
+
+    Parameters
+    ----------
+    frame : Frame
+        How raw rows enter; its columns are then divided by `unit`.
+    vectors : array of shape (k, r)
+        V.
+    values : array of shape (r,)
+        Singular values, descending; exactly 0 where rounding cannot tell them from 0. mathematics.md 10.
+    unit : array of shape (k,)
+        Divisor of each column.
+    """
+
+    frame: Frame
+    vectors: Float[Array, "k r"]
+    values: Float[Array, " r"]
+    unit: Float[Array, " k"]
+
+    @property
+    def is_thin(self) -> bool:
+        """Whether there are fewer singular values than columns."""
+        return len(self.values) < len(self.unit)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the columns are the user's: none dropped, none divided."""
+        return self.frame.constant is None and not bool((self.unit != 1).any())
+
+    def raw(self) -> "Spectrum":
+        """Return the decomposition of the user's columns, from this one."""
+        if self.is_raw:
+            return self
+        matrix = self.frame.backend.zeros(len(self.values), self.frame.n_features)
+        matrix[:, self.frame.kept] = self.values[:, None] * self.vectors.T * self.unit
+        return spectrum_of(self.frame.whole(), matrix, self.frame.backend.ones(self.frame.n_features))
+
+
+def spectrum_of(frame: Frame, matrix: Float[Array, "p k"], unit: Float[Array, " k"]) -> Spectrum:
+    """Decompose a matrix with the same Gram matrix as W^1/2 Phi."""
+    if not matrix.shape[1]:
+        return Spectrum(frame, matrix.T[:, :0], matrix[:0].sum(1), unit)
+    _, values, vectors = frame.backend.svd(matrix / unit)
+    values = values * (values > max(frame.n_samples, len(unit)) * EPS * values[0])
+    return Spectrum(frame, vectors.T, values, unit)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SpectralFactor(Factor):
+    """A from singular values: h(x) = sum_j (v_j'phi)^2 / (s_j^2 + t) + |phi_perp|^2 / t, in columns / unit.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        Singular values and vectors.
+    strength : float
+        t: the ridge, or 1 where each feature has a ridge of its own, whose root is then the unit.
+    gain : array of shape (r,)
+        1 / (s^2 + t); 0 for directions that ridge 0 leaves undetermined.
+    """
+
+    spectrum: Spectrum
+    strength: float
+    gain: Float[Array, " r"]
+
+    def at(self, ridge: float) -> "SpectralFactor":
+        """Return the factor at another ridge, without factoring the features again."""
+        ridge = self._one(ridge)
+        return factor_spectrum(self.spectrum if ridge == 0 else self.spectrum.raw(), ridge, ridge, self.reason)
+
+    def leverage_path(self, rows: Shaped[Array, "m d"], ridges: Shaped[Array, " l"]) -> Float[Array, "m l"]:
+        """Posterior leverage of each row at each ridge: Z^2 / (s^2 + ridge) + |phi_perp|^2 / ridge, Z = rows V."""
+        checked = [self._one(ridge) for ridge in ridges]
+        backend, factor = self.frame.backend, self.at(1.0)
+        strengths = backend.asarray([ridge or 1.0 for ridge in checked])
+        gains = 1 / (factor.spectrum.values[:, None] ** 2 + strengths)
+        path = backend.empty(int(rows.shape[0]), len(checked))
+        for part, block, _ in factor.frame.blocks(rows):
+            inner, outer = factor._split(block)
+            path[part] = inner**2 @ gains + outer[:, None] / strengths + self._floor
+        for zero in np.flatnonzero(np.equal(checked, 0)):
+            path[:, zero] = backend.asarray(self.at(0.0).leverage(rows))
+        return backend.like(path, rows)
+
+    def solve_path(self, rhs: Shaped[Array, "d q"], ridges: Shaped[Array, " l"]) -> Float[Array, "l d q"]:
+        """Return A^-1 rhs at each ridge."""
+        backend = self.frame.backend
+        path = backend.empty(len(ridges), *rhs.shape)
+        for i, ridge in enumerate(ridges):
+            path[i] = backend.asarray(self.at(ridge).solve(rhs))
+        return backend.like(path, rhs)
+
+    def logdet(self) -> float:
+        """Return log det A; -inf when A is singular."""
+        if self.rank < self.n_features:
+            return -np.inf
+        numpy = self.frame.backend.numpy
+        missing = len(self.spectrum.unit) - len(self.gain)
+        null = missing * np.log(self.strength) if missing else 0.0
+        return float(null - np.log(numpy(self.gain)).sum() + 2 * np.log(numpy(self.spectrum.unit)).sum())
+
+    def _one(self, ridge: Any) -> float:
+        if np.ndim(self.ridge):
+            raise ValueError("a spectrum taken with one ridge per feature cannot change it; factor with one number.")
+        checked = check_ridge(float(ridge))
+        return float(checked)
+
+    def _split(self, block: Array) -> tuple[Array, Array]:
+        """Coordinates z = V'phi in the determined directions, and |phi_perp|^2; the block becomes phi_perp."""
+        block /= self.spectrum.unit
+        inner = (block @ self.spectrum.vectors) * (self.gain > 0)
+        if not (self.spectrum.is_thin or self.strength == 0):
+            return inner, self.frame.backend.zeros(len(block))
+        block -= inner @ self.spectrum.vectors.T
+        return inner, self.frame.backend.row_squares(block)
+
+    def _posterior(self, block: Array) -> Array:
+        size = self.frame.backend.row_squares(block / self.spectrum.unit) if self.strength == 0 else None
+        inner, outer = self._split(block)
+        leverage = inner**2 @ self.gain
+        if size is None:
+            return leverage + outer / self.strength
+        leverage[outer > self._tolerance(size)] = np.inf
+        return leverage
+
+    def _tolerance(self, size: Array) -> Array:
+        """Largest |phi_perp|^2 that rounding explains: of the directions, and of the mean that was subtracted."""
+        directions = max(OUTSIDE, 10 * EPS / self.rcond if self.rcond > 0 else 0.0)
+        mean = self.frame.backend.row_squares((self.frame.mean[self.frame.kept] / self.spectrum.unit)[None])
+        return directions**2 * size + (8 * EPS) ** 2 * mean
+
+    def _both(self, block: Array) -> tuple[Array, Array]:
+        inner, outer = self._split(block)
+        inner **= 2
+        return inner @ self.gain + outer / self.strength, inner @ (self.gain * self.spectrum.values) ** 2
+
+    def _half(self, block: Array) -> Array:
+        inner, outer = self._split(block)
+        half = self.frame.backend.empty(len(block), inner.shape[1] + (block.shape[1] if self._has_null else 0))
+        half[:, : inner.shape[1]] = inner * self.gain**0.5
+        if self._has_null:
+            half[:, inner.shape[1] :] = block / self.strength**0.5
+        return half
+
+    @property
+    def _has_null(self) -> bool:
+        return self.spectrum.is_thin and self.strength > 0
+
+    def _solve(self, rhs: Array) -> Array:
+        scaled = rhs / self.spectrum.unit[:, None]
+        inner = self.spectrum.vectors.T @ scaled
+        solution = self.spectrum.vectors @ (self.gain[:, None] * inner)
+        if self._has_null:
+            solution = solution + (scaled - self.spectrum.vectors @ inner) / self.strength
+        return solution / self.spectrum.unit[:, None]
+
+    def _trace(self) -> float:
+        return float((self.spectrum.values**2 * self.gain).sum())
+
+
+def factor_spectrum(spectrum: Spectrum, strength: float, ridge: Any, reason: str) -> SpectralFactor:
+    """Put a ridge on a spectrum."""
+    squares = spectrum.values**2 + strength
+    gain = (squares > 0) / (squares + (squares == 0))
+    rank = int((squares > 0).sum())
+    smallest = strength if strength and spectrum.is_thin else float(squares[rank - 1]) if rank else 1.0
+    rcond = (smallest / float(squares[0])) ** 0.5 if rank else 1.0
+    return SpectralFactor(
+        frame=spectrum.frame,
+        ridge=ridge,
+        rank=len(spectrum.unit) if strength else rank,
+        rcond=rcond,
+        error_bound=orthogonal_error(rcond),
+        solver="Spectral",
+        reason=reason,
+        spectrum=spectrum,
+        strength=float(strength),
+        gain=gain,
+    )
+
+
+@dataclass(frozen=True)
+class Spectral:
+    """Leverage from singular values: h(x) = sum_j (v_j'phi)^2 / (s_j^2 + ridge) + |phi_perp|^2 / ridge.
+
+    For many ridges from one decomposition, for very large ridges, and for rank-deficient features at ridge 0, where a
+    row outside the row space has leverage inf.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.linalg import Spectral
+    >>> X = np.eye(5)[:, :3]
+    >>> path = Spectral().factor(X, fit_intercept=False).leverage_path(X[:1], np.array([0.0, 1.0, 3.0]))
+    >>> path.round(6)
+    array([[1.  , 0.5 , 0.25]])
+    """
+
+    def factor(
+        self, features: Shaped[Array, "n d"], ridge: Any = 0.0, weights: Any = None, fit_intercept: bool = True
+    ) -> SpectralFactor:
+        """Factor A = Phi'W Phi + diag(ridge); at ridge 0 the columns are brought to the same length first.
+
+        Raises
+        ------
+        ValueError
+            When some features have a ridge and others have none.
+
+        Notes
+        -----
+        2 n d^2 + O(d^3) operations for n >= d, O(n^2 d) and O(n d) memory for n < d.
+        """
+        return factor_spectral(design_of(features, ridge, weights, fit_intercept), "asked for")
+
+
+def factor_spectral(design: Design, reason: str) -> SpectralFactor:
+    """Decompose a provisional design."""
+    if np.ndim(design.ridge) and np.any(design.ridge) and not np.all(design.ridge):
+        raise ValueError("Spectral needs a ridge for all features or for none; use QR() where some have none.")
+    design = determined(*centred(design))
+    matrix = _compressed(replace(design, penalty=0.0 * design.penalty))
+    if not np.any(design.ridge):
+        unit = power_of_two(design.backend, design.backend.row_squares(matrix.T) ** 0.5)
+        return factor_spectrum(spectrum_of(design.frame, matrix, unit), 0.0, design.ridge, reason)
+    if np.ndim(design.ridge):
+        return factor_spectrum(spectrum_of(design.frame, matrix, design.penalty**0.5), 1.0, design.ridge, reason)
+    unit = design.backend.ones(design.frame.width)
+    return factor_spectrum(spectrum_of(design.frame, matrix, unit), design.ridge, design.ridge, reason)
+
+
+def _compressed(design: Design) -> Float[Array, "p k"]:
+    """Return a matrix with at most k rows and the same Gram matrix as W^1/2 Phi."""
+    return design.dense() if design.frame.n_samples < design.frame.width else stacked_triangle(design)
