@@ -11,7 +11,7 @@ from hatband.displays import LeverageDisplay
 from hatband.displays.leverage import leverage_groups
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ def is_ours(value: object) -> bool:
 
 
 def needs_no_example(value: object) -> bool:
-    """Warnings and errors, enumerations, and what a user implements instead of calling (abstract classes, protocols)."""
+    """Warnings, errors, enumerations, and what a user implements rather than calls: abstract classes, protocols."""
     if not inspect.isclass(value):
         return False
     if issubclass(value, (Exception, enum.Enum)) or inspect.isabstract(value):

@@ -180,13 +180,13 @@ assert np.allclose(frozen.predict_interval(X_new)[1], interval)
 
 
 # %%
-def compare(estimator, X, y, scales, seed=0, n_bins=5):
+def compare(estimator, X, y, scales):
     """Draw every scale on the same new rows; return coverage in the lowest and highest leverage bin of each."""
-    X_train, X_new, y_train, y_new = train_test_split(X, y, test_size=0.4, random_state=seed)
+    X_train, X_new, y_train, y_new = train_test_split(X, y, test_size=0.4, random_state=0)
     ends, axes = {}, None
     for name, scale in scales.items():
-        model = SplitConformalRegressor(estimator, scale=scale, random_state=seed).fit(X_train, y_train)
-        display = LeverageDisplay.from_estimator(model, X_new, y_new, n_bins=n_bins, name=name, ax=axes)
+        model = SplitConformalRegressor(estimator, scale=scale, random_state=0).fit(X_train, y_train)
+        display = LeverageDisplay.from_estimator(model, X_new, y_new, n_bins=5, name=name, ax=axes)
         ends[name], axes = display.bin_coverage[[0, -1]], display.axes_
     return ends
 
