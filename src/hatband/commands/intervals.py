@@ -84,10 +84,10 @@ def solve(request: IntervalsRequest, columns: Columns, train: Table, new: Table)
         warnings.simplefilter("always")
         try:
             model.fit(train.features, train.target)
+            prediction, interval = model.predict_interval(new.features, confidence_level=list(request.levels))
+            leverage = model.leverage(new.features)
         except ValueError as error:
-            raise CommandError(f"cannot fit {request.estimator} to {train.path}: {first_line(error)}") from error
-        prediction, interval = model.predict_interval(new.features, confidence_level=list(request.levels))
-        leverage = model.leverage(new.features)
+            raise CommandError(f"{request.estimator} cannot use {train.path}: {first_line(error)}") from error
     notes = dict.fromkeys(first_line(warning.message) for warning in caught)
     return Answer(model, prediction, interval, leverage, tuple(notes))
 
