@@ -133,8 +133,8 @@ def check_calibration_size(calibration_size: Any, n_samples: int) -> int:
 def check_widths(width: Any, leverage_is_infinite: Callable[[], Array], n_samples: int, name: str) -> Array:
     """Return widths as float64 (m, 1) or (m, q): positive, and infinite only where the leverage is."""
     values = np.asarray(width, dtype=np.float64)
-    if values.ndim < 2:
-        values = np.broadcast_to(values.reshape(-1, 1), (n_samples, 1))
+    if values.ndim == 1:
+        values = values[:, None]
     if values.ndim != 2 or len(values) != n_samples:
         raise ValueError(f"{name} must return one width per row, {n_samples} of them; got shape {np.shape(width)}.")
     bad = ~(values > 0)

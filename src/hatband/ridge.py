@@ -5,13 +5,12 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.metrics.pairwise import pairwise_kernels
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hatband._leverage import loo_residuals
 from hatband._typing import Array
 from hatband._validation import check_ridge, check_target, check_weights
-from hatband.geometry import FeatureGeometry, Geometry, KernelGeometry, geometry_of
+from hatband.geometry import FeatureGeometry, Geometry, KernelGeometry, PairwiseKernel, geometry_of
 from hatband.linalg import KernelSpectrum, Spectral
 
 # Relative to the mean squared singular value (or kernel diagonal): from "no penalty" to "predict the mean".
@@ -168,7 +167,7 @@ class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
                 "Ridge on scikit-learn's Nystroem features in a Pipeline inside SplitConformalRegressor."
             )
         weights = np.ones(len(X)) if sample_weight is None else check_weights(sample_weight, len(X))
-        K = self._kernel_between(X, X)
+        K = self._pairwise()(X, X)
         ridges = _grid(self.ridges, float(np.diag(K).mean()))
         if not (ridges > 0).all():
             raise ValueError(f"Every penalty of a kernel must be > 0; got {ridges.min()}.")
@@ -189,12 +188,11 @@ class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
         """Return K(X, X_fit) dual_coef + intercept, shaped like y."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64)
-        return self._kernel_between(X, self.X_fit_) @ self.dual_coef_ + self.intercept_
+        return self._pairwise()(X, self.X_fit_) @ self.dual_coef_ + self.intercept_
 
-    def _kernel_between(self, X: Array, Z: Array) -> Array:
+    def _pairwise(self) -> PairwiseKernel:
         named = {"gamma": self.gamma, "degree": self.degree, "coef0": self.coef0}
-        parameters = (self.kernel_params or {}) if callable(self.kernel) else named
-        return pairwise_kernels(X, Z, metric=self.kernel, filter_params=True, **parameters)
+        return PairwiseKernel(self.kernel, (self.kernel_params or {}) if callable(self.kernel) else named)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -235,7 +233,7 @@ def _(estimator: LeaveOneOutRidge) -> Geometry:
 @geometry_of.register
 def _(estimator: LeaveOneOutKernelRidge) -> Geometry:
     return KernelGeometry(
-        kernel=estimator._kernel_between,
+        kernel=estimator._pairwise(),
         ridge=estimator.ridge_,
         fit_intercept=estimator.fit_intercept,
         exactness="given",

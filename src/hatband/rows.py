@@ -121,7 +121,7 @@ def training_rows(
     predicted = _predict(estimator, space, features, y.shape[1])
     h, s = space.leverages(features)
     frozen = isinstance(template, FrozenEstimator)
-    own = not frozen or (residuals == "auto" and is_training_sample(estimator, X, y, sample_weight))
+    own = not frozen or (residuals == "auto" and is_training_sample(space, estimator, features, y, sample_weight))
     if own and space.exactness != "none":
         honest = loo_residuals(y - predicted, h, sample_weight)
         source = "leave-one-out" if space.exactness == "exact" else "leave-one-out, hyperparameters as tuned"

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import (
     check_dataframe_column_names_consistency,
-    check_estimators_data_not_an_array,
+    check_regressor_data_not_an_array,
     check_readonly_memmap_input,
     parametrize_with_checks,
 )
@@ -55,7 +55,7 @@ def test_scikit_learn_checks_pass(estimator, check):
 @pytest.mark.parametrize("estimator", CONFORMAL[:1] + CONFORMAL[3:] + PLAIN, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize(
     "check",
-    [check_dataframe_column_names_consistency, check_estimators_data_not_an_array, check_readonly_memmap_input],
+    [check_dataframe_column_names_consistency, check_regressor_data_not_an_array, check_readonly_memmap_input],
     ids=lambda c: c.__name__,
 )
 def test_checks_that_scikit_learn_keeps_to_itself_pass(estimator, check):
@@ -86,7 +86,7 @@ class TestIntervals:
         _, interval = model.predict_interval(X.astype(np.float64))
 
         np.testing.assert_allclose(model.predict_interval(X.tolist())[1], interval, rtol=1e-12)
-        np.testing.assert_allclose(model.predict_interval(X)[1], interval, rtol=1e-4)
+        np.testing.assert_allclose(model.predict_interval(X)[1], interval, rtol=1e-4, atol=1e-4)
 
     def test_survive_pickle_copy_and_refit(self, estimator, data):
         X, y = data
@@ -152,10 +152,14 @@ def test_unfitted_and_uncalibrated_say_what_to_call(data):
         model.fit_train(X, y).predict_interval(X)
 
 
+def state(model):
+    return {name: pickle.dumps(value) for name, value in vars(model).items()}
+
+
 def test_a_failed_calibrate_or_fit_leaves_the_model_as_it_was(data):
     X, y = data
     model = SplitConformalRegressor(LinearRegression(), random_state=0).fit(X, y)
-    before = pickle.dumps(model)
+    before = state(model)
     bad = y.copy()
     bad[7] = np.nan
     for call in (model.calibrate, model.fit, model.fit_train):
@@ -166,7 +170,7 @@ def test_a_failed_calibrate_or_fit_leaves_the_model_as_it_was(data):
     with pytest.raises(ValueError, match="NaN"):
         model.fit(np.full((120, 2), np.nan), y)
 
-    assert pickle.dumps(model) == before
+    assert state(model) == before
 
 
 def test_fit_train_forgets_the_scores_of_the_earlier_model(data):

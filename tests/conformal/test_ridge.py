@@ -19,7 +19,7 @@ def made(rng, shape):
 
 
 def refit(X, y, w, rows, ridge):
-    return Ridge(ridge).fit(X, y, sample_weight=w).predict(rows)
+    return Ridge(ridge, solver="svd").fit(X, y, sample_weight=w).predict(rows)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -28,9 +28,11 @@ def test_the_error_of_every_penalty_equals_refits(shape, weighted, rng):
     X, y = made(rng, shape)
     weights = rng.uniform(0.5, 2, len(y)) if weighted else np.ones(len(y))
     model = LeaveOneOutRidge(RIDGES).fit(X, y, sample_weight=weights)
+    # Where d > n a small ridge all but interpolates: e and 1 - h are differences that lose as many digits.
+    tolerance = 1e-5 if shape[0] < shape[1] else 1e-8
     for ridge, error in zip(RIDGES, model.leave_one_out_error_, strict=True):
         left_out = leave_one_out_predictions(lambda *a, r=ridge: refit(*a, r), X, y, weights)
-        assert error == pytest.approx(np.average((y - left_out) ** 2, weights=weights) / y.var(), rel=1e-7)
+        assert error == pytest.approx(np.average((y - left_out) ** 2, weights=weights) / y.var(), rel=tolerance)
     assert model.ridge_ == RIDGES[np.argmin(model.leave_one_out_error_)]
 
 

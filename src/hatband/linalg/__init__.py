@@ -8,3 +8,4 @@ from hatband.linalg.qr import QR, CholeskyQR2
 from hatband.linalg.spectral import Spectral
 
 __all__ = ["QR", "Auto", "Cholesky", "CholeskyQR2", "Dual", "Factor", "Solver", "Spectral"]
+from hatband.linalg.kernel import KernelFactor, KernelSpectrum, factor_kernel
