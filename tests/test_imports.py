@@ -89,7 +89,28 @@ def test_the_walk_would_see_an_import_upwards(tmp_path):
 
 
 def test_importing_hatband_loads_no_optional_package():
-    optional = {"torch", "mapie", "dask", "distributed", "matplotlib", "pandas", "skops", "polars"}
+    # pandas is not in this list: scikit-learn loads it where it is installed.
+    optional = {"torch", "mapie", "dask", "distributed", "matplotlib", "skops", "polars"}
     code = f"import sys, hatband; print(*sorted({optional!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+CORE_ONLY = """
+import sys
+
+ABSENT = {"torch", "mapie", "dask", "distributed", "matplotlib", "skops", "polars", "pandas", "jaxtyping", "beartype"}
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ABSENT:
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Absent())
+import hatband, hatband.__main__, hatband.displays
+"""
+
+
+def test_the_core_and_the_commands_import_with_the_core_dependencies_alone():
+    done = subprocess.run([sys.executable, "-c", CORE_ONLY], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -10,12 +10,16 @@ import pytest
 import hatband
 
 SOURCE = Path(hatband.__file__).parent
-PACKAGES = ["hatband", *(f"hatband.{path.parent.name}" for path in sorted(SOURCE.glob("*/__init__.py")))]
+# The commands are reached through the command line.
+FOLDERS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py") if path.parent.name != "commands")
+PACKAGES = ["hatband", *(f"hatband.{folder}" for folder in FOLDERS)]
 
 
 def is_ours(value: object) -> bool:
     """Classes and functions that this package defines."""
-    return inspect.isclass(value) | inspect.isfunction(value) and str(value.__module__).partition(".")[0] == "hatband"
+    return (inspect.isclass(value) or inspect.isfunction(value)) and str(value.__module__).partition(".")[
+        0
+    ] == "hatband"
 
 
 def needs_no_example(value: object) -> bool:
@@ -58,5 +62,5 @@ def test_every_public_object_shows_an_example(name):
 
 
 def test_the_version_is_the_one_of_the_distribution():
-    pyproject = (SOURCE.parents[1] / "pyproject.toml").read_text()
+    pyproject = (Path(__file__).parents[1] / "pyproject.toml").read_text()
     assert f'version = "{hatband.__version__}"' in pyproject

@@ -308,11 +308,10 @@ def _axes_pair(ax: Any) -> tuple[Any, Any]:
     if ax is None:
         from matplotlib import pyplot
 
-        _, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+        _, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), sharex=True, layout="constrained")
     elif np.ndim(ax) == 0:
-        grid = ax.get_subplotspec().subgridspec(1, 2)
+        left, right = ax.get_subplotspec().subgridspec(1, 2).subplots(sharex=True)
         ax.set_axis_off()
-        left, right = (ax.figure.add_subplot(cell) for cell in grid)
     else:
         left, right = ax
     return left, right
