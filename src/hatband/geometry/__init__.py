@@ -59,7 +59,8 @@ others are held as they were learned. Members of a VotingRegressor that differ g
 are not trees get it too, on the inputs of the last step when inside a Pipeline.
 """
 
-from hatband.geometry import forest, kernel_models, linear, network, wrappers
+# Imported for what they register.
+from hatband.geometry import forest, kernel_models, linear, network, wrappers  # noqa: F401
 from hatband.geometry.base import Exactness, Features, Geometry, Space
 from hatband.geometry.composite import PerOutputGeometry, PerOutputSpace, Preprocessed, PreprocessedSpace
 from hatband.geometry.features import FeatureGeometry, FeatureSpace, RidgePerBatch, RidgePerWeight, RidgeRule

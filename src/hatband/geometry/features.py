@@ -205,7 +205,9 @@ class FeatureSpace(Space):
                 "cross_leverage to the training rows needs these rows, and a space of features keeps none; pass "
                 "others=space.features(X_train)."
             )
-        return self.factor.cross_leverage(selected(features.values, self.columns), selected(others.values, self.columns))
+        return self.factor.cross_leverage(
+            selected(features.values, self.columns), selected(others.values, self.columns)
+        )
 
     def final_step(self, estimator: Any) -> Any:
         """Return the estimator: it predicts from X itself."""

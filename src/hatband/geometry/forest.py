@@ -18,12 +18,14 @@ from hatband._typing import Array
 from hatband.geometry.base import Geometry
 from hatband.geometry.convert import as_numbers
 from hatband.geometry.inputs import InputsGeometry
-from hatband.geometry.kernel import Kernel
+from hatband.geometry.kernel import Kernel, blocks
 from hatband.geometry.nystroem import DualOrNystroem
 from hatband.geometry.registry import geometry_for
 
 # k(x, x) = 1, so with this ridge a row that shares no leaf with any training row has leverage 1 (plus 1/n).
 RIDGE = 1.0
+# Up to this many nodes leaf indicators are multiplied as dense matrices.
+_FEW_LEAVES = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,20 +53,30 @@ class LeafKernel(Kernel):
     def __call__(self, rows: Array, others: Array) -> Array:
         """Return k(x, z), shape (m, k)."""
         width = 1 + int(max(rows.max(initial=0), others.max(initial=0)))
-        together = _indicators(rows, width) @ _indicators(others, width).T
-        return together.toarray() / rows.shape[1]
+        indicators = _indicators(others, width)
+        result = np.empty((len(rows), len(others)))
+        for part, block in blocks(rows):
+            result[part] = _together(_indicators(block, width), indicators)
+        return np.divide(result, rows.shape[1], out=result)
 
     def diagonal(self, rows: Array) -> Array:
         """Return k(x, x) = 1, shape (m,)."""
         return np.ones(len(rows))
 
 
+def _together(indicators: sparse.csr_array, others: sparse.csr_array) -> Array:
+    """Count the leaves that rows share; shallow trees have few leaves with many rows: there dense is faster."""
+    if others.shape[1] <= _FEW_LEAVES:
+        return indicators.toarray() @ others.toarray().T
+    return (indicators @ others.T).toarray()
+
+
 def _indicators(leaves: Array, width: int) -> sparse.csr_array:
-    """Return a 0/1 matrix with a column for each leaf of each tree."""
+    """Return a 0/1 matrix with a column for each node of each tree; float32 counts up to 2^24 exactly."""
     count, trees = leaves.shape
     columns = leaves + width * np.arange(trees, dtype=np.int64)
     start = np.arange(0, leaves.size + 1, trees)
-    return sparse.csr_array((np.ones(leaves.size), columns.ravel(), start), shape=(count, width * trees))
+    return sparse.csr_array((np.ones(leaves.size, np.float32), columns.ravel(), start), shape=(count, width * trees))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.svm import SVR, NuSVR
 
-from hatband.geometry.base import Geometry
+from hatband.geometry.base import Exactness, Geometry
 from hatband.geometry.composite import PerOutputGeometry
 from hatband.geometry.kernel import KernelGeometry, MatrixKernel, PairwiseKernel, ProcessKernel
 from hatband.geometry.nystroem import DualOrNystroem
@@ -35,16 +35,14 @@ def gaussian_process(model: GaussianProcessRegressor) -> Geometry:
     """
     kernel = ProcessKernel(clone(model.kernel_))
     noise = np.broadcast_to(model.alpha, len(model.X_train_)) + kernel.noise(model.X_train_)
-    mean = float(noise.mean())
     tuned = model.optimizer is not None and model.kernel_.n_dims > 0
-    # Kernels add up their diagonals in different orders: what differs by rounding is one noise.
-    same = np.ptp(noise) <= 1e-12 * (mean + float(np.max(kernel.diagonal(model.X_train_))))
-    return KernelGeometry(
-        kernel,
-        mean,
-        exactness="given" if tuned or model.normalize_y else "exact",
-        row_weights=None if same else mean / _positive(noise),
-    )
+    exactness: Exactness = "given" if tuned or model.normalize_y else "exact"
+    # White noise is a difference of diagonals: what varies by rounding only is one noise.
+    rounding = 64 * np.finfo(float).eps * float(np.max(kernel.kernel.diag(model.X_train_)))
+    if np.ptp(noise) <= rounding:
+        return KernelGeometry(kernel, float(np.median(noise)), exactness=exactness)
+    ridge = float(noise.mean())
+    return KernelGeometry(kernel, ridge, exactness=exactness, row_weights=ridge / _positive(noise))
 
 
 @geometry_for(SVR, NuSVR)

@@ -58,7 +58,7 @@ class HiddenLayers:
 
 @geometry_for(MLPRegressor)
 def perceptron(model: MLPRegressor) -> Geometry:
-    """The last hidden layer with ridge alpha (lbfgs) or alpha * batches per epoch (adam, sgd); its bias is not penalised.
+    """The last hidden layer and its unpenalised bias; ridge alpha (lbfgs) or alpha * batches per epoch (adam, sgd).
 
     The minimum of lbfgs has Phi'W e = alpha w. A stochastic step applies alpha w / batch beside the mean over the
     batch, so an epoch balances Phi'W e with alpha * batches * w.

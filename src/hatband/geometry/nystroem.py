@@ -191,7 +191,7 @@ class DualOrNystroem(Geometry):
     fit_intercept : bool
         Whether the model has an intercept, which is not penalised.
     dual_rows : int
-        Training rows up to which the n x n kernel is factored: 200 MB at 5,000.
+        Training rows up to which the n x n kernel is factored: 400 MB at 5,000.
     landmarks, random_state
         As in NystroemGeometry.
     """
@@ -208,9 +208,9 @@ class DualOrNystroem(Geometry):
         """Fit the one or the other to the training rows X."""
         if np.shape(X)[0] <= self.dual_rows:
             return KernelGeometry(self.kernel, self.ridge, self.fit_intercept).fit(X, sample_weight)
-        return NystroemGeometry(
-            self.kernel, self.ridge, self.fit_intercept, self.landmarks, self.random_state
-        ).fit(X, sample_weight)
+        return NystroemGeometry(self.kernel, self.ridge, self.fit_intercept, self.landmarks, self.random_state).fit(
+            X, sample_weight
+        )
 
 
 def _positive_ridge(ridge: Any) -> float:

@@ -18,7 +18,7 @@ _STATIONARY = 1e-6
 def is_training_sample(
     space: Space, estimator: Any, features: Features, y: Array, sample_weight: Array | None = None
 ) -> bool:
-    """Whether |Phi_c'W e - ridge coef| <= 1e-6 |Phi_c'W y| and |sum w e| <= 1e-6 sum w |y|, which training rows satisfy.
+    """Whether |Phi_c'W e - ridge coef| <= 1e-6 |Phi_c'W y| and |sum w e| <= 1e-6 sum w |y|: true of training rows.
 
     Parameters
     ----------
@@ -58,7 +58,9 @@ def is_training_sample(
     weights = np.ones(len(target)) if sample_weight is None else check_weights(sample_weight, len(target))
     coef = np.broadcast_to(np.atleast_2d(model.coef_), (target.shape[1], np.shape(model.coef_)[-1]))
     return all(
-        _is_stationary(spaces[j % len(spaces)], features.values, coef[j], weights * residual[:, j], weights * target[:, j])
+        _is_stationary(
+            spaces[j % len(spaces)], features.values, coef[j], weights * residual[:, j], weights * target[:, j]
+        )
         for j in range(target.shape[1])
     )
 

@@ -3,7 +3,7 @@
 import pickle
 from typing import Any
 
-import joblib
+import joblib  # type: ignore[import-untyped]
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import VotingRegressor
 from sklearn.frozen import FrozenEstimator
