@@ -89,3 +89,30 @@ def kernel_hat(kernel, ridge, weights=None):
     """H with H y the fitted values of weighted kernel ridge."""
     w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
     return kernel @ np.linalg.inv(kernel + ridge * np.diag(1 / w))
+
+
+def dense_kernel_cross(kernel, kernel_rows, kernel_others, between, *, ridge, weights=None, fit_intercept=False):
+    """h(x, z) of a kernel by the bordered system [[K + ridge W^-1, 1], [1', 0]]; rows of weight 0 left out."""
+    w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
+    keep = w > 0
+    system = kernel[np.ix_(keep, keep)] + ridge * np.diag(1 / w[keep])
+    rows, others = kernel_rows[:, keep], kernel_others[:, keep]
+    if not fit_intercept:
+        return (between - rows @ np.linalg.solve(system, others.T)) / ridge
+    ones = np.ones((len(system), 1))
+    system = np.block([[system, ones], [ones.T, np.zeros((1, 1))]])
+    rows, others = (np.hstack([z, np.ones((len(z), 1))]) for z in (rows, others))
+    return (between - rows @ np.linalg.solve(system, others.T)) / ridge
+
+
+def kernel_ridge_predictions(kernel, kernel_rows, y, *, ridge, weights=None, fit_intercept=False):
+    """Minimise sum_i w_i (y_i - f(x_i) - b)^2 + ridge |f|^2 by the bordered system."""
+    w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
+    keep = w > 0
+    system = kernel[np.ix_(keep, keep)] + ridge * np.diag(1 / w[keep])
+    if not fit_intercept:
+        return kernel_rows[:, keep] @ np.linalg.solve(system, y[keep])
+    ones = np.ones((len(system), 1))
+    system = np.block([[system, ones], [ones.T, np.zeros((1, 1))]])
+    solution = np.linalg.solve(system, np.concatenate([y[keep], np.zeros((1, *y.shape[1:]))]))
+    return kernel_rows[:, keep] @ solution[:-1] + solution[-1]

@@ -190,6 +190,7 @@ def check_bounds(lower: Array, upper: Array) -> None:
         raise ValueError(f"lower must not exceed upper; row {row} has [{lower[row]}, {upper[row]}].")
 
 
+<<<<<<< HEAD
 def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str, instead: str) -> None:
     """Raise unless leave-one-out in closed form is exact for a model, or its tuning is accepted; warn about that."""
     if exactness == "exact":
@@ -249,3 +250,32 @@ def check_target_for(y: Any, n_rows: int, n_outputs: int) -> Array:
             f"{n_outputs}); got shape {np.shape(y)}."
         )
     return np.broadcast_to(values, (n_rows, n_outputs))
+=======
+def check_one_level(level: Any) -> Any:
+    """Return a confidence level that must be one number."""
+    levels, single = check_confidence_level(level)
+    if not single:
+        raise ValueError(f"confidence_level must be one number here, not a list; got {level!r}.")
+    return levels[0]
+
+
+def check_interval_rows(y_true: Any, interval: Any, leverage: Any) -> tuple[Array, Array, Array]:
+    """Return targets (m,), intervals (m, 2) and leverages (m,) of the same rows as float arrays without NaN."""
+    y, bounds, h = (np.asarray(values, dtype=np.float64) for values in (y_true, interval, leverage))
+    if y.ndim != 1 or len(y) == 0 or bounds.shape != (len(y), 2) or h.shape != y.shape:
+        raise ValueError(
+            "y_true (m,), interval (m, 2) and leverage (m,) must describe the same m >= 1 rows, one output at one "
+            f"level; got shapes {y.shape}, {bounds.shape} and {h.shape}."
+        )
+    check_no_nan(y, "y_true")
+    check_no_nan(h, "leverage")
+    check_bounds(bounds[:, 0], bounds[:, 1])
+    return y, bounds, h
+
+
+def check_n_bins(n_bins: Any) -> int:
+    """Return a number of bins."""
+    if not isinstance(n_bins, Integral) or n_bins < 1:
+        raise ValueError(f"n_bins must be an integer >= 1; got {n_bins!r}.")
+    return int(n_bins)
+>>>>>>> benchmarks

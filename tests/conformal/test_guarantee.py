@@ -35,7 +35,7 @@ from hatband import ConformalKernelRidge, ConformalRidge, LeverageScale, SplitCo
 from oracles import exact_upper_rank
 
 FALSE_ALARM = 1e-6
-TRAINING, CALIBRATION, TEST, REPETITIONS = 150, 39, 60, 25
+TRAINING, CALIBRATION, TEST, REPETITIONS = 150, 39, 60, 60
 
 
 def draw(rng, n):
@@ -104,10 +104,10 @@ def test_coverage_lies_inside_exact_bounds(name):
 
 def test_the_bounds_would_catch_a_rank_that_is_one_too_low_at_a_small_calibration_size():
     """One rank less is 2.5 points of coverage at n = 39, outside the bounds once there are enough repetitions."""
-    low, _ = covered_bounds(CALIBRATION, Fraction(9, 10), 2000, 400)
+    low, _ = covered_bounds(CALIBRATION, Fraction(9, 10), 200, 150)
     wrong = (exact_upper_rank(CALIBRATION, Fraction(9, 10)) - 1) / (CALIBRATION + 1)
 
-    assert wrong * 2000 * 400 < low
+    assert wrong * 200 * 150 < low
 
 
 def test_each_side_of_an_asymmetric_interval_keeps_its_share(rng):
