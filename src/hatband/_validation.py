@@ -190,7 +190,6 @@ def check_bounds(lower: Array, upper: Array) -> None:
         raise ValueError(f"lower must not exceed upper; row {row} has [{lower[row]}, {upper[row]}].")
 
 
-<<<<<<< HEAD
 def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str, instead: str) -> None:
     """Raise unless leave-one-out in closed form is exact for a model, or its tuning is accepted; warn about that."""
     if exactness == "exact":
@@ -250,7 +249,8 @@ def check_target_for(y: Any, n_rows: int, n_outputs: int) -> Array:
             f"{n_outputs}); got shape {np.shape(y)}."
         )
     return np.broadcast_to(values, (n_rows, n_outputs))
-=======
+
+
 def check_one_level(level: Any) -> Any:
     """Return a confidence level that must be one number."""
     levels, single = check_confidence_level(level)
@@ -278,4 +278,3 @@ def check_n_bins(n_bins: Any) -> int:
     if not isinstance(n_bins, Integral) or n_bins < 1:
         raise ValueError(f"n_bins must be an integer >= 1; got {n_bins!r}.")
     return int(n_bins)
->>>>>>> benchmarks
