@@ -1,4 +1,4 @@
-"""Ranks against exact rational arithmetic on the whole grid: every n up to 2,000, levels 0.5 to 0.999 in steps of 0.001.
+"""Ranks against exact rational arithmetic on the grid of every n up to 2,000 and levels 0.5, 0.501, ... 0.999.
 
 Beside the ranks of hatband stand the everyday floating-point expressions, with the number of cells that they get wrong.
 """

@@ -50,7 +50,48 @@ def exact_lower_rank(n: int, level: Fraction) -> int:
     return product.numerator // product.denominator
 
 
-def dense_kernel_cross(kernel, kernel_rows, kernel_others, between, ridge, weights=None, fit_intercept=False):
+def augmented_scores(hat, target, score, leave_out=None):
+    """Scores of n + 1 rows under one refit with all of them: hat (n+1, n+1), weights of rows leave_out (ones)."""
+    w = np.ones(len(target)) if leave_out is None else leave_out
+    residual = np.abs(target - hat @ target)
+    left = 1 - np.diag(hat)
+    if score == "absolute":
+        return residual
+    if score == "deleted":
+        return residual / left
+    # |leave-one-out residual| / sqrt(1 + leave-one-out leverage); with w = 1 it is |e| / sqrt(1 - h).
+    return residual / left / np.sqrt(1 + np.diag(hat) / w / left)
+
+
+def full_conformal_grid(hat, y, grid, score, *, level, weights=None):
+    """Which t of a grid are in the full conformal set: refit with (x, t) for each of them."""
+    inside = []
+    for t in grid:
+        scores = augmented_scores(hat, np.append(y, t), score, weights)
+        # Equal scores count; rounding must not decide whether two are equal.
+        stranger = np.sum(scores >= scores[-1] * (1 - 1e-12))
+        inside.append(stranger > Fraction(len(scores)) * (1 - level))
+    return np.array(inside)
+
+
+def dense_hat(features, ridge=0.0, weights=None, fit_intercept=True):
+    """H with H y the fitted values of weighted ridge."""
+    n, d = features.shape
+    w = np.ones(n) if weights is None else np.asarray(weights, float)
+    penalty = np.full(d, float(ridge))
+    if fit_intercept:
+        features, penalty = np.hstack([np.ones((n, 1)), features]), np.concatenate([[0.0], penalty])
+    inverse = np.linalg.pinv(features.T @ (w[:, None] * features) + np.diag(penalty), hermitian=True)
+    return features @ inverse @ features.T * w
+
+
+def kernel_hat(kernel, ridge, weights=None):
+    """H with H y the fitted values of weighted kernel ridge."""
+    w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
+    return kernel @ np.linalg.inv(kernel + ridge * np.diag(1 / w))
+
+
+def dense_kernel_cross(kernel, kernel_rows, kernel_others, between, *, ridge, weights=None, fit_intercept=False):
     """h(x, z) of a kernel by the bordered system [[K + ridge W^-1, 1], [1', 0]]; rows of weight 0 left out."""
     w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
     keep = w > 0
@@ -64,7 +105,7 @@ def dense_kernel_cross(kernel, kernel_rows, kernel_others, between, ridge, weigh
     return (between - rows @ np.linalg.solve(system, others.T)) / ridge
 
 
-def kernel_ridge_predictions(kernel, kernel_rows, y, ridge, weights=None, fit_intercept=False):
+def kernel_ridge_predictions(kernel, kernel_rows, y, *, ridge, weights=None, fit_intercept=False):
     """Minimise sum_i w_i (y_i - f(x_i) - b)^2 + ridge |f|^2 by the bordered system."""
     w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
     keep = w > 0

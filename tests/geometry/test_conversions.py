@@ -142,7 +142,8 @@ def test_ridge_of_kernel_ridge_satisfies_its_normal_equations(case):
 def test_ridge_and_row_weights_of_a_gaussian_process_satisfy_its_normal_equations(case):
     model = case.fitted()
     space = geometry_of(model).fit(X)
-    weights = np.ones((N, 1)) if space.weights is None else space.weights[:, None]
+    own = geometry_of(model).row_weights
+    weights = np.ones((N, 1)) if own is None else own[:, None]
     scale = case.y.reshape(N, -1).std(axis=0) if model.normalize_y else 1.0
     gap = weights * residuals(case, model) / scale - space.ridge * model.alpha_.reshape(N, -1)
     spread = np.linalg.eigvalsh(space.kernel(X, X))[-1] / space.ridge

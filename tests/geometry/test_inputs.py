@@ -108,9 +108,7 @@ def test_unknown_level_is_farther_away_than_any_known_one():
 def test_mixed_table_puts_numbers_before_marks_before_levels():
     frame = pd.DataFrame({"word": ["a", "b", "a"], "flag": [True, False, True], "size": [1.0, np.nan, 3.0]})
     np.testing.assert_array_equal(encoded(frame, frame), [[1, 1, 0, 1, 0], [0, 2, 1, 0, 1], [1, 3, 0, 1, 0]])
-    np.testing.assert_array_equal(
-        encoded(frame, frame), encoded(frame.to_numpy(), frame.to_numpy())[:, [0, 1, 2, 3, 4]]
-    )
+    np.testing.assert_array_equal(encoded(frame, frame), encoded(frame.to_numpy(), frame.to_numpy()))
 
 
 def test_nullable_numbers_booleans_and_numeric_categories_are_told_apart():
@@ -168,13 +166,11 @@ def test_sparse_rows_are_divided_and_not_filled():
 
 
 def test_wide_sparse_rows_give_a_scale_their_most_varying_columns():
-    rows = (
-        sparse.random_array((50, 1000), density=0.05, rng=RNG, format="csr") * np.r_[np.full(744, 1e-3), np.ones(256)]
-    )
+    rows = np.where(RNG.random((50, 1000)) < 0.5, RNG.random((50, 1000)), 0.0) * np.r_[np.full(744, 1e-3), np.ones(256)]
     space = InputsGeometry(standardise=False).fit(sparse.csr_array(rows))
     inputs = space.inputs(space.features(sparse.csr_array(rows)))
     assert isinstance(inputs, np.ndarray)
-    np.testing.assert_array_equal(inputs, rows.toarray()[:, 744:])
+    np.testing.assert_array_equal(inputs, rows[:, 744:])
 
 
 @pytest.mark.parametrize(

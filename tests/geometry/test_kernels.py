@@ -131,9 +131,9 @@ def test_leverage_far_from_the_data_tends_to_the_prior_variance_over_the_ridge_a
     prior = space.kernel.diagonal(F.values)[0] / space.ridge
     # With an intercept the prior variance adds to that of the mean.
     floor = space.leverage(F)[0] - prior
-    assert floor == pytest.approx(0, abs=1e-9 * prior) if not space.fit_intercept else 0 < floor < prior
+    assert floor == pytest.approx(0, abs=1e-9 * prior) if not space.factor.fit_intercept else 0 < floor < prior
     assert space.leverage(F)[0] >= space.leverage(space.features(X)).max()
-    if not space.fit_intercept:
+    if not space.factor.fit_intercept:
         assert space.sampling_leverage(F)[0] == pytest.approx(0, abs=1e-12)
 
 
@@ -272,3 +272,12 @@ def test_bad_row_is_named():
         space.features(rows)
     with pytest.raises(ValueError, match="features must be finite; row 5"):
         KernelGeometry(GAUSS, 0.5).fit(rows)
+
+
+def test_smooth_kernel_whose_noise_is_lost_in_rounding_is_still_measured():
+    line = np.linspace(0, 1, 200)[:, None]
+    space = KernelGeometry(PairwiseKernel("rbf", {"gamma": 0.1}), 1e-16).fit(line)
+    h = space.leverage(space.features(np.vstack([line, [[100.0]]])))
+    assert space.factor.solver != "Cholesky"
+    assert (h[:-1] < 1e-10 * h[-1]).all()
+    assert h[-1] == pytest.approx(1e16, rel=1e-6)

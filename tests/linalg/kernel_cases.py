@@ -40,12 +40,18 @@ def make_case(function, rng, n=30, m=7, d=3):
     return KernelCase(function(train, train), function(new, train), function(new, new))
 
 
+def duplicated(rng):
+    train = np.repeat(rng.normal(size=(10, 3)), 3, axis=0)
+    new = rng.normal(size=(4, 3))
+    return KernelCase(rbf(train, train), rbf(new, train), rbf(new, new))
+
+
 CASES = {
     "rbf": lambda rng: make_case(rbf, rng),
     "rbf of a wide kernel": lambda rng: make_case(lambda a, b: rbf(a, b, 5.0), rng),
     "linear": lambda rng: make_case(linear, rng),
     "constant plus rbf": lambda rng: make_case(lambda a, b: 100.0 + rbf(a, b), rng),
-    "duplicated rows": lambda rng: duplicated(rng),
+    "duplicated rows": duplicated,
     "identity": lambda rng: make_case(lambda a, b: (a[:, None] == b[None]).all(-1).astype(float), rng),
     "one row": lambda rng: make_case(rbf, rng, n=1),
 }
@@ -62,9 +68,3 @@ FACTORS = {
         ridge
     ),
 }
-
-
-def duplicated(rng):
-    train = np.repeat(rng.normal(size=(10, 3)), 3, axis=0)
-    new = rng.normal(size=(4, 3))
-    return KernelCase(rbf(train, train), rbf(new, train), rbf(new, new))

@@ -1,7 +1,21 @@
-"""Estimators that return calibrated prediction intervals."""
+"""Estimators that return calibrated prediction intervals, and predictive distributions."""
 
+from hatband.conformal.cross import CrossConformalRegressor
+from hatband.conformal.distribution import PredictiveDistribution
+from hatband.conformal.full import FullConformalRegressor
 from hatband.conformal.jackknife import JackknifePlusRegressor
+from hatband.conformal.predictive import leave_one_out_distribution, predictive_distribution
 from hatband.conformal.ridge import ConformalKernelRidge, ConformalRidge
 from hatband.conformal.split import SplitConformalRegressor
 
-__all__ = ["ConformalKernelRidge", "ConformalRidge", "JackknifePlusRegressor", "SplitConformalRegressor"]
+__all__ = [
+    "ConformalKernelRidge",
+    "ConformalRidge",
+    "CrossConformalRegressor",
+    "FullConformalRegressor",
+    "JackknifePlusRegressor",
+    "PredictiveDistribution",
+    "SplitConformalRegressor",
+    "leave_one_out_distribution",
+    "predictive_distribution",
+]

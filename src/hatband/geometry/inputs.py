@@ -110,8 +110,8 @@ class TransformerGeometry(Geometry):
     >>> import numpy as np
     >>> from sklearn.preprocessing import PolynomialFeatures
     >>> space = TransformerGeometry(PolynomialFeatures(2)).fit(np.arange(6.0)[:, None])
-    >>> space.leverage(space.features(np.array([[2.0], [60.0]]))).round(1)
-    array([    0.4, 33463.1])
+    >>> space.leverage(space.features(np.array([[2.0], [60.0]]))).round(1).tolist()
+    [0.2, 62658.1]
     """
 
     transformer: Any

@@ -13,7 +13,7 @@ from hatband._typing import Array
 from hatband._validation import check_finite, check_ridge
 from hatband.geometry.base import Exactness, Features, Geometry, Space
 from hatband.geometry.convert import as_numbers, combined_weights, dense_inputs, input_columns
-from hatband.linalg import KernelFactor, factor_kernel
+from hatband.linalg import KernelFactor, KernelSpectrum, factor_kernel
 
 # Test rows whose kernel with all training rows is held at once.
 BLOCK_ROWS = 1024
@@ -155,8 +155,8 @@ class KernelGeometry(Geometry):
 
     Notes
     -----
-    Costs n^3/3 and n x n numbers once, n^2 for each row measured. The space keeps the n training rows, for a kernel
-    has no smaller summary of them, and the n x n factor: 8 n^2 bytes at least, 200 MB for 5,000 rows.
+    Costs n^3/3 once and n^2 for each row measured. The space keeps the n training rows, for a kernel has no smaller
+    summary of them, and two n x n matrices of its factor: 16 n^2 bytes, 400 MB for 5,000 rows.
     """
 
     kernel: Kernel
@@ -171,7 +171,7 @@ class KernelGeometry(Geometry):
         n_samples = int(rows.shape[0])
         weights = combined_weights(self.row_weights, sample_weight, n_samples)
         ridge = float(check_ridge(self.ridge))
-        factor = factor_kernel(self.kernel(rows, rows), ridge, weights, self.fit_intercept)
+        factor = _factor(self.kernel(rows, rows), ridge, weights, self.fit_intercept)
         return KernelSpace(
             kernel=self.kernel,
             rows=rows,
@@ -179,8 +179,6 @@ class KernelGeometry(Geometry):
             ridge=ridge,
             n_samples=n_samples,
             exactness=self.exactness,
-            fit_intercept=self.fit_intercept,
-            weights=weights,
             input_columns=input_columns(X),
         )
 
@@ -196,17 +194,13 @@ class KernelSpace(Space):
     rows : array with n rows
         The training rows, as the kernel compares them.
     factor : KernelFactor
-        Factor of K + ridge W^-1.
+        Factor of K + ridge W^-1; it keeps two n x n matrices.
     ridge : float
         Ridge in the sum convention.
     n_samples : int
         Number of training rows.
     exactness : {"exact", "given", "none"}
         What leave-one-out in closed form may claim.
-    fit_intercept : bool
-        Whether the model has an intercept, which is not penalised.
-    weights : array of shape (n,), or None
-        Weights of the training rows.
     input_columns : array of int, or None
         Columns of CSR rows that a learned scale gets.
     """
@@ -217,8 +211,6 @@ class KernelSpace(Space):
     ridge: float
     n_samples: int
     exactness: Exactness
-    fit_intercept: bool = False
-    weights: Array | None = None
     input_columns: Array | None = None
 
     def features(self, X: Any) -> Features:
@@ -233,18 +225,16 @@ class KernelSpace(Space):
         """Return posterior and sampling leverage, with the kernel of 1,024 rows at a time in memory."""
         posterior, sampling = np.empty(len(features)), np.empty(len(features))
         for part, rows in blocks(features.values):
-            posterior[part], sampling[part] = self.factor.leverages(*self._against_training(rows))
+            against = self.kernel(rows, self.rows), self.kernel.diagonal(rows)
+            posterior[part], sampling[part] = self.factor.leverages(*against)
         return posterior, sampling
 
     def leverage(self, features: Features) -> Array:
         """Return h(x) of each row, shape (m,)."""
-        result = np.empty(len(features))
-        for part, rows in blocks(features.values):
-            result[part] = self.factor.leverage(*self._against_training(rows))
-        return result
+        return self.leverages(features)[0]
 
     def sampling_leverage(self, features: Features) -> Array:
-        """Return s(x) of each row, shape (m,): it goes to 0 far from the training rows."""
+        """Return s(x) of each row, shape (m,): far from the training rows it shrinks, to 0 without intercept."""
         result = np.empty(len(features))
         for part, rows in blocks(features.values):
             result[part] = self.factor.sampling_leverage(self.kernel(rows, self.rows))
@@ -252,35 +242,28 @@ class KernelSpace(Space):
 
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
         """Return h(x, z), shape (m, k); None means the n training rows."""
-        if others is None:
-            parts = [self.factor.smoother(self.kernel(rows, self.rows)) for _, rows in blocks(features.values)]
-            return np.vstack(parts) if parts else np.empty((0, self.n_samples))
-        result = np.empty((len(features), len(others)))
+        result = np.empty((len(features), self.n_samples if others is None else len(others)))
         for part, rows in blocks(features.values):
-            smoother = self.factor.smoother(self.kernel(rows, self.rows))
-            floor = self._floor(rows, smoother)
+            against = self.kernel(rows, self.rows)
+            if others is None:
+                result[part] = self.factor.smoother(against)
+                continue
             for place, columns in blocks(others.values):
-                result[part, place] = floor + self._slopes(rows, smoother, columns)
+                between = self.kernel(rows, columns)
+                result[part, place] = self.factor.cross_leverage(against, self.kernel(columns, self.rows), between)
         return result
 
     def final_step(self, estimator: Any) -> Any:
         """Return the estimator: it predicts from X itself."""
         return estimator
 
-    def _slopes(self, rows: Any, smoother: Array, others: Any) -> Array:
-        """Return (k(x,z) - sum_i h(x,x_i) w_i k(x_i,z)) / ridge: h(x,z) but for the intercept."""
-        weighted = smoother if self.weights is None else smoother * self.weights
-        return (self.kernel(rows, others) - weighted @ self.kernel(self.rows, others)) / self.ridge
 
-    def _floor(self, rows: Any, smoother: Array) -> Array | float:
-        """Return what the intercept adds to every h(x, z) of a row, from one training row where h(x, z) is known."""
-        if not self.fit_intercept:
-            return 0.0
-        anchor = 0 if self.weights is None else int(np.argmax(self.weights))
-        return smoother[:, [anchor]] - self._slopes(rows, smoother, self.rows[anchor : anchor + 1])
-
-    def _against_training(self, rows: Any) -> tuple[Array, Array]:
-        return self.kernel(rows, self.rows), self.kernel.diagonal(rows)
+def _factor(kernel: Array, ridge: float, weights: Array | None, fit_intercept: bool) -> KernelFactor:
+    """Factor by Cholesky, or by the spectrum where the ridge is lost in rounding."""
+    try:
+        return factor_kernel(kernel, ridge, weights, fit_intercept)
+    except np.linalg.LinAlgError:
+        return KernelSpectrum.of(kernel, weights, fit_intercept).at(ridge)
 
 
 def blocks(rows: Any) -> Iterator[tuple[slice, Any]]:

@@ -191,7 +191,7 @@ class DualOrNystroem(Geometry):
     fit_intercept : bool
         Whether the model has an intercept, which is not penalised.
     dual_rows : int
-        Training rows up to which the n x n kernel is factored: 200 MB at 5,000.
+        Training rows up to which the n x n kernel is factored: 400 MB at 5,000.
     landmarks, random_state
         As in NystroemGeometry.
     """

@@ -4,7 +4,8 @@ import datetime
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Number
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from hatband.geometry.convert import as_numbers
 MAX_LEVELS = 20
 # A median of this many rows is accurate enough to stand in for a gap, and costs nothing beside the factor.
 _MEDIAN_ROWS = 10_000
+_NUMBER = (Real, Decimal, np.bool_)
 # How missing entries read as text: None, float NaN, pandas.NaT, pandas.NA.
 _MISSING = frozenset({"None", "nan", "NaT", "<NA>"})
 
@@ -112,7 +114,7 @@ def _is_numeric(X: Any, column: int) -> bool:
             "geometry takes numbers, words and booleans. Turn it into a number (such as days since a date), or pass "
             "geometry= a transformer that does."
         )
-    return entries.dtype.kind == "O" and all(isinstance(entry, Number | np.bool_) for entry in present)
+    return entries.dtype.kind == "O" and all(isinstance(entry, _NUMBER) for entry in present)
 
 
 def _is_missing(entry: Any) -> bool:
@@ -121,7 +123,7 @@ def _is_missing(entry: Any) -> bool:
 
 def _level(entry: Any) -> str:
     # A gap reads differently in each library, and a number differently when it stands beside gaps.
-    text = str(float(entry)) if isinstance(entry, Number) else str(entry)
+    text = str(float(entry)) if isinstance(entry, _NUMBER) else str(entry)
     return "<missing>" if text in _MISSING else text
 
 

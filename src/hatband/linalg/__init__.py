@@ -9,4 +9,16 @@ from hatband.linalg.kernel_spectrum import KernelSpectrum
 from hatband.linalg.qr import QR, CholeskyQR2
 from hatband.linalg.spectral import Spectral
 
-__all__ = ["QR", "Auto", "Cholesky", "CholeskyQR2", "Dual", "Factor", "KernelFactor", "KernelSpectrum", "Solver", "Spectral", "factor_kernel"]
+__all__ = [
+    "QR",
+    "Auto",
+    "Cholesky",
+    "CholeskyQR2",
+    "Dual",
+    "Factor",
+    "KernelFactor",
+    "KernelSpectrum",
+    "Solver",
+    "Spectral",
+    "factor_kernel",
+]

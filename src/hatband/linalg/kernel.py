@@ -162,7 +162,7 @@ class KernelFactor:
         return self.leverages(kernel_rows, diagonal)[0]
 
     def sampling_leverage(self, kernel_rows: Shaped[Array, "m n"]) -> Float[Array, " m"]:
-        """Sampling leverage sum_i w_i h(x, x_i)^2; tends to 0 far away, or to 1 / sum(w) with an intercept."""
+        """Sampling leverage sum_i w_i h(x, x_i)^2; without an intercept it tends to 0 far away."""
         backend = self.frame.backend
         result = backend.empty(int(kernel_rows.shape[0]))
         for block in self.frame.blocks(kernel_rows):

@@ -1,7 +1,7 @@
 """How kernel rows enter a kernel factor: zero weights dropped, weights folded in, the training mean removed.
 
-With K = Phi Phi', weights w, root = w^1/2 and unit = root / |root|, a row enters as its inner products with the weighted
-and centred training rows. In these coordinates weights and intercept are gone from every later formula.
+With K = Phi Phi', weights w, root = w^1/2 and unit = root / |root|, a row enters as its inner products with the
+weighted and centred training rows. In these coordinates weights and intercept are gone from every later formula.
 """
 
 from collections.abc import Iterator
