@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_array
 
 from hatband._typing import Array
@@ -247,6 +248,27 @@ def check_kernel_size(n_samples: int, largest: int) -> None:
         raise ValueError(
             f"an exact kernel needs two n x n arrays and takes at most {largest} rows; got {n_samples}. Use a Pipeline "
             "of scikit-learn's Nystroem and Ridge: its features are fixed, and leave-one-out stays exact."
+        )
+
+
+def check_folds(sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise unless every fold, given as (rows to train on, rows held out), has both."""
+    for number, (training, held) in enumerate(sizes):
+        if not training or not held:
+            raise ValueError(
+                f"every fold must train on some rows and hold out some; fold {number} trains on {training} and holds "
+                f"out {held}."
+            )
+    if not sizes:
+        raise ValueError("cv must yield at least one fold; got none.")
+
+
+def check_refittable(estimator: Any) -> None:
+    """Raise for a frozen estimator, of which no fold model can be made."""
+    if isinstance(estimator, FrozenEstimator):
+        raise ValueError(
+            "CrossConformalRegressor needs an estimator that it can refit without a fold; got a FrozenEstimator. Pass "
+            "the estimator itself, or use SplitConformalRegressor with fit_train and calibrate."
         )
 
 
