@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS, AnyBackend
+from hatband._backend import EPS
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_ridge
 from hatband.linalg.base import OUTSIDE, Factor, Frame
