@@ -1,27 +1,41 @@
-"""The statistics of leverage, once each: measures of rows, and leave-one-out quantities in closed form.
+"""Leverage of rows of features and of kernels, as functions of arrays.
 
-Throughout: A = Phi'W Phi + ridge, h(x, z) = phi(x)' A^-1 phi(z), h(x) = h(x, x), e the training residuals, w the
-training weights. Weights are never part of a leverage: the hat matrix is h(x_i, x_j) w_j. With an unpenalised intercept
-1 / sum(w) is part of every h, and every formula below holds unchanged.
-
-Leave-one-out is exact for predictions that are linear in y with a fixed ridge and fixed features; it refits nothing.
-A training row with 1 - w h < 1e-12 is interpolated: no other row says anything about it in some direction (ridge 0, a
-feature that it alone has). What leave-one-out would find for it is not determined, so its leverages and residuals are
-infinite, never NaN; `interpolated` finds such rows.
+Throughout: A = Phi'W Phi + ridge, h(x, z) = phi(x)' A^-1 phi(z), h(x) = h(x, x), w the training weights. Weights are
+never part of a leverage: the hat matrix is h(x_i, x_j) w_j. With an unpenalised intercept 1 / sum(w) is part of every
+h. The leave-one-out formulas of `_leave_one_out` are part of this module's interface.
 """
 
 from typing import Any
 
-import numpy as np
-
-from hatband._backend import backend_of
-from hatband._typing import Array, Bool, Float, Shaped
+from hatband._leave_one_out import (
+    interpolated,
+    kernel_loo_residuals,
+    loo_leverage,
+    loo_leverage_at,
+    loo_predictions,
+    loo_residuals,
+    loo_sampling_leverage,
+)
+from hatband._typing import Array, Float, Shaped
 from hatband.linalg import Auto, Factor, Solver, factor_kernel
 
-# mathematics.md section 4: below this 1 - w h is rounding.
-_INTERPOLATED = 1e-12
-# mathematics.md section 10: a row whose part in an interpolated direction is smaller has no such part.
-_OUTSIDE = 1e-10
+__all__ = [
+    "cross_leverage",
+    "effective_dimension",
+    "interpolated",
+    "kernel_cross_leverage",
+    "kernel_effective_dimension",
+    "kernel_leverage",
+    "kernel_loo_residuals",
+    "kernel_sampling_leverage",
+    "leverage",
+    "loo_leverage",
+    "loo_leverage_at",
+    "loo_predictions",
+    "loo_residuals",
+    "loo_sampling_leverage",
+    "sampling_leverage",
+]
 
 
 def leverage(
@@ -242,7 +256,7 @@ def kernel_leverage(
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband import kernel_leverage
+    >>> from hatband._leverage import kernel_leverage
     >>> kernel_leverage(np.eye(2), ridge=1.0)
     array([0.5, 0.5])
     """
@@ -282,7 +296,7 @@ def kernel_sampling_leverage(
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband import kernel_sampling_leverage
+    >>> from hatband._leverage import kernel_sampling_leverage
     >>> kernel_sampling_leverage(np.eye(2), ridge=1.0)
     array([0.25, 0.25])
     """
@@ -318,7 +332,7 @@ def kernel_cross_leverage(
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband import kernel_cross_leverage
+    >>> from hatband._leverage import kernel_cross_leverage
     >>> kernel_cross_leverage(np.eye(2), np.array([[1.0, 0.0]]), ridge=1.0)
     array([[0.5, 0. ]])
     """
@@ -349,7 +363,7 @@ def kernel_effective_dimension(
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband import kernel_effective_dimension
+    >>> from hatband._leverage import kernel_effective_dimension
     >>> kernel_effective_dimension(np.eye(4), ridge=1.0)
     2.0
     """

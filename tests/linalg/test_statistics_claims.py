@@ -123,7 +123,7 @@ def test_constant_columns_are_dropped_at_ridge_zero(rng, statistics):
     reference = statistics.of(train[:, :2]).factor()
 
     np.testing.assert_allclose(factor.leverage(train[:9]), reference.leverage(train[:9, :2]), rtol=1e-10)
-    assert factor.leverage(train[:1] + [0, 0, 1])[0] == np.inf
+    assert factor.leverage(train[:1] + np.array([0, 0, 1]))[0] == np.inf
 
 
 @BOTH

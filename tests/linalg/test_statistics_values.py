@@ -1,12 +1,12 @@
 """Running statistics against the batch: merging, adding, removing, weights, sparse rows and tensors."""
 
 import numpy as np
-import oracles
 import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracles
 from hatband.linalg import QR, GramStatistics, TriangularStatistics
 
 EPS = np.finfo(float).eps
@@ -97,7 +97,9 @@ def test_removing_undoes_adding(statistics, kept, removed, weighted, seed):
     n, weight, mean, gram = batch(X[head], y[head], parts[0])
     assert left.n_samples == n
     assert left.weight == pytest.approx(weight, rel=1e-12)
-    np.testing.assert_allclose(left.centre.mean, mean, rtol=0, atol=1000 * EPS * np.abs(X).max() * whole.weight / weight)
+    np.testing.assert_allclose(
+        left.centre.mean, mean, rtol=0, atol=1000 * EPS * np.abs(X).max() * whole.weight / weight
+    )
     np.testing.assert_allclose(scatter(left), gram, rtol=0, atol=1000 * EPS * before * whole.weight / weight)
 
 
@@ -117,7 +119,7 @@ def test_more_rows_or_weight_than_held_cannot_be_removed(data, statistics):
 
     with pytest.raises(ValueError, match="cannot remove 31 rows from statistics of 30 rows"):
         held.remove(X[:31], y[:31], weights[:31])
-    with pytest.raises(ValueError, match="cannot remove weight .* from statistics of weight"):
+    with pytest.raises(ValueError, match=r"cannot remove weight .* from statistics of weight"):
         held.remove(X[:30], y[:30], 2 * weights[:30])
     with pytest.raises(ValueError, match="all rows are removed, but weight"):
         held.remove(X[:30], y[:30], weights[:30] / 2)

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS, AnyBackend
+from hatband._backend import EPS
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_ridge
 from hatband.linalg.base import OUTSIDE, Factor, Frame
-from hatband.linalg.cholesky import power_of_two
+from hatband.linalg.cholesky import orthogonal_error, power_of_two
 from hatband.linalg.design import Design, centred, design_of, determined
-from hatband.linalg.qr import orthogonal_error, stacked_triangle
+from hatband.linalg.qr import stacked_triangle
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,7 @@ class SpectralFactor(Factor):
         return inner @ self.gain + outer / self.strength, inner @ (self.gain * self.spectrum.values) ** 2
 
     def _half(self, block: Array) -> Array:
-        inner, outer = self._split(block)
+        inner, _ = self._split(block)
         half = self.frame.backend.empty(len(block), inner.shape[1] + (block.shape[1] if self._has_null else 0))
         half[:, : inner.shape[1]] = inner * self.gain**0.5
         if self._has_null:
