@@ -114,7 +114,17 @@ def _transformed_target(estimator: TransformedTargetRegressor) -> Steps:
 
 
 def final_step(estimator: Any) -> Any:
-    """Return the fitted object whose ``predict`` takes X after the transformers and answers like the estimator."""
+    """Return the fitted object whose ``predict`` takes X after the transformers and answers like the estimator.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import Ridge
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from hatband.geometry import final_step
+    >>> final_step(make_pipeline(StandardScaler(), Ridge()).fit([[0.0], [1.0]], [0.0, 1.0]))
+    Ridge()
+    """
     return steps_of(estimator).predictor
 
 

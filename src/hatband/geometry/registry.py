@@ -78,6 +78,13 @@ def as_geometry(geometry: Any, estimator: Any) -> Geometry:
     ------
     TypeError
         When `geometry` is none of these.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import Ridge
+    >>> from hatband.geometry import as_geometry
+    >>> as_geometry("auto", Ridge().fit([[0.0], [1.0]], [0.0, 1.0])).exactness
+    'exact'
     """
     if isinstance(geometry, Geometry):
         return geometry
