@@ -41,6 +41,13 @@ class Steps:
         predictions are mapped back (TransformedTargetRegressor) or averaged (VotingRegressor).
     exactness : {"exact", "given", "none"}
         The most that the wrappers and transformers let leave-one-out claim.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import Ridge
+    >>> from hatband.geometry import Steps
+    >>> Steps(transformers=(), model=Ridge(), predictor=Ridge()).exactness
+    'exact'
     """
 
     transformers: tuple[Any, ...]
@@ -114,17 +121,7 @@ def _transformed_target(estimator: TransformedTargetRegressor) -> Steps:
 
 
 def final_step(estimator: Any) -> Any:
-    """Return the fitted object whose ``predict`` takes X after the transformers and answers like the estimator.
-
-    Examples
-    --------
-    >>> from sklearn.linear_model import Ridge
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from sklearn.preprocessing import StandardScaler
-    >>> from hatband.geometry import final_step
-    >>> final_step(make_pipeline(StandardScaler(), Ridge()).fit([[0.0], [1.0]], [0.0, 1.0]))
-    Ridge()
-    """
+    """Return the fitted object whose ``predict`` takes X after the transformers and answers like the estimator."""
     return steps_of(estimator).predictor
 
 
