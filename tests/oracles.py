@@ -61,7 +61,8 @@ def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True, digits
         penalty = np.concatenate([[0.0], penalty])
     with mpmath.workdps(digits):
         phi, new = mpmath.matrix(train.tolist()), mpmath.matrix(rows.tolist())
-        gram = phi.T * mpmath.diag(w.tolist()) * phi
+        weighted = mpmath.matrix([[mpmath.mpf(w[i]) * phi[i, j] for j in range(phi.cols)] for i in range(n)])
+        gram = phi.T * weighted
         inverse = mpmath.inverse(gram + mpmath.diag(penalty.tolist()))
         coefficients = new * inverse
         posterior = [(coefficients[i, :] * new[i, :].T)[0] for i in range(len(rows))]

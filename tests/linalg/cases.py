@@ -103,7 +103,12 @@ def claims():
             features = rounded(kind, case.features)
             mean_square = float((features**2).sum() / features.shape[1])
             vector = np.linspace(0.5, 2, features.shape[1]) * mean_square
-            for label, ridge in {"none": 0.0, "small": 1e-6 * mean_square, "one": mean_square, "vector": vector}.items():
+            for label, ridge in {
+                "none": 0.0,
+                "small": 1e-6 * mean_square,
+                "one": mean_square,
+                "vector": vector,
+            }.items():
                 if case.is_wide and case.name != "square" and label == "none":
                     continue
                 kappa = condition(features, ridge, case.weights, case.fit_intercept)

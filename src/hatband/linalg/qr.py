@@ -8,7 +8,14 @@ import numpy as np
 from hatband._backend import EPS, AnyBackend
 from hatband._typing import Array, Float, Shaped
 from hatband.linalg.base import Frame
-from hatband.linalg.cholesky import Triangle, TriangularFactor, cholesky_triangle, orthogonal_error, power_of_two, singular
+from hatband.linalg.cholesky import (
+    Triangle,
+    TriangularFactor,
+    cholesky_triangle,
+    orthogonal_error,
+    power_of_two,
+    singular,
+)
 from hatband.linalg.design import Design, centred, centred_gram, design_of, determined, determined_gram
 
 
