@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
-from _report import Report, parser
 from scipy.linalg import blas, lapack
 
+from _report import Report, parser
 from hatband.linalg import Auto, Factor
 
 SIZES = {(100_000, 300): 7, (20_000, 1_000): 7}

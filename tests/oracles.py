@@ -51,7 +51,7 @@ def exact_lower_rank(n: int, level: Fraction) -> int:
     return product.numerator // product.denominator
 
 
-def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True, digits=80):
+def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
     """Posterior and sampling leverage by elimination with 80 digits; the columns must be independent at ridge 0."""
     n, d = train.shape
     w = np.ones(n) if weights is None else np.asarray(weights, float)
@@ -59,7 +59,7 @@ def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True, digits
     if fit_intercept:
         train, rows = (np.hstack([np.ones((len(z), 1)), z]) for z in (train, rows))
         penalty = np.concatenate([[0.0], penalty])
-    with mpmath.workdps(digits):
+    with mpmath.workdps(80):
         phi, new = mpmath.matrix(train.tolist()), mpmath.matrix(rows.tolist())
         weighted = mpmath.matrix([[mpmath.mpf(w[i]) * phi[i, j] for j in range(phi.cols)] for i in range(n)])
         gram = phi.T * weighted

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import scipy.sparse
+
+from hatband._validation import LeverageWarning
+from hatband.linalg import QR, Auto
 from linalg.cases import condition, tolerance, with_condition
 from oracles import mp_leverage
-
-from hatband.linalg import QR, Auto
 
 BRANCHES = {
     "well conditioned": (with_condition(1e2), 0.0, "Cholesky", "rcond"),
@@ -95,3 +96,29 @@ def test_features_whose_squares_overflow_are_refused():
 def test_a_ridge_of_the_wrong_shape_or_sign_is_refused(ridge, rng):
     with pytest.raises(ValueError, match="ridge must"):
         Auto().factor(rng.normal(size=(30, 3)), ridge)
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (5, 4)])
+def test_rows_of_another_width_are_refused(shape, rng):
+    factor = Auto().factor(rng.normal(size=(30, 3)))
+
+    with pytest.raises(ValueError, match=r"rows must have shape \(m, 3\)"):
+        factor.leverage(np.ones(shape))
+
+
+def test_sparse_formats_other_than_csr_are_read(rng):
+    features = rng.normal(size=(30, 3))
+    expected = Auto().factor(features).leverage(features)
+
+    for convert in (scipy.sparse.csc_matrix, scipy.sparse.coo_array):
+        seen = Auto().factor(convert(features)).leverage(convert(features))
+        np.testing.assert_allclose(seen, expected, rtol=1e4 * np.finfo(float).eps)
+
+
+def test_large_sparse_features_with_a_tiny_ridge_warn_of_the_error():
+    features = scipy.sparse.random_array((40, 5_001), density=1e-2, format="csr", rng=0)
+
+    with pytest.warns(LeverageWarning, match="Raise the ridge"):
+        factor = Auto().factor(features, 1e-10)
+
+    assert factor.error_bound > 1e-8

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from linalg.cases import EPS, condition, with_singular_values
 
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, Spectral
+from linalg.cases import EPS, condition, with_singular_values
 
 ALWAYS = [Cholesky(), CholeskyQR2(), QR(), Spectral(), Auto()]
 SAFETY = 1e3

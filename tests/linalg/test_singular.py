@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from linalg.cases import EPS, with_singular_values
-from oracles import mp_leverage
 
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, Spectral
+from linalg.cases import EPS, with_singular_values
+from oracles import mp_leverage
 
 KINDS = {"numpy": np.asarray, "csr": scipy.sparse.csr_matrix, "torch": torch.tensor}
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from linalg.cases import EPS, with_condition
-from oracles import mp_leverage
 
 from hatband.linalg import QR, Spectral
+from linalg.cases import EPS, with_condition
+from oracles import mp_leverage
 
 RIDGES = np.array([0.0, 1e-3, 1.0, 1e9])
 DESIGNS = {

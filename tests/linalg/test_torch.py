@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from linalg.cases import CASES, EPS, condition, tolerance
 
 from hatband import _backend
 from hatband._validation import LeverageWarning
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, Spectral
+from linalg.cases import CASES, EPS, condition, tolerance
 
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
