@@ -167,7 +167,7 @@ def picture(curve: list[dict[str, Any]], risks: list[dict[str, Any]], file: Path
         axis.axvline(1, color="0.7", zorder=0)
         axis.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"], minor=False)
         axis.minorticks_off()
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, loc="upper left", fontsize=8)
     positive = [row for row in risks if row["ridge"] > 0]
     ridge = [row["ridge"] for row in positive]
     for name, style in (("variance", "--"), ("squared bias", ":"), ("sum", "-")):
