@@ -23,7 +23,9 @@ from hatband.linalg import Spectral
 NOISE = 0.5
 # Features over rows.
 RATIOS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
-GRID = np.logspace(-6, 6, 61)
+# Against squared singular values of about 1 and more where it stands for the limit.
+TINY = 1e-8
+GRID = np.logspace(-3, 6, 46)
 RIDGES = (0.0, *np.logspace(-1, 4, 11))
 
 
@@ -40,12 +42,13 @@ def coefficients(dimension: int) -> np.ndarray:
 
 
 def at_no_ridge(X: np.ndarray, y: np.ndarray, rows: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Least squares, or the interpolant of least norm: mu(x) = sum_i h(x, x_i) y_i."""
-    factor = Spectral().factor(X, 0.0, fit_intercept=False)
-    smoother = factor.cross_leverage(rows, X)
+    """Least squares, or the interpolant of least norm (the limit of ridge -> 0): mu(x) = sum_i h(x, x_i) y_i."""
+    determined = Spectral().factor(X, 0.0, fit_intercept=False)
+    limit = determined if determined.rank == X.shape[1] else determined.at(TINY)
+    smoother = limit.cross_leverage(rows, X)
     return {
         "leverage": float((smoother**2).sum(axis=1).mean()),
-        "infinite": float(np.isinf(factor.leverage(rows)).mean()),
+        "infinite": float(np.isinf(determined.leverage(rows)).mean()),
         "error": float(np.mean((target - smoother @ y) ** 2)),
     }
 
@@ -164,7 +167,7 @@ def picture(curve: list[dict[str, Any]], risks: list[dict[str, Any]], file: Path
         axis.axvline(1, color="0.7", zorder=0)
         axis.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"], minor=False)
         axis.minorticks_off()
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, loc="upper left", fontsize=8)
     positive = [row for row in risks if row["ridge"] > 0]
     ridge = [row["ridge"] for row in positive]
     for name, style in (("variance", "--"), ("squared bias", ":"), ("sum", "-")):
