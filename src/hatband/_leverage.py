@@ -364,7 +364,7 @@ def kernel_effective_dimension(
     --------
     >>> import numpy as np
     >>> from hatband._leverage import kernel_effective_dimension
-    >>> kernel_effective_dimension(np.eye(4), ridge=1.0)
+    >>> round(kernel_effective_dimension(np.eye(4), ridge=1.0), 6)
     2.0
     """
     return factor_kernel(kernel, ridge, weights, fit_intercept).effective_dimension()
