@@ -3,12 +3,15 @@
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from hatband._typing import Array
-from hatband.geometry import Features, FeatureSpace, KernelSpace, PerOutputSpace, PreprocessedSpace, Space
-from hatband.geometry.features import selected
+from hatband.geometry import Features, Space
+from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace
+from hatband.geometry.features import FeatureSpace, selected
+from hatband.geometry.kernel import KernelSpace
 
 # Numbers in one block: 2 MB, so that the handful of arrays of its size stay in the cache.
 BLOCK_NUMBERS = 2**18
@@ -44,6 +47,11 @@ class FeatureCrossing(Crossing):
     half: Array
     weights: Array | None
 
+    @classmethod
+    def of(cls, space: FeatureSpace, training: Features, weights: Array | None) -> Self:
+        """Prepare the training rows."""
+        return cls(space, space.factor.half_solve(selected(training.values, space.columns)), weights)
+
     def __call__(self, features: Features) -> Array:
         """Return h(x, x_i), shape (m, n): one product of matrices."""
         rows = self.space.factor.half_solve(selected(features.values, self.space.columns))
@@ -76,7 +84,8 @@ class KernelCrossing(Crossing):
     @property
     def weights(self) -> Array | None:  # type: ignore[override]
         """Weights of the rows, those that the model gave them included."""
-        return self.space.weights
+        frame = self.space.factor.frame
+        return None if frame.root is None else frame.spread(frame.root**2)
 
     def __call__(self, features: Features) -> Array:
         """Return h(x, x_i), shape (m, n)."""
@@ -154,7 +163,7 @@ def crossing_of(space: Space, training: Features, weights: Array | None) -> Cros
 
 @crossing_of.register
 def _features(space: FeatureSpace, training: Features, weights: Array | None) -> Crossing:
-    return FeatureCrossing(space, space.factor.half_solve(selected(training.values, space.columns)), weights)
+    return FeatureCrossing.of(space, training, weights)
 
 
 @crossing_of.register
