@@ -148,3 +148,29 @@ def ridge_predictions(train, y, rows, *, ridge=0.0, weights=None, fit_intercept=
     stacked = np.vstack([root[:, None] * train, penalty])
     target = np.concatenate([(root * y.T).T, np.zeros((len(penalty), *y.shape[1:]))])
     return rows @ np.linalg.lstsq(stacked, target, rcond=None)[0]
+
+
+def rank_bounds(low, high, level: Fraction):
+    """Jackknife+ ends (m,) from low and high (m, n): sorted, by rational ranks."""
+    n = low.shape[1]
+    low, high = np.sort(low, axis=1), np.sort(high, axis=1)
+    k, m = exact_lower_rank(n, level), exact_upper_rank(n, level)
+    infinite = np.full(len(low), np.inf)
+    return (low[:, k - 1] if k else -infinite), (high[:, m - 1] if m <= n else infinite)
+
+
+def held_out_bounds(fit_band, X, y, rows, folds, *, level: Fraction, method="plus"):
+    """Jackknife+ and CV+ by refits. fit_band(kept positions) -> band; band(rows) -> prediction, width; y one output."""
+    score, low, high = (np.empty(shape) for shape in (len(y), (len(rows), len(y)), (len(rows), len(y))))
+    bands = [fit_band(np.setdiff1d(np.arange(len(y)), held)) for held in folds]
+    for band, held in zip(bands, folds, strict=True):
+        center, width = band(X[held])
+        score[held] = np.abs(y[held] - center) / width
+    k = exact_upper_rank(len(y), level)
+    threshold = np.sort(score)[k - 1] if k <= len(y) else np.inf
+    for band, held in zip(bands, folds, strict=True):
+        center, width = band(rows)
+        spread = score[held] if method == "plus" else np.full(len(held), threshold)
+        low[:, held] = center[:, None] - spread * width[:, None]
+        high[:, held] = center[:, None] + spread * width[:, None]
+    return rank_bounds(low, high, level) if method == "plus" else (low.min(axis=1), high.max(axis=1))

@@ -272,6 +272,12 @@ def check_refittable(estimator: Any) -> None:
         )
 
 
+def check_two_rows(y: Array, owner: str) -> None:
+    """Raise unless there are rows left when one is left out."""
+    if len(y) < 2:
+        raise ValueError(f"{owner} leaves one row out at a time and needs at least 2; got n_samples = {len(y)}.")
+
+
 def check_single_output(y: Array, owner: str) -> None:
     """Raise unless y (n, q) has one output."""
     if y.shape[1] != 1:

@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 from hatband._leave_one_out import loo_predictions, loo_residuals
 from hatband._typing import Array
-from hatband._validation import check_single_output
+from hatband._validation import check_single_output, check_two_rows
 from hatband.conformal.convex import ConvexFit, convex_fit
 from hatband.conformal.crossing import FeatureCrossing, row_blocks
 from hatband.conformal.every_row import BaseEveryRow
@@ -157,6 +157,7 @@ class ApproximateJackknifePlusRegressor(BaseEveryRow):
     """
 
     _methods: ClassVar[tuple[str, ...]] = ("plus", "minmax")
+    _multi_output: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -200,6 +201,7 @@ class ApproximateJackknifePlusRegressor(BaseEveryRow):
         return self.held_out_.kept_share
 
     def _held_out(self, given: Given) -> NewtonLeaveOneOut:
+        check_two_rows(given.y, type(self).__name__)
         check_single_output(given.y, type(self).__name__)
         template = self._regressor()
         params = fit_parameters(self, template, given.weight, given.fit_params)

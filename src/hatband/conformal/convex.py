@@ -43,6 +43,13 @@ class ConvexFit:
         Active features; None for all.
     pieces : L1Pieces or HuberPieces, or None
         For losses and penalties made of quadratic pieces: how to see that a fit stays on its piece.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.conformal import ConvexFit
+    >>> residuals = np.array([0.5, -0.5])
+    >>> fit = ConvexFit(slope=-residuals, curvature=np.ones(2), penalty=1.0, fit_intercept=True)  # ridge regression
     """
 
     slope: Array
@@ -124,6 +131,16 @@ def convex_fit(model: Any, features: Any, y: Array, weights: Array) -> ConvexFit
     ------
     ValueError
         For a model that is not registered.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import PoissonRegressor
+    >>> from hatband.conformal import convex_fit
+    >>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 2.0, 4.0])
+    >>> fit = convex_fit(PoissonRegressor().fit(X, y), X, y, np.ones(3))
+    >>> bool(np.allclose(fit.curvature, fit.slope + y))  # l' = exp(eta) - y, l'' = exp(eta)
+    True
     """
     raise ValueError(
         "approximate leave-one-out needs the loss and penalty of a convex model: ElasticNet, Lasso, HuberRegressor, "

@@ -31,6 +31,7 @@ class BaseEveryRow(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC):
 
     # Which of "plus", "minmax" and "base" a subclass offers.
     _methods: ClassVar[tuple[str, ...]]
+    _multi_output: ClassVar[bool] = True
 
     estimator: Any
     method: str
@@ -201,7 +202,7 @@ class BaseEveryRow(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
+        tags.target_tags.multi_output = self._multi_output
         tags.input_tags.sparse = get_tags(self._regressor()).input_tags.sparse
         tags.regressor_tags.poor_score = True
         return tags

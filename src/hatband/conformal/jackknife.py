@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from sklearn.base import clone
 
-from hatband._validation import check_exactness, check_kernel_size, check_pointwise
+from hatband._validation import check_exactness, check_kernel_size, check_pointwise, check_two_rows
 from hatband.conformal.every_row import BaseEveryRow
 from hatband.conformal.held_out import Given
 from hatband.conformal.leave_one_out import LeaveOneOut
@@ -133,6 +133,7 @@ class JackknifePlusRegressor(BaseEveryRow):
         return self._fit(X, y, sample_weight, fit_params)
 
     def _held_out(self, given: Given) -> LeaveOneOut:
+        check_two_rows(given.y, type(self).__name__)
         template, scale = self._regressor(), as_scale(self.scale)
         check_pointwise(scale, self.allow_tuned, type(self).__name__)
         params = fit_parameters(self, template, given.weight, given.fit_params)

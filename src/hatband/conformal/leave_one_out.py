@@ -69,12 +69,11 @@ class LeaveOneOut(HeldOut):
         h, s = (values.reshape(len(y), -1) for values in space.leverages(features))
         rows, residuals = _honest_rows(space, features, y, y - predicted, h=h, s=s, weights=crossing.weights)
         defined = np.isfinite(residuals).all(axis=1)
-        known = rows.take(defined)
-        scale.fit(known, residuals[defined], None if weights is None else weights[defined])
-        scores = residuals.copy()
-        scores[defined] /= widths_at(
-            scale, (len(known), h.shape[1]), lambda: known.leverage, lambda: known.sampling_leverage
-        )
+        scores, known = residuals.copy(), rows.take(defined)
+        if defined.any():
+            scale.fit(known, residuals[defined], None if weights is None else weights[defined])
+            shape = (len(known), h.shape[1])
+            scores[defined] /= widths_at(scale, shape, lambda: known.leverage, lambda: known.sampling_leverage)
         return cls(estimator, space, crossing, scale, h, s, residuals, scores, block_size)
 
     def features(self, X: Any) -> Features:
