@@ -110,9 +110,7 @@ def test_kernel_bounds_equal_refits(name, scale):
     estimator, noise = KERNELS[name]
     X, y, rows = rows_of(TALL)
     folds = np.arange(len(y))[:, None]
-    expected = held_out_bounds(
-        kernel_band(estimator, X, y, noise=noise, width=scale), X, y, rows, folds, level=LEVEL
-    )
+    expected = held_out_bounds(kernel_band(estimator, X, y, noise=noise, width=scale), X, y, rows, folds, level=LEVEL)
     model = JackknifePlusRegressor(estimator, scale=scale).fit(X, y)
 
     np.testing.assert_allclose(model.predict_interval(rows)[1].T, expected, rtol=TOLERANCE, atol=TOLERANCE)

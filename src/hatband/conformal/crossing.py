@@ -27,6 +27,10 @@ class Crossing(ABC):
         """Return h(x, x_i), shape (m, n), or (m, n, q) where the ridge differs per output."""
 
     @abstractmethod
+    def training_leverage(self, training: Features) -> Array:
+        """Return h(x_i) of the training rows, shape (n,) or (n, q)."""
+
+    @abstractmethod
     def smoothed(self, cross: Array) -> Array:
         """Return sum_j w_j c_j h(x_j, x_i), shape (m, n): the fit of each row of `cross`, at the training rows."""
 
@@ -58,6 +62,10 @@ class FeatureCrossing(Crossing):
         product = rows.T @ self.half
         product += self._floor
         return product
+
+    def training_leverage(self, training: Features) -> Array:
+        """Return h(x_i), shape (n,)."""
+        return self.space.leverage(training)
 
     def smoothed(self, cross: Array) -> Array:
         """Return sum_j w_j c_j h(x_j, x_i), shape (m, n)."""
@@ -91,6 +99,10 @@ class KernelCrossing(Crossing):
         """Return h(x, x_i), shape (m, n)."""
         return self.space.cross_leverage(features)
 
+    def training_leverage(self, training: Features) -> Array:
+        """Return h(x_i), shape (n,), from the factor: no further n x n array."""
+        return self.space.factor.training_leverage()
+
     def smoothed(self, cross: Array) -> Array:
         """Return sum_j w_j c_j h(x_j, x_i), shape (m, n)."""
         return cross - self.space.factor.residuals(cross.T).T
@@ -116,6 +128,10 @@ class PerOutputCrossing(Crossing):
         """Return h(x, x_i) for each output, shape (m, n, q)."""
         return np.stack([crossing(features) for crossing in self.crossings], axis=-1)
 
+    def training_leverage(self, training: Features) -> Array:
+        """Return h(x_i) for each output, shape (n, q)."""
+        return np.column_stack([crossing.training_leverage(training) for crossing in self.crossings])
+
     def smoothed(self, cross: Array) -> Array:
         """Return sum_j w_j c_j h(x_j, x_i) for each output, shape (m, n, q)."""
         return np.stack([part.smoothed(cross[..., j]) for j, part in enumerate(self.crossings)], axis=-1)
@@ -139,6 +155,10 @@ class SpaceCrossing(Crossing):
     def __call__(self, features: Features) -> Array:
         """Return h(x, x_i), shape (m, n)."""
         return self.space.cross_leverage(features, self.training)
+
+    def training_leverage(self, training: Features) -> Array:
+        """Return h(x_i), shape (n,)."""
+        return self.space.leverage(training)
 
     def smoothed(self, cross: Array) -> Array:
         """Return sum_j w_j c_j h(x_j, x_i), shape (m, n), a block of training rows at a time."""

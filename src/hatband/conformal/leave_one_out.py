@@ -33,8 +33,10 @@ class LeaveOneOut(HeldOut):
         Cross-leverage to the training rows.
     scale : fitted scale
         A function of leverage alone.
-    leverage, sampling : array (n,) or (n, q)
-        h and s of the training rows.
+    leverage : array (n, 1) or (n, q)
+        h of the training rows.
+    sampling : array (n, 1) or (n, q), or None
+        s of the training rows; None where the scale does not look at it.
     residuals : array (n, q)
         Leave-one-out residuals r_i; infinite where the model interpolates the row.
     scores : array (n, q)
@@ -48,7 +50,7 @@ class LeaveOneOut(HeldOut):
     crossing: Crossing
     scale: Any
     leverage: Array
-    sampling: Array
+    sampling: Array | None
     residuals: Array
     scores: Array
     block_size: int | None = None
@@ -66,14 +68,15 @@ class LeaveOneOut(HeldOut):
         crossing = crossing_of(space, features, weights)
         predicted = predict_features(estimator, space, features, y.shape[1])
         _check_predictions(estimator, crossing, features, predicted, y)
-        h, s = (values.reshape(len(y), -1) for values in space.leverages(features))
-        rows, residuals = _honest_rows(space, features, y, y - predicted, h=h, s=s, weights=crossing.weights)
+        h = crossing.training_leverage(features).reshape(len(y), -1)
+        rows, residuals = _honest_rows(space, features, crossing.weights, h, y=y, predicted=predicted)
         defined = np.isfinite(residuals).all(axis=1)
         scores, known = residuals.copy(), rows.take(defined)
         if defined.any():
             scale.fit(known, residuals[defined], None if weights is None else weights[defined])
             shape = (len(known), h.shape[1])
             scores[defined] /= widths_at(scale, shape, lambda: known.leverage, lambda: known.sampling_leverage)
+        s = _sampling(space, features) if _was_read(rows, "sampling_leverage") else None
         return cls(estimator, space, crossing, scale, h, s, residuals, scores, block_size)
 
     def features(self, X: Any) -> Features:
@@ -155,21 +158,34 @@ def loo_sampling_leverage_at(
 
 
 def _honest_rows(
-    space: Space, features: Features, y: Array, residuals: Array, *, h: Array, s: Array, weights: Array | None
+    space: Space, features: Features, weights: Array | None, h: Array, *, y: Array, predicted: Array
 ) -> tuple[Rows, Array]:
     """Return the training rows as if each had not been seen, and their leave-one-out residuals."""
-    outputs = range(y.shape[1])
-    honest = np.column_stack([loo_residuals(residuals[:, j], _column(h, j), weights) for j in outputs])
+    residuals = y - predicted
+    honest = np.column_stack([loo_residuals(residuals[:, j], _column(h, j), weights) for j in range(y.shape[1])])
+
+    def sampling() -> Array:
+        pairs = zip(_sampling(space, features).T, h.T, strict=True)
+        return np.column_stack([loo_sampling_leverage(*pair, weights) for pair in pairs])
+
     rows = Rows(
         len(y),
         inputs=partial(space.inputs, features),
         leverage=lambda: np.column_stack([loo_leverage(one, weights) for one in h.T]),
-        sampling_leverage=lambda: np.column_stack(
-            [loo_sampling_leverage(*pair, weights) for pair in zip(s.T, h.T, strict=True)]
-        ),
+        sampling_leverage=sampling,
         prediction=lambda: y - honest,
     )
     return rows, honest
+
+
+def _sampling(space: Space, features: Features) -> Array:
+    """Return s(x_i) (n, 1) or (n, q)."""
+    return space.sampling_leverage(features).reshape(len(features), -1)
+
+
+def _was_read(rows: Rows, field: str) -> bool:
+    """Whether a lazy field has been computed."""
+    return field in vars(rows)
 
 
 def _column(values: Array, j: int) -> Array:
