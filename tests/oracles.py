@@ -51,6 +51,33 @@ def exact_lower_rank(n: int, level: Fraction) -> int:
     return product.numerator // product.denominator
 
 
+def dense_kernel_cross(kernel, kernel_rows, kernel_others, between, *, ridge, weights=None, fit_intercept=False):
+    """h(x, z) of a kernel by the bordered system [[K + ridge W^-1, 1], [1', 0]]; rows of weight 0 left out."""
+    w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
+    keep = w > 0
+    system = kernel[np.ix_(keep, keep)] + ridge * np.diag(1 / w[keep])
+    rows, others = kernel_rows[:, keep], kernel_others[:, keep]
+    if not fit_intercept:
+        return (between - rows @ np.linalg.solve(system, others.T)) / ridge
+    ones = np.ones((len(system), 1))
+    system = np.block([[system, ones], [ones.T, np.zeros((1, 1))]])
+    rows, others = (np.hstack([z, np.ones((len(z), 1))]) for z in (rows, others))
+    return (between - rows @ np.linalg.solve(system, others.T)) / ridge
+
+
+def kernel_ridge_predictions(kernel, kernel_rows, y, *, ridge, weights=None, fit_intercept=False):
+    """Minimise sum_i w_i (y_i - f(x_i) - b)^2 + ridge |f|^2 by the bordered system."""
+    w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
+    keep = w > 0
+    system = kernel[np.ix_(keep, keep)] + ridge * np.diag(1 / w[keep])
+    if not fit_intercept:
+        return kernel_rows[:, keep] @ np.linalg.solve(system, y[keep])
+    ones = np.ones((len(system), 1))
+    system = np.block([[system, ones], [ones.T, np.zeros((1, 1))]])
+    solution = np.linalg.solve(system, np.concatenate([y[keep], np.zeros((1, *y.shape[1:]))]))
+    return kernel_rows[:, keep] @ solution[:-1] + solution[-1]
+
+
 def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
     """Posterior and sampling leverage by elimination with 80 digits; the columns must be independent at ridge 0."""
     n, d = train.shape
@@ -68,3 +95,15 @@ def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
         posterior = [(coefficients[i, :] * new[i, :].T)[0] for i in range(len(rows))]
         sampling = [(coefficients[i, :] * gram * coefficients[i, :].T)[0] for i in range(len(rows))]
         return np.array(posterior, dtype=float), np.array(sampling, dtype=float)
+
+
+def ridge_predictions(train, y, rows, *, ridge=0.0, weights=None, fit_intercept=True):
+    """Minimise sum_i w_i (y_i - b - x_i'c)^2 + ridge |c|^2 by least squares on stacked rows, no normal equations."""
+    root = np.ones(len(train)) if weights is None else np.sqrt(weights)
+    penalty = np.diag(np.sqrt(np.broadcast_to(np.asarray(ridge, float), train.shape[1])))
+    if fit_intercept:
+        train, rows = (np.hstack([np.ones((len(z), 1)), z]) for z in (train, rows))
+        penalty = np.hstack([np.zeros((len(penalty), 1)), penalty])
+    stacked = np.vstack([root[:, None] * train, penalty])
+    target = np.concatenate([(root * y.T).T, np.zeros((len(penalty), *y.shape[1:]))])
+    return rows @ np.linalg.lstsq(stacked, target, rcond=None)[0]

@@ -64,6 +64,7 @@ class Backend(Protocol):
     def trmm(self, block: Array, triangle: Array, transpose: bool = False) -> Array: ...
     def qr_add(self, triangle: Array, block: Array) -> Array: ...
     def svd(self, rows: Array) -> tuple[Array, Array, Array]: ...
+    def eigh(self, matrix: Array) -> tuple[Array, Array]: ...
     def rcond_cholesky(self, triangle: Array, norm: float) -> float: ...
     def rcond_triangle(self, triangle: Array) -> float: ...
     def row_squares(self, block: Array) -> Array: ...
@@ -164,6 +165,10 @@ class NumpyBackend:
         """Return the thin singular value decomposition U, s, V'."""
         return scipy.linalg.svd(rows, full_matrices=False, check_finite=False)
 
+    def eigh(self, matrix: Array) -> tuple[Array, Array]:
+        """Return eigenvalues, ascending, and eigenvectors of a symmetric matrix."""
+        return scipy.linalg.eigh(matrix, check_finite=False)
+
     def rcond_cholesky(self, triangle: Array, norm: float) -> float:
         """Estimate the reciprocal condition number of R'R, whose 1-norm is `norm`."""
         return float(lapack.dpocon(triangle.T, norm, uplo="L")[0]) if len(triangle) else 1.0
@@ -263,6 +268,10 @@ class TorchBackend:
     def svd(self, rows: Array) -> tuple[Array, Array, Array]:
         """Return the thin singular value decomposition U, s, V'."""
         return tuple(_torch().linalg.svd(rows, full_matrices=False))
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array]:
+        """Return eigenvalues, ascending, and eigenvectors of a symmetric matrix."""
+        return tuple(_torch().linalg.eigh(matrix))
 
     def rcond_cholesky(self, triangle: Array, norm: float) -> float:
         """Estimate the reciprocal condition number of R'R, whose 1-norm is `norm`, on the CPU."""

@@ -1,10 +1,13 @@
 """Every check of what a user passes in, and every message that says what was required, seen and to be done."""
 
-from collections.abc import Sequence
-from numbers import Real
+import math
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_array
 
 from hatband._typing import Array
 
@@ -76,6 +79,140 @@ def check_confidence_level(level: Any) -> tuple[list[Any], bool]:
     if not levels:
         raise ValueError("confidence_level must be a number in (0, 1) or a list of such; got an empty list.")
     for value in levels:
-        if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)) or not 0 < float(value) < 1:
-            raise ValueError(f"confidence_level must lie strictly between 0 and 1, such as 0.9; got {value!r}.")
+        check_level(value, "confidence_level")
     return list(levels), single
+
+
+def check_target(y: Any) -> tuple[Array, bool]:
+    """Return y as float64 (n, q), and whether it came as one number per row."""
+    if y is None:
+        raise ValueError("This estimator requires y to be passed, but the target y is None.")
+    values = check_array(y, dtype="numeric", ensure_2d=False, ensure_all_finite=False, input_name="y")
+    if values.ndim > 2:
+        raise ValueError(f"y must have shape (n,) or (n, outputs); got shape {values.shape}.")
+    values = values.astype(np.float64)
+    check_finite(values, "y")
+    return (values[:, None], True) if values.ndim == 1 else (values, False)
+
+
+def check_prediction(prediction: Any, n_samples: int, n_outputs: int, name: str) -> Array:
+    """Return predictions as float64 (m, q); (m,) and (m, 1) are the same thing when y has one column."""
+    values = np.asarray(prediction, dtype=np.float64)
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.shape != (n_samples, n_outputs):
+        raise ValueError(
+            f"{name}.predict must return one value per row and output, shape ({n_samples}, {n_outputs}); "
+            f"got shape {values.shape}."
+        )
+    check_finite(values, f"the prediction of {name}")
+    return values
+
+
+def check_calibration_size(calibration_size: Any, n_samples: int) -> int:
+    """Return how many of n_samples rows calibrate: a fraction is rounded to the nearest row, an integer is exact."""
+    if isinstance(calibration_size, Integral) and not isinstance(calibration_size, bool):
+        size = int(calibration_size)
+    elif isinstance(calibration_size, Real) and 0 <= calibration_size < 1:
+        size = max(1, round(n_samples * float(calibration_size))) if calibration_size else 0
+    else:
+        size = -1
+    if size < 0:
+        raise ValueError(
+            "calibration_size must be a fraction in [0, 1) or a number of rows >= 0 (0 trains only); "
+            f"got {calibration_size!r}."
+        )
+    if size >= n_samples:
+        raise ValueError(
+            f"calibration_size={calibration_size!r} asks for {size} of n_samples = {n_samples} rows, which leaves none "
+            "to train on; pass more rows or a smaller calibration_size."
+        )
+    return size
+
+
+def check_widths(width: Any, leverage_is_infinite: Callable[[], Array], n_samples: int, name: str) -> Array:
+    """Return widths as float64 (m, 1) or (m, q): positive, and infinite only where the leverage is."""
+    values = np.asarray(width, dtype=np.float64)
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim != 2 or len(values) != n_samples:
+        raise ValueError(f"{name} must return one width per row, {n_samples} of them; got shape {np.shape(width)}.")
+    bad = ~(values > 0)
+    infinite = np.isinf(values)
+    if infinite.any():
+        allowed = np.asarray(leverage_is_infinite()).reshape(n_samples, -1)
+        bad |= infinite & ~allowed
+    if bad.any():
+        row = int(np.flatnonzero(bad.any(axis=1))[0])
+        raise ValueError(f"{name} must return widths that are finite and > 0; row {row} has {values[row].tolist()}.")
+    return values
+
+
+def check_in(value: Any, allowed: Sequence[Any], name: str) -> None:
+    """Raise unless the value is one of those allowed."""
+    if not any(value is option or value == option for option in allowed):
+        raise ValueError(f"{name} must be one of {list(allowed)}; got {value!r}.")
+
+
+def check_level(level: Any, name: str = "a level") -> None:
+    """Raise unless a level is one number (float, Fraction, Decimal or NumPy scalar) strictly between 0 and 1."""
+    number = isinstance(level, (Real, Decimal)) and not isinstance(level, (bool, np.bool_))
+    # Decimal raises an error of its own when a NaN is ordered.
+    if not number or math.isnan(level) or not 0 < level < 1:
+        raise ValueError(f"{name} must be a number strictly between 0 and 1, such as 0.9; got {level!r}.")
+
+
+def check_no_nan(values: Array, name: str) -> None:
+    """Raise if an array of numbers holds a NaN; infinities pass."""
+    values = np.asarray(values)
+    if not np.issubdtype(values.dtype, np.floating) or not np.isnan(values).any():
+        return
+    row = int(np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))[0])
+    raise ValueError(f"{name} must not hold NaN; row {row} does. Drop or impute such rows first.")
+
+
+def check_likelihood_ratio(values: Array, name: str) -> None:
+    """Raise unless every weight of a weighted quantile is finite and >= 0."""
+    bad = ~(np.isfinite(values) & (np.asarray(values) >= 0))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise ValueError(f"{name} must be finite and >= 0; row {row} has {values[row]}.")
+
+
+def check_bounds(lower: Array, upper: Array) -> None:
+    """Raise unless lower <= upper everywhere, neither of them NaN."""
+    check_no_nan(lower, "lower")
+    check_no_nan(upper, "upper")
+    crossed = np.asarray(lower > upper)
+    if crossed.any():
+        row = int(np.flatnonzero(crossed.reshape(len(crossed), -1).any(axis=1))[0])
+        raise ValueError(f"lower must not exceed upper; row {row} has [{lower[row]}, {upper[row]}].")
+
+
+def check_one_level(level: Any) -> Any:
+    """Return a confidence level that must be one number."""
+    levels, single = check_confidence_level(level)
+    if not single:
+        raise ValueError(f"confidence_level must be one number here, not a list; got {level!r}.")
+    return levels[0]
+
+
+def check_interval_rows(y_true: Any, interval: Any, leverage: Any) -> tuple[Array, Array, Array]:
+    """Return targets (m,), intervals (m, 2) and leverages (m,) of the same rows as float arrays without NaN."""
+    y, bounds, h = (np.asarray(values, dtype=np.float64) for values in (y_true, interval, leverage))
+    if y.ndim != 1 or len(y) == 0 or bounds.shape != (len(y), 2) or h.shape != y.shape:
+        raise ValueError(
+            "y_true (m,), interval (m, 2) and leverage (m,) must describe the same m >= 1 rows, one output at one "
+            f"level; got shapes {y.shape}, {bounds.shape} and {h.shape}."
+        )
+    check_no_nan(y, "y_true")
+    check_no_nan(h, "leverage")
+    check_bounds(bounds[:, 0], bounds[:, 1])
+    return y, bounds, h
+
+
+def check_n_bins(n_bins: Any) -> int:
+    """Return a number of bins."""
+    if not isinstance(n_bins, Integral) or n_bins < 1:
+        raise ValueError(f"n_bins must be an integer >= 1; got {n_bins!r}.")
+    return int(n_bins)

@@ -236,7 +236,11 @@ def factor_spectral(design: Design, reason: str) -> SpectralFactor:
     if np.ndim(design.ridge) and np.any(design.ridge) and not np.all(design.ridge):
         raise ValueError("Spectral needs a ridge for all features or for none; use QR() where some have none.")
     design = determined(*centred(design))
-    matrix = _compressed(replace(design, penalty=0.0 * design.penalty))
+    return factor_compressed(design, _compressed(replace(design, penalty=0.0 * design.penalty)), reason)
+
+
+def factor_compressed(design: Design, matrix: Float[Array, "p k"], reason: str) -> SpectralFactor:
+    """Decompose a matrix with the same Gram matrix as W^1/2 Phi, and put the ridge of the design on it."""
     if not np.any(design.ridge):
         unit = power_of_two(design.backend, design.backend.row_squares(matrix.T) ** 0.5)
         return factor_spectrum(spectrum_of(design.frame, matrix, unit), 0.0, design.ridge, reason)

@@ -1,0 +1,52 @@
+"""What the commands share: how they fail, what is asked of them, and what a file becomes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hatband._typing import Array
+
+
+class CommandError(Exception):
+    """A command cannot do what was asked; its message is the one line that the user reads."""
+
+
+@dataclass(frozen=True)
+class IntervalsRequest:
+    """What the command line asked for."""
+
+    train: Path
+    new: Path
+    target: str
+    output: Path
+    levels: tuple[float, ...] = (0.9,)
+    estimator: str = "ridge"
+    scale: str = "auto"
+    calibration_size: float | int = 0.25
+    index: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file as the model sees it: features, and targets where the file has them."""
+
+    path: Path
+    features: Any
+    target: Array | None
+    dropped: int = 0
+    unused: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A calibrated model and what it says of the new rows."""
+
+    model: Any
+    prediction: Array  # (m,)
+    interval: Array  # (m, 2, levels)
+    leverage: Array  # (m,)
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,34 @@
+"""From scores to thresholds to bounds: the arithmetic that every split-conformal estimator shares."""
+
+import numpy as np
+
+from hatband._typing import Array
+from hatband.order_statistics import conformal_bounds, conformal_quantile
+
+
+def thresholds(scores: Array, confidence_level: float, symmetric: bool) -> tuple[Array, Array]:
+    """Return (lower, upper) thresholds (q,) of signed scores (n, q): -q and q when symmetric."""
+    if symmetric:
+        upper = conformal_quantile(np.abs(scores), confidence_level)
+        return -upper, upper
+    return conformal_bounds(scores, confidence_level)
+
+
+def bounds(center: Array, width: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
+    """Return center + threshold x width (m, q); an infinite threshold or width makes an infinite bound.
+
+    Zero times infinity counts as infinity: nothing is known of a row whose leverage is infinite.
+    """
+    infinite = np.isinf(width)
+    finite_width = np.where(infinite, 1.0, width)
+    low = np.where(infinite, -np.inf, center + lower * finite_width)
+    high = np.where(infinite, np.inf, center + upper * finite_width)
+    return low, high
+
+
+def layout(levels: list[tuple[Array, Array]], single_target: bool, single_level: bool) -> Array:
+    """Stack per-level bounds (m, q) into (m[, q], 2[, L]): no output axis for 1-D y, no level axis for one level."""
+    stacked = np.stack([np.stack(pair, axis=-1) for pair in levels], axis=-1)
+    if single_target:
+        stacked = stacked[:, 0]
+    return stacked[..., 0] if single_level else stacked

@@ -1,0 +1,186 @@
+"""Geometries made of geometries: transformers in front of one, and one for each output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hatband._typing import Array
+from hatband.geometry.base import Exactness, Features, Geometry, Space
+from hatband.geometry.model import final_step, weakest
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessed(Geometry):
+    """h(T(x)): the leverage of the inner geometry after the fitted transformers T, which run once per call.
+
+    Parameters
+    ----------
+    transformers : tuple of fitted transformers
+        What X goes through first, in order. They are held as they were learned: leave-one-out does not refit them.
+    geometry : Geometry
+        What is measured behind them.
+    claim : {"exact", "given", "none"}
+        The most that leave-one-out may claim through what stands around the model.
+    """
+
+    transformers: tuple[Any, ...]
+    geometry: Geometry
+    claim: Exactness = "exact"
+
+    @property
+    def exactness(self) -> Exactness:  # type: ignore[override]
+        """The weaker of the claim and what the inner geometry says."""
+        return weakest(self.claim, self.geometry.exactness)
+
+    def fit(self, X: Any, sample_weight: Array | None = None) -> "PreprocessedSpace":
+        """Transform the training rows X and fit the inner geometry to them."""
+        space = self.geometry.fit(transformed(self.transformers, X), sample_weight)
+        return PreprocessedSpace(
+            transformers=self.transformers,
+            space=space,
+            exactness=weakest(self.claim, space.exactness),
+            n_samples=space.n_samples,
+            ridge=space.ridge,
+            factor=space.factor,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreprocessedSpace(Space):
+    """Fitted transformers in front of a space.
+
+    Parameters
+    ----------
+    transformers : tuple of fitted transformers
+        What X goes through first.
+    space : Space
+        What measures their output.
+    exactness, n_samples, ridge, factor
+        As in the space, the exactness weakened by what stands around the model.
+    """
+
+    transformers: tuple[Any, ...]
+    space: Space
+    exactness: Exactness
+    n_samples: int
+    ridge: Any
+    factor: Any
+
+    def features(self, X: Any) -> Features:
+        """Run the transformers and the feature map once on X."""
+        return self.space.features(transformed(self.transformers, X))
+
+    def inputs(self, features: Features) -> Array:
+        """Return the numeric inputs of a learned scale."""
+        return self.space.inputs(features)
+
+    def leverages(self, features: Features) -> tuple[Array, Array]:
+        """Return posterior and sampling leverage from one pass over the rows."""
+        return self.space.leverages(features)
+
+    def leverage(self, features: Features) -> Array:
+        """Return h(x) of each row."""
+        return self.space.leverage(features)
+
+    def sampling_leverage(self, features: Features) -> Array:
+        """Return s(x) of each row."""
+        return self.space.sampling_leverage(features)
+
+    def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
+        """Return h(x, z) between two sets of rows; None means the training rows, where they are kept."""
+        return self.space.cross_leverage(features, others)
+
+    def final_step(self, estimator: Any) -> Any:
+        """Return the part of the estimator that predicts from transformed rows."""
+        return final_step(estimator)
+
+
+def transformed(transformers: Sequence[Any], X: Any) -> Any:
+    """Return X after the transformers."""
+    for transformer in transformers:
+        X = transformer.transform(X)
+    return X
+
+
+@dataclass(frozen=True, eq=False)
+class PerOutputGeometry(Geometry):
+    """h_j(x), j = 1..q: one geometry for each output, where ridge or active set differ; they share their features.
+
+    Parameters
+    ----------
+    geometries : sequence of Geometry
+        One per output, all with the same feature map or kernel.
+    """
+
+    geometries: Sequence[Geometry]
+
+    @property
+    def exactness(self) -> Exactness:  # type: ignore[override]
+        """The weakest of what the geometries say."""
+        return weakest(*(geometry.exactness for geometry in self.geometries))
+
+    def fit(self, X: Any, sample_weight: Array | None = None) -> "PerOutputSpace":
+        """Fit every geometry to the training rows X."""
+        spaces = tuple(geometry.fit(X, sample_weight) for geometry in self.geometries)
+        return PerOutputSpace(
+            spaces=spaces,
+            exactness=self.exactness,
+            n_samples=spaces[0].n_samples,
+            ridge=np.array([space.ridge for space in spaces]),
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PerOutputSpace(Space):
+    """One space per output over the same features: leverages have shape (m, q), cross-leverages (m, k, q).
+
+    Parameters
+    ----------
+    spaces : tuple of Space
+        One per output.
+    exactness : {"exact", "given", "none"}
+        The weakest of theirs.
+    n_samples : int
+        Number of training rows.
+    ridge : array of shape (q,) or (q, d)
+        Ridge of each output.
+    factor : None
+        There are several: ``spaces[j].factor``.
+    """
+
+    spaces: tuple[Space, ...]
+    exactness: Exactness
+    n_samples: int
+    ridge: Any
+    factor: None = None
+
+    def features(self, X: Any) -> Features:
+        """Run the shared feature map once on X."""
+        return self.spaces[0].features(X)
+
+    def inputs(self, features: Features) -> Array:
+        """Return the numeric inputs of a learned scale."""
+        return self.spaces[0].inputs(features)
+
+    def leverages(self, features: Features) -> tuple[Array, Array]:
+        """Return posterior and sampling leverage, each of shape (m, q)."""
+        posterior, sampling = zip(*(space.leverages(features) for space in self.spaces), strict=True)
+        return np.stack(posterior, axis=-1), np.stack(sampling, axis=-1)
+
+    def leverage(self, features: Features) -> Array:
+        """Return h(x) of each row and output, shape (m, q)."""
+        return np.stack([space.leverage(features) for space in self.spaces], axis=-1)
+
+    def sampling_leverage(self, features: Features) -> Array:
+        """Return s(x) of each row and output, shape (m, q)."""
+        return np.stack([space.sampling_leverage(features) for space in self.spaces], axis=-1)
+
+    def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
+        """Return h(x, z) for each output, shape (m, k, q)."""
+        return np.stack([space.cross_leverage(features, others) for space in self.spaces], axis=-1)
+
+    def final_step(self, estimator: Any) -> Any:
+        """Return the estimator: it predicts from X itself."""
+        return estimator

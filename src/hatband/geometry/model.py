@@ -1,0 +1,146 @@
+"""How a fitted model splits into transformers and a final step: the wrappers of scikit-learn, looked through."""
+
+import copy
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.feature_selection import SelectorMixin, VarianceThreshold
+from sklearn.frozen import FrozenEstimator
+
+# The common base of the searches has no public name, and the halving ones hide behind an experimental import.
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted
+
+from hatband.geometry.base import Exactness
+
+_FROM_STRONG_TO_WEAK: tuple[Exactness, ...] = ("exact", "given", "none")
+
+
+def weakest(*claims: Exactness) -> Exactness:
+    """Return the weakest of several claims about leave-one-out: "exact" before "given" before "none"."""
+    return max(claims, key=_FROM_STRONG_TO_WEAK.index)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A fitted estimator, taken apart.
+
+    Parameters
+    ----------
+    transformers : tuple of fitted transformers
+        What X goes through, in order, before it reaches the model.
+    model : fitted estimator
+        The model at the end, whose geometry is measured.
+    predictor : fitted estimator
+        The object whose ``predict`` takes the transformed rows and answers like the whole: the model itself, unless
+        predictions are mapped back (TransformedTargetRegressor) or averaged (VotingRegressor).
+    exactness : {"exact", "given", "none"}
+        The most that the wrappers and transformers let leave-one-out claim.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import Ridge
+    >>> from hatband.geometry import Steps
+    >>> Steps(transformers=(), model=Ridge(), predictor=Ridge()).exactness
+    'exact'
+    """
+
+    transformers: tuple[Any, ...]
+    model: Any
+    predictor: Any
+    exactness: Exactness = "exact"
+
+
+@functools.singledispatch
+def steps_of(estimator: Any) -> Steps:
+    """Split a fitted estimator into its transformers, its model, and what predicts from transformed rows.
+
+    Looks through Pipeline (steps set to 'passthrough' are left out), GridSearchCV and its kin, FrozenEstimator,
+    TransformedTargetRegressor and VotingRegressor; any other estimator is its own final step. A wrapper of one's own
+    is added by ``steps_of.register(Wrapper, function)``.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        The model as it was given raw X.
+
+    Returns
+    -------
+    Steps
+        Transformers, model, predictor, and the most that leave-one-out may claim.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import Ridge
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> steps_of(make_pipeline(StandardScaler(), Ridge()).fit([[1.0], [2.0]], [1.0, 2.0])).model
+    Ridge()
+    """
+    return Steps((), estimator, estimator)
+
+
+@steps_of.register
+def _pipeline(estimator: Pipeline) -> Steps:
+    *names_and_transformers, (_, last) = estimator.steps
+    own = tuple(step for _, step in names_and_transformers if step is not None and step != "passthrough")
+    inner = steps_of(last)
+    return replace(
+        inner,
+        transformers=own + inner.transformers,
+        exactness=weakest(inner.exactness, *("none" if needs_target(step) else "exact" for step in own)),
+    )
+
+
+@steps_of.register
+def _search(estimator: BaseSearchCV) -> Steps:
+    check_is_fitted(estimator)
+    if not estimator.refit:
+        raise ValueError(
+            f"{type(estimator).__name__} must refit its best model to be measured; got refit=False. Pass refit=True."
+        )
+    inner = steps_of(estimator.best_estimator_)
+    return replace(inner, exactness=weakest(inner.exactness, "given"))
+
+
+@steps_of.register
+def _frozen(estimator: FrozenEstimator) -> Steps:
+    return steps_of(estimator.estimator)
+
+
+@steps_of.register
+def _transformed_target(estimator: TransformedTargetRegressor) -> Steps:
+    check_is_fitted(estimator)
+    inner = steps_of(estimator.regressor_)
+    return replace(inner, predictor=with_fitted(estimator, "regressor_", inner.predictor), exactness="none")
+
+
+def final_step(estimator: Any) -> Any:
+    """Return the fitted object whose ``predict`` takes X after the transformers and answers like the estimator."""
+    return steps_of(estimator).predictor
+
+
+def with_fitted(wrapper: Any, name: str, value: Any) -> Any:
+    """Return a shallow copy of a fitted wrapper that predicts through other parts; the wrapper is left as it was."""
+    twin = copy.copy(wrapper)
+    setattr(twin, name, value)
+    return twin
+
+
+def needs_target(transformer: Any) -> bool:
+    """Whether a transformer, or one inside it, learns from y: then the prediction is not linear in y."""
+    if isinstance(transformer, FrozenEstimator) or not isinstance(transformer, BaseEstimator):
+        return False
+    return any(_learns_from_target(part) for part in [transformer, *transformer.get_params(deep=True).values()])
+
+
+def _learns_from_target(part: Any) -> bool:
+    # SelectKBest says that it needs no y, for score functions without one.
+    if isinstance(part, SelectorMixin):
+        return not isinstance(part, VarianceThreshold)
+    return isinstance(part, BaseEstimator) and get_tags(part).target_tags.required

@@ -1,0 +1,156 @@
+"""What is known of a row, in four lazy fields, and the honest version of them for the rows that trained the model."""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import KFold, cross_val_predict
+
+from hatband._leverage import loo_leverage, loo_residuals, loo_sampling_leverage
+from hatband._typing import Array
+from hatband._validation import check_prediction
+from hatband.geometry import Features, Space, is_training_sample
+
+RESIDUAL_FOLDS = 5
+
+
+class Rows:
+    """What a scale may look at: inputs (m, k), leverage and sampling leverage (m,), prediction (m, q).
+
+    Each field is computed when it is first read, and once: a constant scale costs no leverage, a leverage scale no
+    second prediction.
+
+    Parameters
+    ----------
+    n_samples : int
+        How many rows there are.
+    inputs, leverage, sampling_leverage, prediction : callable() -> array
+        What computes each field.
+    """
+
+    def __init__(
+        self,
+        n_samples: int,
+        *,
+        inputs: Callable[[], Array],
+        leverage: Callable[[], Array],
+        sampling_leverage: Callable[[], Array],
+        prediction: Callable[[], Array],
+    ) -> None:
+        self._n_samples = n_samples
+        self._inputs = inputs
+        self._leverage = leverage
+        self._sampling_leverage = sampling_leverage
+        self._prediction = prediction
+
+    def __len__(self) -> int:
+        return self._n_samples
+
+    @cached_property
+    def inputs(self) -> Array:
+        """Numeric inputs (m, k); NaN where the data had none."""
+        return self._inputs()
+
+    @cached_property
+    def leverage(self) -> Array:
+        """Posterior leverage (m,), or (m, q) where the ridge differs per output."""
+        return self._leverage()
+
+    @cached_property
+    def sampling_leverage(self) -> Array:
+        """Sampling leverage, shaped like `leverage`."""
+        return self._sampling_leverage()
+
+    @cached_property
+    def prediction(self) -> Array:
+        """Prediction (m, q)."""
+        return self._prediction()
+
+    def take(self, index: Array) -> "Rows":
+        """Return the rows at `index` (integers, a boolean mask or a slice), still lazy."""
+        return Rows(
+            len(np.arange(len(self))[index]),
+            inputs=lambda: self.inputs[index],
+            leverage=lambda: self.leverage[index],
+            sampling_leverage=lambda: self.sampling_leverage[index],
+            prediction=lambda: self.prediction[index],
+        )
+
+
+def new_rows(estimator: Any, space: Space, X: Any, n_outputs: int) -> Rows:
+    """Return rows that the model has not seen; X runs through the model's preprocessing once."""
+    features = space.features(X)
+    return Rows(
+        len(features),
+        inputs=partial(space.inputs, features),
+        leverage=partial(space.leverage, features),
+        sampling_leverage=partial(space.sampling_leverage, features),
+        prediction=partial(_predict, estimator, space, features, n_outputs),
+    )
+
+
+def training_rows(
+    estimator: Any,
+    space: Space,
+    X: Any,
+    y: Array,
+    *,
+    template: Any,
+    sample_weight: Array | None = None,
+    fit_params: dict[str, Any] | None = None,
+    residuals: Literal["auto", "unseen"] = "auto",
+    random_state: Any = None,
+    n_jobs: int | None = None,
+) -> tuple[Rows, Array, str]:
+    """Return the training rows as if each had not been seen: (rows, residuals (n, q), where those came from).
+
+    Leverage becomes h / (1 - w h) and sampling leverage (s - w h^2) / (1 - w h)^2. Predictions and residuals are exact
+    leave-one-out where the model is a linear smoother that was trained on these rows, taken as they are where the
+    model has not seen the rows, and from 5-fold refits of `template` otherwise. Rows whose leave-one-out is undefined
+    (the model interpolates them) are left out.
+
+    Raises
+    ------
+    ValueError
+        If the model is frozen, is not known to have seen or not seen the rows, and so cannot give honest residuals.
+    """
+    features = space.features(X)
+    predicted = _predict(estimator, space, features, y.shape[1])
+    h, s = space.leverages(features)
+    frozen = isinstance(template, FrozenEstimator)
+    own = not frozen or (residuals == "auto" and is_training_sample(space, estimator, features, y, sample_weight))
+    if own and space.exactness != "none":
+        honest = loo_residuals(y - predicted, h, sample_weight)
+        source = "leave-one-out" if space.exactness == "exact" else "leave-one-out, hyperparameters as tuned"
+    elif frozen and (residuals == "unseen" or space.exactness != "none"):
+        honest, source = y - predicted, "unseen rows"
+    elif frozen:
+        raise ValueError(
+            "A frozen model cannot be refitted for honest residuals, and whether it was trained on the rows of "
+            "fit_train cannot be seen from it. Pass residuals='unseen' with rows that it has not seen, or a scale that "
+            "needs no residuals, such as 'leverage'."
+        )
+    else:
+        folds = KFold(min(RESIDUAL_FOLDS, len(y)), shuffle=True, random_state=random_state)
+        target = y[:, 0] if y.shape[1] == 1 else y
+        folded = cross_val_predict(clone(template), X, target, cv=folds, params=fit_params or None, n_jobs=n_jobs)
+        honest = y - check_prediction(folded, len(y), y.shape[1], type(template).__name__)
+        source = f"{folds.get_n_splits()}-fold cross-validation"
+    rows = Rows(
+        len(features),
+        inputs=partial(space.inputs, features),
+        leverage=partial(loo_leverage, h, sample_weight),
+        sampling_leverage=partial(loo_sampling_leverage, s, h, sample_weight),
+        prediction=lambda: y - honest,
+    )
+    defined = np.isfinite(honest).all(axis=1)
+    return (rows, honest, source) if defined.all() else (rows.take(defined), honest[defined], source)
+
+
+def _predict(estimator: Any, space: Space, features: Features, n_outputs: int) -> Array:
+    """Predict from features that are already there, so that preprocessing does not run again."""
+    final = space.final_step(estimator)
+    return check_prediction(final.predict(features.model_inputs), len(features), n_outputs, type(final).__name__)

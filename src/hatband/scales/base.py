@@ -1,0 +1,29 @@
+"""What a scale is: rows in, the shape of the band out."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
+
+from sklearn.base import BaseEstimator
+
+from hatband._typing import Array
+from hatband.rows import Rows
+
+
+class Scale(BaseEstimator, ABC):
+    """The shape of a band: the interval is prediction + shift -+ threshold x width.
+
+    A scale is fitted on honest training rows, never on calibration rows; so the calibrated interval keeps its
+    guarantee whatever the scale says. Widths are defined up to one common factor.
+    """
+
+    # A function of a row's leverage alone (jackknife+ can use such a scale), and: does fit want honest residuals?
+    pointwise: ClassVar[bool] = False
+    needs_residuals: ClassVar[bool] = False
+
+    @abstractmethod
+    def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
+        """Learn the band from honest training rows (None unless `needs_residuals`) and return self."""
+
+    @abstractmethod
+    def predict(self, rows: Rows) -> tuple[Any, Array]:
+        """Return (shift, width): width (m, 1) or (m, q) > 0, shift 0.0 or shaped like width."""

@@ -1,0 +1,143 @@
+"""Rows are lazy; training rows are as honest as refits say."""
+
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from hatband import Scale, SplitConformalRegressor
+from hatband.geometry import geometry_of
+from hatband.rows import Rows, new_rows, training_rows
+from oracles import dense_leverage
+
+
+@pytest.fixture
+def data(rng):
+    X = rng.standard_normal((40, 4)) * [3, 1, 0.5, 2] + 5
+    return X, X @ [1.0, -1.0, 2.0, 0.0] + rng.standard_normal(40)
+
+
+def honest(estimator, X, y, weights=None, **more):
+    params = {} if weights is None else {"sample_weight": weights}
+    fitted = estimator.fit(X, y, **params)
+    space = geometry_of(fitted).fit(X, weights)
+    return training_rows(fitted, space, X, y[:, None], template=estimator, sample_weight=weights, **more)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("estimator", [LinearRegression(), Ridge(3.0), Ridge(3.0, fit_intercept=False)], ids=repr)
+def test_training_rows_equal_refits_without_the_row(estimator, weighted, data, rng):
+    X, y = data
+    weights = rng.uniform(0.2, 3, 40) if weighted else None
+    rows, residuals, source = honest(estimator, X, y, weights)
+    ridge = getattr(estimator, "alpha", 0.0)
+    for i in range(40):
+        keep = np.arange(40) != i
+        w = None if weights is None else weights[keep]
+        predicted = estimator.fit(X[keep], y[keep], sample_weight=w).predict(X[i : i + 1])[0]
+        h = dense_leverage(X[keep], X[i : i + 1], ridge, w, estimator.fit_intercept)[0]
+
+        assert residuals[i, 0] == pytest.approx(y[i] - predicted, rel=1e-8)
+        assert rows.prediction[i, 0] == pytest.approx(predicted, rel=1e-8)
+        assert rows.leverage[i] == pytest.approx(h, rel=1e-8)
+    assert source == "leave-one-out"
+
+
+def test_hyperparameters_tuned_on_the_rows_are_said_to_be(data):
+    assert honest(RidgeCV([1.0, 10.0]), *data)[2] == "leave-one-out, hyperparameters as tuned"
+
+
+def test_models_that_are_no_linear_smoothers_are_refitted_in_folds(data):
+    X, y = data
+    forest = RandomForestRegressor(5, random_state=0)
+    _, residuals, source = honest(forest, X, y, random_state=3)
+    folds = KFold(5, shuffle=True, random_state=3)
+
+    np.testing.assert_allclose(residuals[:, 0], y - cross_val_predict(forest, X, y, cv=folds), rtol=1e-12)
+    assert source == "5-fold cross-validation"
+
+
+def test_a_frozen_model_knows_its_own_rows_by_the_normal_equations(data):
+    X, y = data
+    frozen = FrozenEstimator(make_pipeline(StandardScaler(), Ridge(2.0)).fit(X[:30], y[:30]))
+
+    assert honest(frozen, X[:30], y[:30])[2] == "leave-one-out"
+    assert honest(frozen, X[10:], y[10:])[2] == "unseen rows"
+    np.testing.assert_allclose(honest(frozen, X[30:], y[30:])[1][:, 0], y[30:] - frozen.predict(X[30:]), rtol=1e-12)
+
+
+def test_other_frozen_models_need_the_users_word(data):
+    X, y = data
+    frozen = FrozenEstimator(RandomForestRegressor(5, random_state=0).fit(X[:20], y[:20]))
+    with pytest.raises(ValueError, match="residuals='unseen'"):
+        honest(frozen, X[20:], y[20:])
+
+    assert honest(frozen, X[20:], y[20:], residuals="unseen")[2] == "unseen rows"
+
+
+def test_rows_that_the_model_interpolates_are_left_out(rng):
+    X = np.vstack([np.c_[rng.standard_normal(20), np.zeros(20)], [[0.0, 1.0]]])
+    y = rng.standard_normal(21)
+    rows, residuals, _ = honest(LinearRegression(), X, y)
+
+    assert len(rows) == len(residuals) == 20
+    assert np.isfinite(residuals).all()
+
+
+def test_fields_are_computed_once_and_only_when_read():
+    calls = []
+
+    def field(name, value):
+        return lambda: calls.append(name) or value
+
+    rows = Rows(
+        3,
+        inputs=field("inputs", np.zeros((3, 2))),
+        leverage=field("leverage", np.arange(3.0)),
+        sampling_leverage=field("sampling", np.zeros(3)),
+        prediction=field("prediction", np.zeros((3, 1))),
+    )
+    part = rows.take(np.array([2, 0]))
+    assert calls == []
+    np.testing.assert_array_equal(part.leverage, [2.0, 0.0])
+    np.testing.assert_array_equal(rows.leverage, [0.0, 1.0, 2.0])
+    assert calls == ["leverage"]
+    assert len(part) == 2
+
+
+def test_new_rows_predict_from_the_features_that_are_there(data):
+    X, y = data
+    model = make_pipeline(StandardScaler(), Ridge()).fit(X, y)
+    rows = new_rows(model, geometry_of(model).fit(X), X[:5], 1)
+
+    np.testing.assert_allclose(rows.prediction[:, 0], model.predict(X[:5]), rtol=1e-13)
+    assert rows.inputs.shape == (5, 4)
+
+
+class ResidualSpread(Scale):
+    """A user's scale that learns one number from honest residuals."""
+
+    needs_residuals = True
+
+    def fit(self, rows, residuals=None, sample_weight=None):
+        self.spread_ = np.abs(residuals).mean(axis=0)
+        self.rows_ = len(rows)
+        return self
+
+    def predict(self, rows):
+        return 0.0, np.tile(self.spread_, (len(rows), 1))
+
+
+def test_a_scale_of_the_users_gets_honest_residuals_and_their_source_is_shown(data):
+    X, y = data
+    model = SplitConformalRegressor(Ridge(), scale=ResidualSpread(), random_state=0).fit(X, y)
+    kept = np.setdiff1d(np.arange(40), model.calibration_indices_)
+
+    assert model.residuals_from_ == "leave-one-out"
+    assert model.scale_.rows_ == 30
+    assert model.scale_.spread_[0] == pytest.approx(np.abs(honest(Ridge(), X[kept], y[kept])[1]).mean(), rel=1e-10)
+    assert SplitConformalRegressor(Ridge()).fit_train(X, y).residuals_from_ is None

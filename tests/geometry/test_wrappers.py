@@ -1,0 +1,182 @@
+"""Estimators that hold others are looked through; what they did weakens what leave-one-out may claim."""
+
+import numpy as np
+import pytest
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import StackingRegressor, VotingRegressor
+from sklearn.exceptions import NotFittedError
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.frozen import FrozenEstimator
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import Lasso, LinearRegression, Ridge
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, RandomizedSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, StandardScaler
+
+from geometry.cases import NEW, X, Y, y
+from hatband.geometry import InputsGeometry, geometry_of, is_training_sample, steps_of
+from hatband.geometry.composite import Preprocessed
+
+GRID = {"alpha": [2.0]}
+
+
+def scaled(model):
+    return make_pipeline(StandardScaler(), model)
+
+
+def same_leverage(model, reference):
+    one, two = (geometry_of(each).fit(X) for each in (model, reference))
+    np.testing.assert_array_equal(one.leverage(one.features(NEW)), two.leverage(two.features(NEW)))
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "exactness"),
+    [
+        (GridSearchCV(Ridge(), GRID, cv=2), "given"),
+        (RandomizedSearchCV(Ridge(), GRID, n_iter=1, cv=2), "given"),
+        (HalvingGridSearchCV(Ridge(), GRID, cv=2, min_resources=30), "given"),
+        (GridSearchCV(GridSearchCV(Ridge(), GRID, cv=2), {"cv": [2]}, cv=2), "given"),
+        (FrozenEstimator(Ridge(alpha=2.0).fit(X, y)), "exact"),
+        (FrozenEstimator(GridSearchCV(Ridge(), GRID, cv=2).fit(X, y)), "given"),
+        (TransformedTargetRegressor(Ridge(alpha=2.0), func=np.arcsinh, inverse_func=np.sinh), "none"),
+        (VotingRegressor([("a", Ridge(alpha=2.0)), ("b", Ridge(alpha=2.0, solver="svd"))]), "exact"),
+        (VotingRegressor([("a", Ridge(alpha=2.0)), ("b", "drop")]), "exact"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_wrapped_ridge_is_measured_like_the_ridge_itself(wrapper, exactness):
+    wrapper.fit(X, y)
+    same_leverage(wrapper, Ridge(alpha=2.0).fit(X, y))
+    assert geometry_of(wrapper).exactness == exactness
+
+
+def test_search_over_models_measures_the_best_and_keeps_the_weaker_claim():
+    search = GridSearchCV(scaled(Ridge()), {"ridge": [Lasso(0.1)]}, cv=2).fit(X, y)
+    assert geometry_of(search).exactness == "none"
+
+
+def test_search_that_does_not_refit_says_what_to_do():
+    with pytest.raises(ValueError, match=r"refit=False.*Pass refit=True"):
+        geometry_of(GridSearchCV(Ridge(), GRID, cv=2, refit=False).fit(X, y))
+
+
+@pytest.mark.parametrize("inner", [Ridge(alpha=2.0), scaled(Ridge(alpha=2.0))], ids=["plain", "pipeline"])
+@pytest.mark.parametrize("target", [y, Y, y[:, None]], ids=["1d", "2d", "column"])
+def test_transformed_target_predicts_on_its_own_scale_from_transformed_rows(inner, target):
+    model = TransformedTargetRegressor(inner, func=np.arcsinh, inverse_func=np.sinh).fit(X, target)
+    regressor = model.regressor_
+    space = geometry_of(model).fit(X)
+    prediction = space.final_step(model).predict(space.features(NEW).model_inputs)
+    np.testing.assert_array_equal(prediction, model.predict(NEW))
+    assert model.regressor_ is regressor
+
+
+def voting(*members, **parameters):
+    return VotingRegressor([(str(i), member) for i, member in enumerate(members)], **parameters)
+
+
+SHARED = [
+    voting(scaled(Ridge(2.0)), scaled(Ridge(2.0)), weights=[1, 3]),
+    voting(KernelRidge(2.0, kernel="rbf", gamma=0.1), KernelRidge(2.0, kernel="rbf", gamma=0.1)),
+    voting(Ridge(alpha=2.0)),
+]
+MIXED = [
+    voting(Ridge(2.0), Ridge(3.0)),
+    voting(Ridge(2.0), scaled(Ridge(2.0))),
+    voting(scaled(Ridge(2.0)), make_pipeline(PolynomialFeatures(2), Ridge(2.0))),
+    voting(Ridge(2.0), Ridge(2.0, fit_intercept=False)),
+    voting(Ridge(2.0), Ridge(2.0, positive=True)),
+    voting(*(make_pipeline(FunctionTransformer(lambda rows: rows), Ridge()) for _ in range(2))),
+]
+
+
+@pytest.mark.parametrize("model", SHARED, ids=lambda value: type(value).__name__)
+def test_members_of_one_feature_map_and_ridge_share_their_geometry(model):
+    model.fit(X, y)
+    same_leverage(model, model.estimators_[0])
+
+
+@pytest.mark.parametrize("model", MIXED, ids=lambda value: type(value).__name__)
+def test_members_that_differ_are_measured_on_the_inputs(model):
+    assert isinstance(geometry_of(model.fit(X, y)), InputsGeometry)
+
+
+@pytest.mark.parametrize("model", SHARED + MIXED, ids=lambda value: type(value).__name__)
+def test_voting_predicts_the_weighted_mean_from_transformed_rows(model):
+    model.fit(X, y)
+    space = geometry_of(model).fit(X)
+    np.testing.assert_array_equal(space.final_step(model).predict(space.features(NEW).model_inputs), model.predict(NEW))
+
+
+def test_stacking_in_a_pipeline_is_measured_on_the_inputs_of_the_last_step():
+    model = scaled(StackingRegressor([("ridge", Ridge())], cv=2)).fit(X, y)
+    geometry = geometry_of(model)
+    assert isinstance(geometry, Preprocessed)
+    assert isinstance(geometry.geometry, InputsGeometry)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [Ridge(), scaled(Ridge()), GridSearchCV(Ridge(), GRID), TransformedTargetRegressor(Ridge())],
+    ids=lambda value: type(value).__name__,
+)
+def test_unfitted_model_is_refused(model):
+    with pytest.raises(NotFittedError):
+        geometry_of(model)
+
+
+def test_wrapper_of_ones_own_is_looked_through_once_registered():
+    class Renamed(Ridge):
+        pass
+
+    class Holder:
+        def __init__(self, held):
+            self.held = held
+
+    @steps_of.register
+    def _(estimator: Holder):
+        return steps_of(estimator.held)
+
+    assert steps_of(Holder(scaled(Renamed()).fit(X, y))).transformers[0].n_features_in_ == X.shape[1]
+
+
+TRAINED = [
+    (LinearRegression(), y, None),
+    (LinearRegression(fit_intercept=False), Y, None),
+    (Ridge(alpha=3.0), Y, np.linspace(0.5, 2, len(X))),
+    (Ridge(alpha=np.array([0.1, 50.0])), Y, None),
+    (scaled(Ridge(alpha=3.0)), y, None),
+    (GridSearchCV(scaled(Ridge()), {"ridge__alpha": [1.0, 4.0]}, cv=2), y, None),
+    (make_pipeline(PolynomialFeatures(2), LinearRegression()), y, None),
+]
+
+
+def is_own(model, rows, target, weights=None):
+    frozen = FrozenEstimator(model)
+    space = geometry_of(frozen).fit(rows, weights)
+    return is_training_sample(space, frozen, space.features(rows), target, weights)
+
+
+@pytest.mark.parametrize(("model", "target", "weights"), TRAINED, ids=lambda value: type(value).__name__)
+def test_linear_model_knows_its_training_rows(model, target, weights):
+    parameters = {} if weights is None else {"sample_weight": weights}
+    assert is_own(model.fit(X, target, **parameters), X, target, weights)
+
+
+@pytest.mark.parametrize(("model", "target", "weights"), TRAINED, ids=lambda value: type(value).__name__)
+def test_one_foreign_row_is_noticed(model, target, weights):
+    parameters = {} if weights is None else {"sample_weight": weights}
+    model.fit(X, target, **parameters)
+    rows, changed = X.copy(), target.copy()
+    rows[3], changed[3] = X[3] + 0.5, target[3] + 1.0
+    assert not is_own(model, rows, changed, weights)
+    assert not is_own(model, X[1:], target[1:], None if weights is None else weights[1:])
+
+
+def test_target_shifted_by_a_constant_is_noticed():
+    assert not is_own(Ridge().fit(X, y), X, y + 1.0)
+
+
+def test_models_that_are_no_linear_smoother_never_claim_training_rows():
+    for model in (Lasso(0.1), KernelRidge(), Ridge(positive=True)):
+        assert not is_own(model.fit(X, y), X, y)
