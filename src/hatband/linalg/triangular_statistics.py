@@ -174,7 +174,7 @@ class TriangularStatistics:
         scaled = scaled_triangle(backend, whole[:width, :width] + 0.0)
         if scaled.rcond > max(self.n_samples, width) * EPS:
             factor: Factor = factor_triangle(
-                scaled, design.penalty, design.ridge, design.frame, "QR", "running triangle"
+                scaled, design.penalty, design.ridge, design.frame, solver="QR", reason="running triangle"
             )
         else:
             reason = "running triangle, rank deficient to working precision"
