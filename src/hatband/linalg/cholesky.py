@@ -93,7 +93,8 @@ def cholesky_triangle(backend: AnyBackend, gram: Array, penalty: Array) -> Trian
     """Return the Cholesky factor of gram + diag(penalty), or None where that is not positive definite."""
     diagonal = gram.diagonal() + penalty
     scale = power_of_two(backend, diagonal**0.5)
-    matrix = gram / scale[:, None] / scale
+    matrix = gram / scale[:, None]
+    matrix /= scale
     backend.set_diagonal(matrix, diagonal / scale**2)
     norm = float(abs(matrix).sum(0).max()) if len(matrix) else 1.0
     upper = backend.cholesky(matrix)
