@@ -37,7 +37,8 @@ class TriangularFactor(Factor):
         return backend.row_squares(backend.trmm(block, self.inverse))
 
     def _both(self, block: Array) -> tuple[Array, Array]:
-        # s = h - |ridge^1/2 A^-1 phi|^2, which cancels when the ridge dwarfs the Gram matrix. mathematics.md 1
+        # Hoerl and Kennard 1970, eq. 4.2, minus and plus the ridge: s = h - |ridge^1/2 A^-1 phi|^2. It cancels when the
+        # ridge dwarfs the Gram matrix.
         backend = self.frame.backend
         half = backend.trmm(block, self.inverse)
         posterior = backend.row_squares(half)

@@ -111,7 +111,10 @@ class TriangularCore(KernelCore):
 
 
 def distance(norm: Array, b: Array, a: Array, image: Array) -> Array:
-    """Return |phi - Phi'a|^2 = k - 2 a'b + a'K a, at least 0; h = |a|^2 + distance / ridge. mathematics.md 1."""
+    """Return |phi - Phi'a|^2 = k - 2 a'b + a'K a, at least 0; h = |a|^2 + distance / ridge.
+
+    The value of Rasmussen and Williams 2006, eq. 2.26, in units of the ridge and without its cancellation.
+    """
     return (norm - (a * (2 * b - image)).sum(1)).clip(0.0)
 
 
