@@ -302,7 +302,8 @@ def factor_kernel(
     Returns
     -------
     KernelFactor
-        It keeps two n x n matrices (6.4 GB at n = 20,000); a third exists while it is made.
+        It keeps two n x n matrices, the kernel among them (6.4 GB at n = 20,000); while it is made there are three
+        beside `kernel`, four with weights or an intercept.
 
     Raises
     ------
