@@ -11,22 +11,27 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 from scipy.linalg import blas, lapack
+from sklearn.linear_model import Ridge
 
 from _report import Report, parser
+from hatband import SplitConformalRegressor
 from hatband.linalg import Auto, Factor
 
 SIZES = {(100_000, 300): 7, (20_000, 1_000): 7}
 QUICK_SIZES = {(30_000, 300): 5, (6_000, 1_000): 5}
 RIDGE = 1.0
+CALIBRATION_ROWS = 1000
 
 
 class Data(NamedTuple):
     """What every comparison reads; `work` is a copy that BLAS may overwrite."""
 
     features: np.ndarray
+    target: np.ndarray
     work: np.ndarray
     triangle: np.ndarray
     factor: Factor
+    model: SplitConformalRegressor
 
 
 class Comparison(NamedTuple):
@@ -59,6 +64,13 @@ def comparisons(data: Data) -> Iterator[Comparison]:
     yield Comparison("factor with intercept / (dsyrk + dpotrf)", centred_factor, blas_factor, 1.6)
     yield Comparison("leverage / dtrmm", lambda: factor.leverage(features), multiply, 1.35)
     yield Comparison("both forms / dtrmm", lambda: factor.leverages(features), multiply, 2.3)
+    yield Comparison(
+        "fit_train / Ridge.fit",
+        lambda: SplitConformalRegressor(Ridge()).fit_train(features, data.target),
+        lambda: Ridge().fit(features, data.target),
+        2.0,
+    )
+    yield Comparison("predict_interval / dtrmm", lambda: data.model.predict_interval(features), multiply, 2.5)
     yield Comparison("(thin SVD + explicit inverse) / factor", lambda: svd_inverse(features), centred_factor, 8.0, ">=")
     yield Comparison(
         "(Gram + explicit inverse + GEMM) / (factor + leverage)",
@@ -87,7 +99,10 @@ def make(n_samples: int, n_features: int) -> Data:
     features = rng.normal(size=(n_samples, n_features)) + 1.0
     # The identity: multiplying by it again and again neither overflows nor underflows.
     triangle = np.asfortranarray(np.eye(n_features))
-    return Data(features, features.copy(), triangle, Auto().factor(features, RIDGE))
+    target = features[:, 0] + rng.normal(size=n_samples)
+    model = SplitConformalRegressor(Ridge(RIDGE)).fit_train(features[CALIBRATION_ROWS:], target[CALIBRATION_ROWS:])
+    model.calibrate(features[:CALIBRATION_ROWS], target[:CALIBRATION_ROWS])
+    return Data(features, target, features.copy(), triangle, Auto().factor(features, RIDGE), model)
 
 
 def best_times(comparison: Comparison, rounds: int) -> tuple[float, float]:

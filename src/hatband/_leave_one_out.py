@@ -1,4 +1,6 @@
-"""Leave-one-out in closed form: what a refit without row i would give, from one fit. mathematics.md section 4.
+"""Leave-one-out in closed form: what a refit without row i would give, from one fit.
+
+Sources: Allen 1974; Cook and Weisberg 1982, section 2.2; for kernels Wahba 1990, section 4.2.
 
 h is the leverage of the training rows (n,), e their residuals, w their weights, c = h(x, x_i) cross-leverages (m, n).
 Exact for predictions that are linear in y with fixed features and a fixed ridge (in the sum convention); an unpenalised
@@ -17,7 +19,7 @@ from hatband._typing import Array, Bool, Float
 
 # Below this 1 - w h is rounding.
 _INTERPOLATED = 1e-12
-# A row whose part in an undetermined direction is smaller than this share has no such part. mathematics.md section 10.
+# A row whose part in an undetermined direction is smaller than this share has no such part.
 _OUTSIDE = 1e-10
 
 

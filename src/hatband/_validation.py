@@ -41,9 +41,9 @@ def check_finite(array: Array, name: str) -> None:
             row = int(np.searchsorted(array.indptr, entry, side="right") - 1)
             raise ValueError(_not_finite(name, row))
         return
-    row = first_bad_row(values)
-    if row is not None:
-        raise ValueError(_not_finite(name, row))
+    bad = first_bad_row(values)
+    if bad is not None:
+        raise ValueError(_not_finite(name, bad))
 
 
 def _not_finite(name: str, row: int) -> str:
@@ -115,7 +115,7 @@ def check_calibration_size(calibration_size: Any, n_samples: int) -> int:
     """Return how many of n_samples rows calibrate: a fraction is rounded to the nearest row, an integer is exact."""
     if isinstance(calibration_size, Integral) and not isinstance(calibration_size, bool):
         size = int(calibration_size)
-    elif isinstance(calibration_size, Real) and 0 <= calibration_size < 1:
+    elif isinstance(calibration_size, Real) and 0 <= float(calibration_size) < 1:
         size = max(1, round(n_samples * float(calibration_size))) if calibration_size else 0
     else:
         size = -1

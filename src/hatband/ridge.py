@@ -82,7 +82,8 @@ class LeaveOneOutRidge(RegressorMixin, BaseEstimator):
         best = int(np.argmin(errors))
         self.ridges_, self.leave_one_out_error_, self.ridge_ = ridges, np.array(errors), float(ridges[best])
         coef, intercept = slopes[best].T, y_mean - mean @ slopes[best]
-        self.coef_, self.intercept_ = (coef[0], float(intercept[0])) if single else (coef, intercept)
+        self.coef_: Array = coef[0] if single else coef
+        self.intercept_: Any = float(intercept[0]) if single else intercept
         return self
 
     def predict(self, X: Any) -> Array:
@@ -181,7 +182,8 @@ class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
         dual, intercept = spectrum.at(float(ridges[best])).solve(target)
         self.ridges_, self.leave_one_out_error_, self.ridge_ = ridges, np.array(errors), float(ridges[best])
         self.X_fit_ = X
-        self.dual_coef_, self.intercept_ = (dual[:, 0], float(intercept[0])) if single else (dual, intercept)
+        self.dual_coef_: Array = dual[:, 0] if single else dual
+        self.intercept_: Any = float(intercept[0]) if single else intercept
         return self
 
     def predict(self, X: Any) -> Array:

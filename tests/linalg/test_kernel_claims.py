@@ -127,6 +127,16 @@ def test_leverages_stay_inside_their_bounds(n, exponent, fit_intercept, seed):
 
 @factorisation
 @pytest.mark.parametrize("fit_intercept", [False, True])
+def test_rounding_never_takes_the_posterior_below_the_sampling_form(rng, factor_of, fit_intercept):
+    train = rng.normal(size=(40, 2))
+    factor = factor_of(rbf(train, train, 0.3), 1e-11, None, fit_intercept)
+    posterior, sampling = factor.leverages(rbf(train, train, 0.3), np.ones(40))
+
+    assert (posterior >= sampling).all()
+
+
+@factorisation
+@pytest.mark.parametrize("fit_intercept", [False, True])
 def test_rows_of_the_smoother_sum_to_one_with_an_intercept(rng, factor_of, fit_intercept):
     train = rng.normal(size=(30, 2))
     weights = rng.uniform(0, 2, 30)

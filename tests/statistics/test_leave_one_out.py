@@ -190,5 +190,6 @@ def test_jackknife_interval_of_an_interpolated_row_is_the_whole_line(lonely):
     residuals = loo_residuals(y - oracles.ridge_predictions(train, y, train), h)
     centres = loo_predictions(oracles.ridge_predictions(train, y, train[:1] + 1), cross, residuals)
 
+    assert np.isinf(loo_residuals(np.zeros(2), np.ones(2))).all()
     assert (centres - np.abs(residuals))[0, 0] == -np.inf
     assert (centres + np.abs(residuals))[0, 0] == np.inf

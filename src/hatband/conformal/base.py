@@ -92,7 +92,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
             state = self._trained(take_rows(X, training, n), values[training], weight, params)
             scores = self._scores(state, take_rows(X, calibration, n), target[calibration]) if size else None
             self._forget()
-            vars(self).update(state)
+            self.__dict__.update(state)
         if scores is not None:
             self.scores_, self.calibration_indices_ = scores, calibration
         return self
@@ -119,7 +119,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
             X = self._check_X(X, reset=True)
             state = self._trained(X, np.asarray(y), weight, fit_params)
             self._forget()
-            vars(self).update(state)
+            self.__dict__.update(state)
         return self
 
     def calibrate(self, X: Any, y: Any) -> Self:
@@ -147,7 +147,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         check_consistent_length(X, target)
         state = {name: getattr(self, name) for name in _TRAINED}
         self.scores_ = self._scores(state, self._check_X(X, reset=False), target)
-        vars(self).pop("calibration_indices_", None)
+        self.__dict__.pop("calibration_indices_", None)
         return self
 
     def _trained(self, X: Any, y: Array, sample_weight: Array | None, fit_params: dict[str, Any]) -> dict[str, Any]:
@@ -343,7 +343,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
 
     def _forget(self) -> None:
         for name in (*_TRAINED, *_CALIBRATED):
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
 
     @contextmanager
     def _input_names_kept_on_failure(self) -> Iterator[None]:
@@ -353,8 +353,8 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
             yield
         except Exception:
             for name in names:
-                vars(self).pop(name, None)
-            vars(self).update(before)
+                self.__dict__.pop(name, None)
+            self.__dict__.update(before)
             raise
 
     def get_metadata_routing(self) -> MetadataRouter:

@@ -1,6 +1,6 @@
 """Geometries of scikit-learn's linear models: what each calls its penalty, as a ridge in the sum convention.
 
-Every ridge here satisfies the normal equations Phi_c'W e = ridge * coef of the fitted model. mathematics.md section 1
+Every ridge here satisfies the normal equations Phi_c'W e = ridge * coef of the fitted model.
 """
 
 from typing import Any

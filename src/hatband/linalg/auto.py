@@ -105,7 +105,7 @@ class Auto:
         return factor_spectral(provisional, "the features are rank deficient to working precision")
 
     def _is_dwarfed(self, design: Design, gram: Float[Array, "k k"]) -> bool:
-        """Whether s = h - ridge |A^-1 phi|^2 would lose more than the tolerance. mathematics.md 1."""
+        """Whether s = h - ridge |A^-1 phi|^2 would lose more than the tolerance."""
         if not len(gram) or not np.all(design.ridge):
             return False
         return EPS * float(design.penalty.max()) > self.tolerance * float(gram.diagonal().mean())

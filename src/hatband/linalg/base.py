@@ -14,7 +14,7 @@ from hatband._backend import AnyBackend, as_rows, block_rows, on_host
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_finite
 
-# A row lies outside the row space when its part orthogonal to it exceeds this share of the row. mathematics.md 10
+# A row lies outside the row space when its part orthogonal to it exceeds this share of the row.
 OUTSIDE = 1e-10
 
 

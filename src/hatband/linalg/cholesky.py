@@ -37,7 +37,8 @@ class TriangularFactor(Factor):
         return backend.row_squares(backend.trmm(block, self.inverse))
 
     def _both(self, block: Array) -> tuple[Array, Array]:
-        # s = h - |ridge^1/2 A^-1 phi|^2, which cancels when the ridge dwarfs the Gram matrix. mathematics.md 1
+        # Hoerl and Kennard 1970, eq. 4.2, minus and plus the ridge: s = h - |ridge^1/2 A^-1 phi|^2. It cancels when the
+        # ridge dwarfs the Gram matrix.
         backend = self.frame.backend
         half = backend.trmm(block, self.inverse)
         posterior = backend.row_squares(half)
@@ -93,7 +94,8 @@ def cholesky_triangle(backend: AnyBackend, gram: Array, penalty: Array) -> Trian
     """Return the Cholesky factor of gram + diag(penalty), or None where that is not positive definite."""
     diagonal = gram.diagonal() + penalty
     scale = power_of_two(backend, diagonal**0.5)
-    matrix = gram / scale[:, None] / scale
+    matrix = gram / scale[:, None]
+    matrix /= scale
     backend.set_diagonal(matrix, diagonal / scale**2)
     norm = float(abs(matrix).sum(0).max()) if len(matrix) else 1.0
     upper = backend.cholesky(matrix)

@@ -14,8 +14,8 @@ from hatband.linalg.sparse import FAR, refuse_large, sparse_columns, sparse_gram
 
 # Spread below a few roundings of the mean is no spread.
 CONSTANT = 4 * EPS
-# How many rows the provisional mean is taken from.
-_SAMPLE = 256
+# How many rows the provisional mean is taken from, and how many entries they may have.
+_SAMPLE_ROWS, _SAMPLE_ENTRIES = 256, 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,8 @@ def _provisional_shift(backend: AnyBackend, features: Any, weights: np.ndarray |
 def provisional_mean(backend: AnyBackend, features: Any, weights: np.ndarray | None) -> Float[Array, " d"]:
     """Mean of a few rows; a column that is constant in them keeps its value exactly."""
     index = np.arange(features.shape[0]) if weights is None else np.flatnonzero(weights)
-    index = index[:: max(1, len(index) // _SAMPLE)]
+    count = min(_SAMPLE_ROWS, max(_SAMPLE_ENTRIES // features.shape[1], 8))
+    index = index[:: max(1, len(index) // count)]
     sample = np.vstack([backend.numpy(backend.read(features, slice(i, i + 1))) for i in index]).astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         mean = np.where((sample == sample[0]).all(axis=0), sample[0], sample.mean(axis=0))

@@ -116,7 +116,7 @@ class DualFactor(Factor):
         return self._both(block)[0]
 
     def _both(self, block: Array) -> tuple[Array, Array]:
-        # h is stationary in a, so that errors of a enter squared; nothing cancels. mathematics.md 1
+        # h is stationary in a, so that errors of a enter squared; nothing cancels.
         sampling = self.frame.backend.row_squares(self._coefficients(block))
         return self.frame.backend.row_squares(block) / self.strength + sampling, sampling
 

@@ -100,7 +100,8 @@ class TriangularCore(KernelCore):
         for index in np.array_split(small, 1 + len(small) // 1024):
             if len(index):
                 b, a = self.project(self.matrix[index])
-                hat[index] = floor_form(self.matrix.diagonal()[index], b, a, self.image(a), self.ridge)
+                rest = distance(self.matrix.diagonal()[index], b, a, self.image(a))
+                hat[index] = self.backend.row_squares(a) + rest / self.ridge
         return hat
 
     def logdet(self) -> float:
@@ -109,9 +110,12 @@ class TriangularCore(KernelCore):
         return whole if self.unit is None else whole - float(np.log(self.ridge + self.level))
 
 
-def floor_form(norm: Array, b: Array, a: Array, image: Array, ridge: Any) -> Array:
-    """Return |a|^2 + |phi - Phi'a|^2 / ridge = a'a + (k - 2 a'b + a'K a) / ridge. mathematics.md 1."""
-    return (a * a).sum(1) + (norm - (a * (2 * b - image)).sum(1)).clip(0.0) / ridge
+def distance(norm: Array, b: Array, a: Array, image: Array) -> Array:
+    """Return |phi - Phi'a|^2 = k - 2 a'b + a'K a, at least 0; h = |a|^2 + distance / ridge.
+
+    The value of Rasmussen and Williams 2006, eq. 2.26, in units of the ridge and without its cancellation.
+    """
+    return (norm - (a * (2 * b - image)).sum(1)).clip(0.0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -186,8 +190,8 @@ class KernelFactor:
         for block in self.frame.blocks(kernel_rows):
             b, a = self.core.project(block.products)
             norm = self.frame.squared_norm(diagonal[block.part], block)
-            posterior[block.part] = self.frame.floor + floor_form(norm, b, a, self.core.image(a), self.ridge)
             sampling[block.part] = self.frame.floor + backend.row_squares(a)
+            posterior[block.part] = sampling[block.part] + distance(norm, b, a, self.core.image(a)) / self.ridge
         return self._checked(posterior, kernel_rows), self._checked(sampling, kernel_rows)
 
     def _checked(self, result: Array, kernel_rows: Array) -> Array:
@@ -223,7 +227,7 @@ class KernelFactor:
         return backend.like(result, kernel_rows)
 
     def _cross(self, block: Block, other: Block, between: Array) -> Array:
-        """The bilinear form of `floor_form`."""
+        """The bilinear form of `distance`."""
         (b, a), (d, c) = self.core.project(block.products), self.core.project(other.products)
         rest = self.frame.inner_products(between, block, other) - a @ d.T - (b - self.core.image(a)) @ c.T
         return self.frame.floor + a @ c.T + rest / self.ridge
@@ -298,7 +302,8 @@ def factor_kernel(
     Returns
     -------
     KernelFactor
-        It keeps two n x n matrices (6.4 GB at n = 20,000); a third exists while it is made.
+        It keeps two n x n matrices, the kernel among them (6.4 GB at n = 20,000); while it is made there are three
+        beside `kernel`, four with weights or an intercept.
 
     Raises
     ------

@@ -117,7 +117,7 @@ class KernelSpectrum:
         for block in self.frame.blocks(kernel_rows):
             squares = (block.products @ self.vectors) ** 2
             norm = self.frame.squared_norm(diagonal[block.part], block)
-            # `floor_form` in the coordinates of the eigenvectors.
+            # `distance` in the coordinates of the eigenvectors.
             rest = norm[:, None] - squares @ ((self.values[:, None] + 2 * strengths) * gain**2)
             result[block.part] = self.frame.floor + squares @ gain**2 + rest.clip(0.0) / strengths
         return backend.like(result, kernel_rows)

@@ -25,7 +25,7 @@ class Spectrum:
     vectors : array of shape (k, r)
         V.
     values : array of shape (r,)
-        Singular values, descending; exactly 0 where rounding cannot tell them from 0. mathematics.md 10.
+        Singular values, descending; exactly 0 where rounding cannot tell them from 0.
     unit : array of shape (k,)
         Divisor of each column.
     """

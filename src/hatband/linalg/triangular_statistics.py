@@ -148,38 +148,7 @@ class TriangularStatistics:
         ValueError
             If there are no rows, or the ridge is negative.
         """
-        return self._factor(self._raw(fit_intercept), ridge, fit_intercept)[0]
-
-    def _raw(self, fit_intercept: bool) -> Array:
-        """Triangle of the rows about the mean or about zero."""
-        if fit_intercept:
-            return self.triangle
-        backend = backend_of(self.triangle)
-        return backend.qr_add(self.triangle + 0.0, self.weight**0.5 * self.centre.mean[None])
-
-    def _factor(self, triangle: Array, ridge: Any, fit_intercept: bool) -> tuple[Factor, Design, Array]:
-        """Factor, the design it is in, and the joint triangle with the ridge in it."""
-        design = design_at(self.centre, self.n_features, ridge, fit_intercept)
-        backend, d = design.backend, self.n_features
-        design = determined(design, (triangle[:d, :d] ** 2).sum(0) / self.weight)
-        width, q = design.frame.width, self.n_targets
-        columns = backend.zeros(len(triangle), width + q)
-        columns[:, :width] = triangle[:, :d][:, design.frame.kept]
-        columns[:, width:] = triangle[:, d:]
-        start = backend.zeros(width + q, width + q)
-        diagonal = backend.zeros(width + q)
-        diagonal[:width] = design.penalty**0.5
-        backend.set_diagonal(start, diagonal)
-        whole = backend.qr_add(start, columns + 0.0)
-        scaled = scaled_triangle(backend, whole[:width, :width] + 0.0)
-        if scaled.rcond > max(self.n_samples, width) * EPS:
-            factor: Factor = factor_triangle(
-                scaled, design.penalty, design.ridge, design.frame, "QR", "running triangle"
-            )
-        else:
-            reason = "running triangle, rank deficient to working precision"
-            factor = factor_compressed(design, columns[:d, :width] + 0.0, reason)
-        return factor, design, whole
+        return _factor(*self._stacked(ridge, fit_intercept))
 
     def coefficients(
         self, ridge: Any = 0.0, fit_intercept: bool = True
@@ -188,17 +157,42 @@ class TriangularStatistics:
 
         Where the features are rank deficient at ridge 0, the slopes of least norm (columns scaled to the same length).
         """
-        factor, design, whole = self._factor(self._raw(fit_intercept), ridge, fit_intercept)
-        backend, width = design.backend, design.frame.width
-        slopes = backend.zeros(self.n_features, self.n_targets)
+        design, columns, stacked = self._stacked(ridge, fit_intercept)
+        factor, width = _factor(design, columns, stacked), design.frame.width
+        slopes = design.backend.zeros(self.n_features, self.n_targets)
         if isinstance(factor, TriangularFactor):
-            triangle = scaled_triangle(backend, whole[:width, :width] + 0.0)
-            slopes[design.frame.kept] = triangle.inverse(backend) @ whole[:width, width:]
+            slopes[design.frame.kept] = factor.inverse @ stacked[:width, width:]
         else:
-            cross = backend.zeros(self.n_features, self.n_targets)
-            cross[design.frame.kept] = whole[:width, :width].T @ whole[:width, width:]
-            slopes = backend.asarray(factor.solve(cross))
+            slopes[design.frame.kept] = stacked[:width, :width].T @ stacked[:width, width:]
+            slopes = design.backend.asarray(factor.solve(slopes))
         return slopes, self.y_mean - self.mean @ slopes if fit_intercept else 0.0 * self.y_mean
+
+    def _stacked(self, ridge: Any, fit_intercept: bool) -> tuple[Design, Array, Array]:
+        """The design, the triangle less its constant columns, and R of that stacked on ridge^1/2 I."""
+        design = design_at(self.centre, self.n_features, ridge, fit_intercept)
+        backend, triangle = design.backend, self.triangle + 0.0
+        if not fit_intercept:
+            triangle = backend.qr_add(triangle, self.weight**0.5 * self.centre.mean[None])
+        features = triangle[:, : self.n_features]
+        design = determined(design, (features**2).sum(0) / self.weight)
+        width, size = design.frame.width, design.frame.width + self.n_targets
+        columns = backend.zeros(len(triangle), size)
+        columns[:, :width] = features[:, design.frame.kept]
+        columns[:, width:] = triangle[:, self.n_features :]
+        diagonal, start = backend.zeros(size), backend.zeros(size, size)
+        diagonal[:width] = design.penalty**0.5
+        backend.set_diagonal(start, diagonal)
+        return design, columns, backend.qr_add(start, columns + 0.0)
+
+
+def _factor(design: Design, columns: Array, stacked: Array) -> Factor:
+    """Factor from the stacked triangle, or by singular values of the columns where that is singular."""
+    frame, width = design.frame, design.frame.width
+    scaled = scaled_triangle(design.backend, stacked[:width, :width] + 0.0)
+    if scaled.rcond > max(frame.n_samples, width) * EPS:
+        return factor_triangle(scaled, design.penalty, design.ridge, frame, solver="QR", reason="running triangle")
+    reason = "running triangle, rank deficient to working precision"
+    return factor_compressed(design, columns[:, :width] + 0.0, reason)
 
 
 def downdate(backend: AnyBackend, triangle: Float[Array, "p p"], rows: Float[Array, "b p"]) -> Float[Array, "p p"]:
