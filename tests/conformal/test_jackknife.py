@@ -78,7 +78,7 @@ def test_linear_bounds_equal_refits(name, weighted, scale, method):
     np.testing.assert_allclose(model.predict_interval(rows)[1].T, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def kernel_band(estimator, X, y, weights=None, noise=0.0, width="leverage"):
+def kernel_band(estimator, X, y, weights=None, *, noise=0.0, width="leverage"):
     ridge = estimator.alpha + noise
 
     def fit_band(kept):
