@@ -203,7 +203,7 @@ def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str, i
     if not allow_tuned:
         raise ValueError(
             f"{model} chose hyperparameters on the rows it is fitted to, which {owner} would have to choose anew for "
-            f"every candidate. Fix them, use {instead}, or pass allow_tuned=True and lose the guarantee."
+            f"each refit. Fix them, use {instead}, or pass allow_tuned=True and lose the guarantee."
         )
     warnings.warn(
         f"{model} chose hyperparameters on the same rows: intervals hold as if they had been fixed in advance, and the "

@@ -7,8 +7,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from hatband._leverage import loo_leverage, loo_leverage_at, loo_predictions, loo_residuals, loo_sampling_leverage
-from hatband._typing import Array, Float
+from hatband._leave_one_out import (
+    loo_leverage,
+    loo_leverage_at,
+    loo_predictions,
+    loo_residuals,
+    loo_sampling_leverage,
+    loo_sampling_leverage_at,
+)
+from hatband._typing import Array
 from hatband._validation import check_smoother
 from hatband.conformal.crossing import Crossing, crossing_of, row_blocks
 from hatband.conformal.held_out import Given, HeldOut, Reach
@@ -134,27 +141,8 @@ class LeaveOneOut(HeldOut):
             _output(self.crossing.smoothed(cross), j),
             s_train=_column(self.sampling, j),
             h_train=_column(self.leverage, j),
-            weights=self.crossing.weights,
+            w=self.crossing.weights,
         )
-
-
-def loo_sampling_leverage_at(
-    s: Float[Array, " m"],
-    cross: Float[Array, "m n"],
-    smoothed: Float[Array, "m n"],
-    *,
-    s_train: Float[Array, " n"],
-    h_train: Float[Array, " n"],
-    weights: Float[Array, " n"] | None,
-) -> Float[Array, "m n"]:
-    """Return s_-i(x) = sum_{j != i} w_j h_-i(x, x_j)^2, with h_-i(x, z) = h(x, z) + f_i h(x, x_i) h(x_i, z).
-
-    f_i = w_i / (1 - w_i h_i), and `smoothed` holds sum_j w_j h(x, x_j) h(x_j, x_i). Sherman and Morrison (1950).
-    """
-    w = 1.0 if weights is None else weights
-    shift = w / (1 - w * h_train) * cross
-    own = w * h_train
-    return s[:, None] - w * cross**2 + 2 * shift * (smoothed - own * cross) + shift**2 * (s_train - own * h_train)
 
 
 def _honest_rows(
