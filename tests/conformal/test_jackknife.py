@@ -4,6 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import make_regression
@@ -18,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from hatband import JackknifePlusRegressor, LeverageScale
-from oracles import dense_kernel_cross, dense_leverage, dense_sampling_leverage, held_out_bounds
+from oracles import dense_kernel_cross, dense_leverage, dense_sampling_leverage, held_out_bounds, rank_bounds
 
 LEVEL = Fraction(9, 10)
 # Refits of moderate condition (below 1e4), n below 100: 1e4 sqrt(n) eps is 2e-11.
@@ -224,3 +226,34 @@ def test_ends_that_cross_below_level_one_half_meet_in_a_point():
     _, interval = JackknifePlusRegressor(Ridge(1e-3)).fit(X, y).predict_interval(rows, [0.05, 0.9])
 
     assert (interval[:, 0] <= interval[:, 1]).all()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(12, 60), st.integers(1, 30)),
+    ridge=st.sampled_from([1e-4, 0.1, 10.0]),
+    power=st.sampled_from([0.0, 0.2, 0.5, 1.0, 2.0]),
+    noise=st.tuples(st.sampled_from([1.0, 3.0, 30.0]), st.booleans()),
+)
+def test_rows_that_are_only_counted_do_not_hold_the_rank(seed, shape, ridge, power, noise):
+    rng, (n, d), (tail, weighted) = np.random.default_rng(seed), shape, noise
+    X, rows = rng.standard_t(tail, (n, d)), 3 * rng.standard_t(tail, (20, d))
+    y = X[:, 0] + rng.standard_t(tail, n)
+    weights = rng.integers(0, 3, n) + (np.arange(n) < 6) if weighted else None
+    model = JackknifePlusRegressor(Ridge(ridge), scale=LeverageScale(power=power)).fit(X, y, sample_weight=weights)
+    (every,) = model.held_out_.around(model.held_out_.features(rows), np.abs(model.scores_))
+    levels = [Fraction(1, 2), Fraction(9, 10)]
+    expected = np.array([rank_bounds(every.low, every.high, level) for level in levels])
+    _, interval = model.predict_interval(rows, [0.5, 0.9])
+
+    np.testing.assert_allclose(np.moveaxis(interval, 0, 2), np.moveaxis(expected, 0, 1), rtol=1e-9, atol=1e-9)
+
+
+def test_of_tall_data_few_rows_can_hold_the_rank():
+    X, y, rows = rows_of((2000, 5))
+    model = JackknifePlusRegressor(Ridge()).fit(X, y)
+    found = list(model.held_out_.near(model.held_out_.features(rows), np.abs(model.scores_), [1801]))
+
+    assert max(one.high.shape[1] for one in found) < 100
+    assert all(one.below + one.above + one.high.shape[1] == 2000 for one in found)

@@ -98,6 +98,10 @@ class NewtonLeaveOneOut(HeldOut):
             center = _mean(loo_predictions(eta[part], cross, self.steps), self.link)
             yield Reach(part, 0, center - spread[:, 0], center + spread[:, 0])
 
+    def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
+        """Yield what `around` does."""
+        return self.around(features, spread)
+
 
 class ApproximateJackknifePlusRegressor(BaseEveryRow):
     """APPROXIMATE jackknife+ mu_-i(x) -+ R_i for convex losses: mu_-i is one Newton step from the fit to all rows.

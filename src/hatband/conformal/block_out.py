@@ -145,6 +145,10 @@ class BlockOut(HeldOut):
                 low[:, places], high[:, places] = center[:, None] - reach, center[:, None] + reach
             yield from (Reach(part, j, low[..., j], high[..., j]) for j in range(spread.shape[1]))
 
+    def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
+        """Yield what `around` does."""
+        return self.around(features, spread)
+
 
 def _width(scale: Any, block: Block, h: Array, cross: Array) -> Array:
     """Return width_-B(x) (m,)."""

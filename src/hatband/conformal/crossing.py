@@ -16,6 +16,8 @@ from hatband.geometry.kernel import KernelSpace
 # Numbers in one block: 2 MB, so that the handful of arrays of its size stay in the cache.
 BLOCK_NUMBERS = 2**18
 
+ALL = slice(None)
+
 
 class Crossing(ABC):
     """h(x, x_i) for all training rows x_i, and the weights w_i that these had: the prediction is sum_i h w_i y_i."""
@@ -23,8 +25,8 @@ class Crossing(ABC):
     weights: Array | None
 
     @abstractmethod
-    def __call__(self, features: Features) -> Array:
-        """Return h(x, x_i), shape (m, n), or (m, n, q) where the ridge differs per output."""
+    def __call__(self, features: Features, columns: Array | slice = ALL) -> Array:
+        """Return h(x, x_i), i in `columns`: shape (m, k), or (m, k, q) where the ridge differs per output."""
 
     @abstractmethod
     def training_leverage(self, training: Features) -> Array:
@@ -56,10 +58,10 @@ class FeatureCrossing(Crossing):
         """Prepare the training rows."""
         return cls(space, space.factor.half_solve(selected(training.values, space.columns)), weights)
 
-    def __call__(self, features: Features) -> Array:
+    def __call__(self, features: Features, columns: Array | slice = ALL) -> Array:
         """Return h(x, x_i), shape (m, n): one product of matrices."""
         rows = self.space.factor.half_solve(selected(features.values, self.space.columns))
-        product = rows.T @ self.half
+        product = rows.T @ self.half[:, columns]
         product += self._floor
         return product
 
@@ -95,9 +97,9 @@ class KernelCrossing(Crossing):
         frame = self.space.factor.frame
         return None if frame.root is None else frame.spread(frame.root**2)
 
-    def __call__(self, features: Features) -> Array:
+    def __call__(self, features: Features, columns: Array | slice = ALL) -> Array:
         """Return h(x, x_i), shape (m, n)."""
-        return self.space.cross_leverage(features)
+        return self.space.cross_leverage(features)[:, columns]
 
     def training_leverage(self, training: Features) -> Array:
         """Return h(x_i), shape (n,), from the factor: no further n x n array."""
@@ -124,9 +126,9 @@ class PerOutputCrossing(Crossing):
         """Weights of the rows, the same for all outputs."""
         return self.crossings[0].weights
 
-    def __call__(self, features: Features) -> Array:
+    def __call__(self, features: Features, columns: Array | slice = ALL) -> Array:
         """Return h(x, x_i) for each output, shape (m, n, q)."""
-        return np.stack([crossing(features) for crossing in self.crossings], axis=-1)
+        return np.stack([crossing(features, columns) for crossing in self.crossings], axis=-1)
 
     def training_leverage(self, training: Features) -> Array:
         """Return h(x_i) for each output, shape (n, q)."""
@@ -152,9 +154,9 @@ class SpaceCrossing(Crossing):
     training: Features
     weights: Array | None
 
-    def __call__(self, features: Features) -> Array:
+    def __call__(self, features: Features, columns: Array | slice = ALL) -> Array:
         """Return h(x, x_i), shape (m, n)."""
-        return self.space.cross_leverage(features, self.training)
+        return self.space.cross_leverage(features, self.training)[:, columns]
 
     def training_leverage(self, training: Features) -> Array:
         """Return h(x_i), shape (n,)."""

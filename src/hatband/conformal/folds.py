@@ -141,6 +141,10 @@ class Refitted(HeldOut):
                 part = slice(outer.start + inner.start, outer.start + inner.stop)
                 yield from (Reach(part, j, low[..., j], high[..., j]) for j in range(q))
 
+    def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
+        """Yield what `around` does."""
+        return self.around(features, spread)
+
     def _block(self, bands: list[tuple[Array, Array]], spread: Array) -> tuple[Array, Array]:
         low, high = np.empty((2, len(bands[0][0]), *spread.shape))
         for model, band, places in zip(self.models, bands, self.places, strict=True):

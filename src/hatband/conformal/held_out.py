@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hatband._typing import Array
-from hatband.order_statistics import conformal_quantile, kth_smallest, lower_rank, upper_rank
+from hatband.order_statistics import conformal_quantile, kth_smallest, upper_rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,18 +40,23 @@ class Reach(NamedTuple):
 
     Parameters
     ----------
-    part : slice
+    part : slice or array of int
         Which new rows.
     output : int
         Which output.
     low, high : array (b, n)
         mu_-i(x) -+ spread_i width_-i(x), in the units of y; infinite where nothing is known.
+    below, above : int
+        Held-out rows that are left out because their `high` is known to lie below that of every rank asked for, and
+        their `low` above; and the reverse.
     """
 
-    part: slice
+    part: Any
     output: int
     low: Array
     high: Array
+    below: int = 0
+    above: int = 0
 
 
 class HeldOut(ABC):
@@ -82,6 +87,10 @@ class HeldOut(ABC):
         """Yield mu_-i(x) -+ spread_i width_-i(x) for spread (n, q), a block of new rows at a time."""
 
     @abstractmethod
+    def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
+        """Yield what `around` does, but for held-out rows that cannot hold these ranks among the n `high`."""
+
+    @abstractmethod
     def center(self, features: Any, spread: Array) -> tuple[Array, Array]:
         """Return mu(x) -+ spread width(x) (m, q) of the model of all rows, for spread (q,)."""
 
@@ -95,11 +104,14 @@ def plus(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Bounds
     Barber, Candes, Ramdas and Tibshirani (2021), *Predictive inference with the jackknife+*, equations 1.5 and 4.1.
     """
     n, q = held.scores.shape
-    bounds = np.empty((len(levels), 2, m, q))
-    for part, j, low, high in held.around(features, np.abs(held.scores)):
-        for place, level in enumerate(levels):
-            bounds[place, 0, part, j] = kth_smallest(low, lower_rank(n, level), axis=1)
-            bounds[place, 1, part, j] = kth_smallest(high, upper_rank(n, level), axis=1)
+    bounds = np.full((len(levels), 2, m, q), np.inf)
+    bounds[:, 0] = -np.inf
+    finite = [(place, upper_rank(n, level)) for place, level in enumerate(levels) if upper_rank(n, level) <= n]
+    if finite:
+        for part, j, low, high, below, above in held.near(features, np.abs(held.scores), [k for _, k in finite]):
+            for place, k in finite:
+                bounds[place, 0, part, j] = kth_smallest(low, n + 1 - k - above, axis=1)
+                bounds[place, 1, part, j] = kth_smallest(high, k - below, axis=1)
     return [_uncrossed(lower, upper) for lower, upper in bounds]
 
 
@@ -117,7 +129,7 @@ def minmax(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Boun
 
 def _extremes(held: HeldOut, features: Any, m: int, threshold: Array) -> Bounds:
     lower, upper = np.empty((2, m, held.scores.shape[1]))
-    for part, j, low, high in held.around(features, np.broadcast_to(threshold, held.scores.shape)):
+    for part, j, low, high, *_ in held.around(features, np.broadcast_to(threshold, held.scores.shape)):
         lower[part, j], upper[part, j] = low.min(axis=1), high.max(axis=1)
     return lower, upper
 

@@ -73,8 +73,9 @@ class JackknifePlusRegressor(BaseEveryRow):
     StandardScaler, PCA and SplineTransformer and coverage by less than its error (measured:
     ``python -m benchmarks.jackknife``). A weight of 2 is not two rows: both copies would leave together.
 
-    Cost: the factorisation n d^2, then per new row n d for its cross-leverage and O(n) for two selections; memory one
-    block times n. Kernels: 2/3 n^3 and n^2 per new row, at most 20,000 rows.
+    Cost: the factorisation n d^2, then per new row k d for its cross-leverage with the k training rows that can hold
+    the rank wanted (a few in a hundred of tall data, all n at worst), O(k) for two selections, and memory a block times
+    n. "minmax" looks at all n. Kernels: 2/3 n^3 and n^2 per new row, at most 20,000 rows.
 
     Examples
     --------

@@ -17,6 +17,7 @@ from hatband._leave_one_out import (
 )
 from hatband._typing import Array
 from hatband._validation import check_smoother
+from hatband.conformal.contenders import Contenders, power_of, value_range
 from hatband.conformal.crossing import Crossing, crossing_of, row_blocks
 from hatband.conformal.held_out import Given, HeldOut, Reach
 from hatband.conformal.pointwise import widths_at
@@ -106,32 +107,47 @@ class LeaveOneOut(HeldOut):
 
     def around(self, features: Features, spread: Array) -> Iterator[Reach]:
         """Yield mu_-i(x) -+ spread_i width_-i(x); per block, a handful of arrays of its size times n."""
-        mu = self.prediction(features)
-        for part in row_blocks(len(features), len(self.scores), self.block_size):
-            rows = features.take(part)
-            cross = self.crossing(rows)
-            for j in range(mu.shape[1]):
-                verbs = partial(self._leverage, rows, cross, j), partial(self._sampling, rows, cross, j)
-                width = widths_at(self.scale, cross.shape[:2], *verbs)
-                center = loo_predictions(mu[part, j], _output(cross, j), self.residuals[:, j], self.crossing.weights)
-                reach = self._reach(j, width, spread[:, j])
-                yield Reach(part, j, center - reach, center + reach)
+        mu, h, everyone = self.prediction(features), self._leverages(features), np.arange(len(spread))
+        for part in row_blocks(len(features), len(spread), self.block_size):
+            ends = self._ends(features.take(part), mu[part], h[part], spread, everyone)
+            yield from (Reach(part, j, low, high) for j, (low, high) in enumerate(ends))
 
-    def _reach(self, j: int, width: Array, spread: Array) -> Array:
-        """Return spread_i width_-i(x) (b, n), infinite where there is no model or no finite width."""
-        undefined = np.isinf(self.residuals[:, j])
-        with np.errstate(invalid="ignore"):
-            reach = width * spread
-        infinite = np.isinf(width)
-        if infinite.any():
-            reach[infinite] = np.inf
-        reach[:, undefined] = np.inf
-        return reach
+    def near(self, features: Features, spread: Array, ranks: list[int]) -> Iterator[Reach]:
+        """Yield the same for training rows that can hold one of the ranks, new rows of like leverage together."""
+        power = power_of(self.scale)
+        if power is None:
+            yield from self.around(features, spread)
+            return
+        mu, h = self.prediction(features), self._leverages(features)
+        order = np.argsort(h.max(axis=1))
+        for part in row_blocks(len(features), len(spread), self.block_size):
+            index = order[part]
+            found = Contenders.among([self._range(j, h[index], spread, power) for j in range(mu.shape[1])], ranks)
+            ends = self._ends(features.take(index), mu[index], h[index], spread, found.columns)
+            for j, (low, high) in enumerate(ends):
+                yield Reach(index, j, low, high, int(found.below[j]), int(found.above[j]))
 
-    def _leverage(self, rows: Features, cross: Array, j: int) -> Array:
-        """Return h_-i(x) (b, n)."""
-        h = _column(self.space.leverage(rows), j)
-        return loo_leverage_at(h, _output(cross, j), _column(self.leverage, j), self.crossing.weights)
+    def _leverages(self, features: Features) -> Array:
+        """Return h(x) (m, 1) or (m, q)."""
+        return self.space.leverage(features).reshape(len(features), -1)
+
+    def _range(self, j: int, h: Array, spread: Array, power: float) -> tuple[Array, Array]:
+        train = spread[:, j], self.residuals[:, j], _column(self.leverage, j)
+        return value_range(*train, self.crossing.weights, h=_column(h, j), power=power)
+
+    def _ends(
+        self, rows: Features, mu: Array, h: Array, spread: Array, columns: Array
+    ) -> Iterator[tuple[Array, Array]]:
+        """Yield mu_-i(x) -+ spread_i width_-i(x) (b, k) of each output, for the training rows i in `columns`."""
+        every, w = self.crossing(rows, columns), self.crossing.weights
+        w = None if w is None else w[columns]
+        for j in range(mu.shape[1]):
+            cross, residuals = _output(every, j), self.residuals[columns, j]
+            leverage = partial(loo_leverage_at, _column(h, j), cross, _column(self.leverage, j)[columns], w)
+            width = widths_at(self.scale, cross.shape, leverage, partial(self._sampling, rows, every, j))
+            center = loo_predictions(mu[:, j], cross, residuals, w)
+            reach = _reach(width, spread[columns, j], residuals)
+            yield center - reach, center + reach
 
     def _sampling(self, rows: Features, cross: Array, j: int) -> Array:
         """Return s_-i(x) (b, n)."""
@@ -143,6 +159,17 @@ class LeaveOneOut(HeldOut):
             h_train=_column(self.leverage, j),
             w=self.crossing.weights,
         )
+
+
+def _reach(width: Array, spread: Array, residuals: Array) -> Array:
+    """Return spread_i width_-i(x) (b, k), infinite where there is no model or no finite width."""
+    with np.errstate(invalid="ignore"):
+        reach = width * spread
+    infinite = np.isinf(width)
+    if infinite.any():
+        reach[infinite] = np.inf
+    reach[:, np.isinf(residuals)] = np.inf
+    return reach
 
 
 def _honest_rows(
