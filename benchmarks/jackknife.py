@@ -170,7 +170,9 @@ def main(args: Namespace) -> int:
     with threadpool_limits(1):
         # Small fits gain nothing from threads.
         _jackknife.split_tax(report, quick=args.quick)
-        _jackknife.newton_published(report, repetitions=10 if args.quick else 50, refitted=1 if args.quick else 5)
+        _jackknife.newton_published(
+            report, seeds=10 if args.quick else _jackknife.SEEDS, refitted=1 if args.quick else 5
+        )
         _jackknife.newton_against_refits(report, seeds=1 if args.quick else 5)
         _jackknife.pipelines(report, seeds=2 if args.quick else 20)
     return report.finish(args)
