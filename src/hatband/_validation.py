@@ -278,3 +278,12 @@ def check_n_bins(n_bins: Any) -> int:
     if not isinstance(n_bins, Integral) or n_bins < 1:
         raise ValueError(f"n_bins must be an integer >= 1; got {n_bins!r}.")
     return int(n_bins)
+
+
+def check_kernel_size(n_samples: int, largest: int) -> None:
+    """Raise when an exact kernel would need more memory than it is allowed to."""
+    if n_samples > largest:
+        raise ValueError(
+            f"an exact kernel needs two n x n arrays and takes at most {largest} rows; got {n_samples}. Use a Pipeline "
+            "of scikit-learn's Nystroem and Ridge: its features are fixed, and leave-one-out stays exact."
+        )
