@@ -280,6 +280,22 @@ def check_n_bins(n_bins: Any) -> int:
     return int(n_bins)
 
 
+def check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
+    """Raise unless a scale is a function of leverage alone, and one that is not fitted to residuals."""
+    name = type(scale).__name__
+    if not getattr(scale, "pointwise", False):
+        raise ValueError(
+            f"{owner} needs a scale that is a function of a row's leverage alone, because it has no refitted models to "
+            f"look at; {name} looks at more. Use scale='leverage' or 'constant', or CrossConformalRegressor, which "
+            "fits the scale in every fold."
+        )
+    if getattr(scale, "needs_residuals", False) and not allow_tuned:
+        raise ValueError(
+            f"{name} is fitted to the residuals of all rows, and {owner} would have to fit it anew without each. Use "
+            "scale='leverage', CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
+        )
+
+
 def check_kernel_size(n_samples: int, largest: int) -> None:
     """Raise when an exact kernel would need more memory than it is allowed to."""
     if n_samples > largest:

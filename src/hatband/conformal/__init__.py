@@ -2,6 +2,7 @@
 
 from hatband.conformal.distribution import PredictiveDistribution
 from hatband.conformal.full import FullConformalRegressor
+from hatband.conformal.jackknife import JackknifePlusRegressor
 from hatband.conformal.predictive import leave_one_out_distribution, predictive_distribution
 from hatband.conformal.ridge import ConformalKernelRidge, ConformalRidge
 from hatband.conformal.split import SplitConformalRegressor
@@ -10,6 +11,7 @@ __all__ = [
     "ConformalKernelRidge",
     "ConformalRidge",
     "FullConformalRegressor",
+    "JackknifePlusRegressor",
     "PredictiveDistribution",
     "SplitConformalRegressor",
     "leave_one_out_distribution",

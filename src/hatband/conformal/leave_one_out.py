@@ -1,0 +1,193 @@
+"""All n leave-one-out models of a linear smoother, read off one factorisation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+
+from hatband._leverage import loo_leverage, loo_leverage_at, loo_predictions, loo_residuals, loo_sampling_leverage
+from hatband._typing import Array, Float
+from hatband._validation import check_smoother
+from hatband.conformal.crossing import Crossing, crossing_of, row_blocks
+from hatband.conformal.held_out import HeldOut, Reach
+from hatband.conformal.pointwise import widths_at
+from hatband.geometry import Features, Space
+from hatband.rows import Rows, predict_features
+
+# Training rows at which the predictions are compared with the smoother that the geometry describes.
+PROBES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class LeaveOneOut(HeldOut):
+    """n models that each miss one row: mu_-i(x) = mu(x) - h(x, x_i) w_i r_i, r_i = e_i / (1 - w_i h_i).
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+    space : Space
+        Of exactness "exact" or "given".
+    crossing : Crossing
+        Cross-leverage to the training rows.
+    scale : fitted scale
+        A function of leverage alone.
+    leverage, sampling : array (n,) or (n, q)
+        h and s of the training rows.
+    residuals : array (n, q)
+        Leave-one-out residuals r_i; infinite where the model interpolates the row.
+    scores : array (n, q)
+        r_i / width_-i(x_i).
+    block_size : int or None
+        New rows at a time.
+    """
+
+    estimator: Any
+    space: Space
+    crossing: Crossing
+    scale: Any
+    leverage: Array
+    sampling: Array
+    residuals: Array
+    scores: Array
+    block_size: int | None = None
+
+    @classmethod
+    def of(
+        cls, estimator: Any, space: Space, X: Any, y: Array, weights: Array | None, scale: Any, block_size: int | None
+    ) -> Self:
+        """Return the leave-one-out models of an estimator that was fitted to rows X with targets y (n, q).
+
+        Raises
+        ------
+        ValueError
+            If the predictions are not those of the linear smoother that the space describes.
+        """
+        features = space.features(X)
+        crossing = crossing_of(space, features, weights)
+        predicted = predict_features(estimator, space, features, y.shape[1])
+        _check_predictions(estimator, crossing, features, predicted, y)
+        leverages = space.leverages(features)
+        rows, residuals = _honest_rows(space, features, crossing.weights, leverages, y, y - predicted)
+        defined = np.isfinite(residuals).all(axis=1)
+        known = rows.take(defined)
+        scale.fit(known, residuals[defined], None if weights is None else weights[defined])
+        scores = residuals.copy()
+        shape = (len(known), *leverages[0].shape[1:])
+        width = widths_at(scale, shape, lambda: known.leverage, lambda: known.sampling_leverage)
+        scores[defined] /= width.reshape(len(known), -1)
+        return cls(estimator, space, crossing, scale, *leverages, residuals, scores, block_size)
+
+    def features(self, X: Any) -> Features:
+        """Run preprocessing and the feature map once."""
+        return self.space.features(X)
+
+    def prediction(self, features: Features) -> Array:
+        """Return mu(x) (m, q)."""
+        return predict_features(self.estimator, self.space, features, self.scores.shape[1])
+
+    def width(self, features: Features) -> Array:
+        """Return the width at h(x) (m, 1) or (m, q)."""
+        shape = (len(features), *self.leverage.shape[1:])
+        verbs = partial(self.space.leverage, features), partial(self.space.sampling_leverage, features)
+        return widths_at(self.scale, shape, *verbs).reshape(len(features), -1)
+
+    def center(self, features: Features, spread: Array) -> tuple[Array, Array]:
+        """Return mu(x) -+ spread width(x) (m, q)."""
+        mu, reach = self.prediction(features), spread * self.width(features)
+        return mu - reach, mu + reach
+
+    def around(self, features: Features, spread: Array) -> Iterator[Reach]:
+        """Yield mu_-i(x) -+ spread_i width_-i(x); per block, a handful of arrays of its size times n."""
+        mu = self.prediction(features)
+        for part in row_blocks(len(features), len(self.scores), self.block_size):
+            rows = features.take(part)
+            cross = self.crossing(rows)
+            for j in range(mu.shape[1]):
+                verbs = partial(self._leverage, rows, cross, j), partial(self._sampling, rows, cross, j)
+                width = widths_at(self.scale, cross.shape[:2], *verbs)
+                yield Reach(part, j, *self._ends(j, mu[part, j], _of_output(cross, j, axes=2), width, spread[:, j]))
+
+    def _ends(self, j: int, mu: Array, cross: Array, width: Array, spread: Array) -> tuple[Array, Array]:
+        """Return mu_-i(x) -+ spread_i width_-i(x) (b, n), infinite where there is no model or no finite width."""
+        undefined = np.isinf(self.residuals[:, j])
+        center = loo_predictions(mu, cross, np.where(undefined, 0.0, self.residuals[:, j]), self.crossing.weights)
+        with np.errstate(invalid="ignore"):
+            reach = width * spread
+        if not np.isfinite(width).all():
+            reach[np.isinf(width)] = np.inf
+        reach[:, undefined] = np.inf
+        return center - reach, center + reach
+
+    def _leverage(self, rows: Features, cross: Array, j: int) -> Array:
+        """Return h_-i(x) (b, n)."""
+        h = _of_output(self.space.leverage(rows), j, axes=1)
+        own = self._training(self.leverage, j)
+        return loo_leverage_at(h, _of_output(cross, j, axes=2), own, self.crossing.weights)
+
+    def _sampling(self, rows: Features, cross: Array, j: int) -> Array:
+        """Return s_-i(x) (b, n)."""
+        return loo_sampling_leverage_at(
+            _of_output(self.space.sampling_leverage(rows), j, axes=1),
+            _of_output(cross, j, axes=2),
+            _of_output(self.crossing.smoothed(cross), j, axes=2),
+            self._training(self.sampling, j),
+            self._training(self.leverage, j),
+            self.crossing.weights,
+        )
+
+    def _training(self, values: Array, j: int) -> Array:
+        """Return leverages of the training rows, 0 where leaving a row out leaves no model."""
+        return np.where(np.isinf(self.residuals[:, j]), 0.0, _of_output(values, j, axes=1))
+
+
+def loo_sampling_leverage_at(
+    s: Float[Array, " m"],
+    cross: Float[Array, "m n"],
+    smoothed: Float[Array, "m n"],
+    s_train: Float[Array, " n"],
+    h_train: Float[Array, " n"],
+    weights: Float[Array, " n"] | None,
+) -> Float[Array, "m n"]:
+    """Return s_-i(x) = sum_{j != i} w_j h_-i(x, x_j)^2, with h_-i(x, z) = h(x, z) + f_i h(x, x_i) h(x_i, z).
+
+    f_i = w_i / (1 - w_i h_i), and `smoothed` holds sum_j w_j h(x, x_j) h(x_j, x_i). Sherman and Morrison (1950).
+    """
+    w = 1.0 if weights is None else weights
+    shift = w / (1 - w * h_train) * cross
+    own = w * h_train
+    return s[:, None] - w * cross**2 + 2 * shift * (smoothed - own * cross) + shift**2 * (s_train - own * h_train)
+
+
+def _honest_rows(
+    space: Space, features: Features, weights: Array | None, leverages: tuple[Array, Array], y: Array, residuals: Array
+) -> tuple[Rows, Array]:
+    """Return the training rows as if each had not been seen, and their leave-one-out residuals."""
+    h, s = leverages
+    w = weights if weights is None or h.ndim == 1 else weights[:, None]
+    honest = loo_residuals(residuals, h, w)
+    honest = np.where(np.isfinite(honest), honest, np.inf)
+    rows = Rows(
+        len(y),
+        inputs=partial(space.inputs, features),
+        leverage=partial(loo_leverage, h, w),
+        sampling_leverage=partial(loo_sampling_leverage, s, h, w),
+        prediction=lambda: y - honest,
+    )
+    return rows, honest
+
+
+def _of_output(values: Array, j: int, axes: int) -> Array:
+    """Return what belongs to output j: all of it where outputs share their ridge."""
+    return values if values.ndim == axes else values[..., j]
+
+
+def _check_predictions(estimator: Any, crossing: Crossing, features: Features, predicted: Array, y: Array) -> None:
+    probes = np.unique(np.linspace(0, len(y) - 1, PROBES).astype(int))
+    cross = crossing(features.take(probes))
+    for j in range(y.shape[1]):
+        response = np.column_stack([np.ones(len(y)), y[:, j]])
+        response = response if crossing.weights is None else crossing.weights[:, None] * response
+        total, smooth = (_of_output(cross, j, axes=2) @ response).T
+        check_smoother(predicted[probes, j], smooth, total, y[:, j], type(estimator).__name__)
