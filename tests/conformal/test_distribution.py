@@ -17,7 +17,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LinearRegression, Ridge
 
 import hatband
-from hatband import FullConformalRegressor, LeverageWarning, SplitConformalRegressor
+from hatband import FullConformalRegressor, JackknifePlusRegressor, LeverageWarning, SplitConformalRegressor
 from hatband.conformal.distribution import RowwiseDistribution, ScaledDistribution
 from oracles import dense_hat
 
@@ -202,6 +202,14 @@ def test_leave_one_out_pit_is_nearly_uniform_when_n_is_large_against_d(rng):
     )
 
     assert stats.kstest(values, "uniform").statistic < stats.kstwo.isf(FALSE_ALARM, REPETITIONS) + (d + 1) / n
+
+
+def test_a_jackknife_has_the_same_distribution_as_leave_one_out(rng):
+    X, y = draw(rng, 40)
+    jackknife = hatband.predictive_distribution(JackknifePlusRegressor(Ridge()).fit(X, y), X)
+    full = hatband.leave_one_out_distribution(FullConformalRegressor(Ridge()).fit(X, y), X)
+
+    np.testing.assert_allclose(jackknife.quantile([0.1, 0.9]), full.quantile([0.1, 0.9]), rtol=1e-9)
 
 
 def test_split_interval_of_the_distribution_is_the_asymmetric_one(rng):

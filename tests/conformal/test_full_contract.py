@@ -13,8 +13,6 @@ from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.datasets import make_regression
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Lasso, LinearRegression, Ridge, RidgeCV
 from sklearn.model_selection import GridSearchCV
@@ -181,12 +179,6 @@ class TestRefusals:
         )
         with pytest.raises(ValueError, match="those of the linear smoother that its geometry describes"):
             FullConformalRegressor(FrozenEstimator(Ridge().fit(X[:20], y[:20]))).fit(X, y)
-
-    def test_noise_that_differs_from_row_to_row(self, data):
-        X, y = data
-        process = GaussianProcessRegressor(RBF(), alpha=np.linspace(0.1, 3, 60), optimizer=None)
-        with pytest.raises(ValueError, match="those of the linear smoother"):
-            FullConformalRegressor(process).fit(X, y)
 
     def test_bad_arguments(self, data):
         X, y = data

@@ -76,7 +76,8 @@ class KernelCrossing(Crossing):
     @property
     def weights(self) -> Array | None:  # type: ignore[override]
         """Weights of the rows, those that the model gave them included."""
-        return self.space.weights
+        frame = self.space.factor.frame
+        return None if frame.root is None else frame.spread(frame.weights)
 
     def __call__(self, features: Features) -> Array:
         """Return h(x, x_i), shape (m, n)."""
