@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 
 
@@ -116,3 +117,33 @@ def kernel_ridge_predictions(kernel, kernel_rows, y, *, ridge, weights=None, fit
     system = np.block([[system, ones], [ones.T, np.zeros((1, 1))]])
     solution = np.linalg.solve(system, np.concatenate([y[keep], np.zeros((1, *y.shape[1:]))]))
     return kernel_rows[:, keep] @ solution[:-1] + solution[-1]
+
+
+def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True, digits=80):
+    """Posterior and sampling leverage by elimination with 80 digits; the columns must be independent at ridge 0."""
+    n, d = train.shape
+    w = np.ones(n) if weights is None else np.asarray(weights, float)
+    penalty = np.broadcast_to(np.asarray(ridge, float), (d,))
+    if fit_intercept:
+        train, rows = (np.hstack([np.ones((len(z), 1)), z]) for z in (train, rows))
+        penalty = np.concatenate([[0.0], penalty])
+    with mpmath.workdps(digits):
+        phi, new = mpmath.matrix(train.tolist()), mpmath.matrix(rows.tolist())
+        gram = phi.T * mpmath.diag(w.tolist()) * phi
+        inverse = mpmath.inverse(gram + mpmath.diag(penalty.tolist()))
+        coefficients = new * inverse
+        posterior = [(coefficients[i, :] * new[i, :].T)[0] for i in range(len(rows))]
+        sampling = [(coefficients[i, :] * gram * coefficients[i, :].T)[0] for i in range(len(rows))]
+        return np.array(posterior, dtype=float), np.array(sampling, dtype=float)
+
+
+def ridge_predictions(train, y, rows, *, ridge=0.0, weights=None, fit_intercept=True):
+    """Minimise sum_i w_i (y_i - b - x_i'c)^2 + ridge |c|^2 by least squares on stacked rows, no normal equations."""
+    root = np.ones(len(train)) if weights is None else np.sqrt(weights)
+    penalty = np.diag(np.sqrt(np.broadcast_to(np.asarray(ridge, float), train.shape[1])))
+    if fit_intercept:
+        train, rows = (np.hstack([np.ones((len(z), 1)), z]) for z in (train, rows))
+        penalty = np.hstack([np.zeros((len(penalty), 1)), penalty])
+    stacked = np.vstack([root[:, None] * train, penalty])
+    target = np.concatenate([(root * y.T).T, np.zeros((len(penalty), *y.shape[1:]))])
+    return rows @ np.linalg.lstsq(stacked, target, rcond=None)[0]

@@ -18,13 +18,14 @@ from hatband._typing import Array
 from hatband._validation import LeverageWarning
 
 EPS = float(np.finfo(np.float64).eps)
-# A block of rows is about 8 MB: small enough for the cache, large enough for full BLAS speed.
-_BLOCK_ENTRIES, _MIN_ROWS, _MAX_ROWS = 2**20, 64, 4096
+# A block of rows fits the cache (2 MB) unless that left too few rows for full BLAS speed; it never passes 32 MB.
+_CACHE_ENTRIES, _MOST_ENTRIES = 2**18, 2**22
 
 
 def block_rows(n_features: int) -> int:
-    """Return how many rows go into one block."""
-    return min(max(_BLOCK_ENTRIES // max(n_features, 1), _MIN_ROWS), _MAX_ROWS)
+    """Return how many rows go into one block: 1,024 to 4,096, fewer where there are very many features."""
+    cached = min(max(_CACHE_ENTRIES // max(n_features, 1), 1_024), 4_096)
+    return min(cached, max(_MOST_ENTRIES // max(n_features, 1), 64))
 
 
 def is_sparse(rows: Any) -> bool:
@@ -43,7 +44,9 @@ class Backend(Protocol):
     def numpy(self, values: Array) -> np.ndarray: ...
     def read(self, rows: Any, part: slice) -> Array: ...
     def subtract(self, rows: Array, shift: Array | None, out: Array) -> Array: ...
+    def is_plain(self, rows: Any) -> bool: ...
     def syrk_add(self, gram: Array, block: Array) -> Array: ...
+    def weighted_sum(self, block: Array, weights: Array) -> Array: ...
     def mirror(self, gram: Array) -> Array: ...
     def set_diagonal(self, matrix: Array, values: Array) -> None: ...
     def cholesky(self, matrix: Array) -> Array | None: ...
@@ -95,11 +98,20 @@ class NumpyBackend:
         with np.errstate(invalid="ignore", over="ignore"):
             return np.subtract(rows, 0.0 if shift is None else shift, out=out)
 
+    def is_plain(self, rows: Any) -> bool:
+        """Whether BLAS can read the rows as they are."""
+        return isinstance(rows, np.ndarray) and rows.dtype == np.float64 and rows.flags.c_contiguous
+
     def syrk_add(self, gram: Array, block: Array) -> Array:
         """Add block'block to the upper triangle of gram, in place."""
         if gram.size:
             blas.dsyrk(1.0, block.T, beta=1.0, c=gram.T, lower=1, overwrite_c=1)
         return gram
+
+    def weighted_sum(self, block: Array, weights: Array) -> Array:
+        """Return block' weights."""
+        # SciPy's BLAS again: NumPy's has threads of its own, and the two would wait for each other's.
+        return blas.dgemv(1.0, block.T, weights) if block.size else self.zeros(block.shape[1])
 
     def mirror(self, gram: Array) -> Array:
         """Copy the upper triangle of gram onto the lower, in place."""
@@ -205,9 +217,17 @@ class TorchBackend:
         """Write rows - shift into `out`."""
         return out.copy_(rows) if shift is None else _torch().sub(rows, shift, out=out)
 
+    def is_plain(self, rows: Any) -> bool:
+        """Whether the rows can be multiplied as they are."""
+        return _is_tensor(rows) and rows.dtype == _torch().float64 and str(rows.device) == self.device
+
     def syrk_add(self, gram: Array, block: Array) -> Array:
         """Add block'block to gram, in place."""
         return gram.addmm_(block.T, block)
+
+    def weighted_sum(self, block: Array, weights: Array) -> Array:
+        """Return block' weights."""
+        return block.T @ weights
 
     def mirror(self, gram: Array) -> Array:
         """Return gram, which torch fills whole."""
@@ -244,15 +264,12 @@ class TorchBackend:
         return tuple(_torch().linalg.eigh(matrix))
 
     def rcond_cholesky(self, triangle: Array, norm: float) -> float:
-        """Return the reciprocal condition number of R'R, whose 1-norm is `norm`."""
-        inverse = self.tri_inv(triangle)
-        return 1 / (norm * float((inverse @ inverse.T).abs().sum(0).max()))
+        """Estimate the reciprocal condition number of R'R, whose 1-norm is `norm`, on the CPU."""
+        return NumpyBackend().rcond_cholesky(self.numpy(triangle), norm)
 
     def rcond_triangle(self, triangle: Array) -> float:
-        """Return the reciprocal condition number of an upper triangle."""
-        norm = float(triangle.abs().sum(0).max())
-        inverse = float(self.tri_inv(triangle).abs().sum(0).max()) if bool(triangle.diagonal().all()) else np.inf
-        return 1 / (norm * inverse) if norm else 0.0
+        """Estimate the reciprocal condition number of an upper triangle, on the CPU."""
+        return NumpyBackend().rcond_triangle(self.numpy(triangle))
 
     def row_squares(self, block: Array) -> Array:
         """Return the squared norm of each row."""

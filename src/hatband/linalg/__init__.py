@@ -8,6 +8,8 @@ from hatband.linalg.kernel import KernelFactor, factor_kernel
 from hatband.linalg.kernel_spectrum import KernelSpectrum
 from hatband.linalg.qr import QR, CholeskyQR2
 from hatband.linalg.spectral import Spectral
+from hatband.linalg.statistics import GramStatistics
+from hatband.linalg.triangular_statistics import TriangularStatistics
 
 __all__ = [
     "QR",
@@ -16,9 +18,11 @@ __all__ = [
     "CholeskyQR2",
     "Dual",
     "Factor",
+    "GramStatistics",
     "KernelFactor",
     "KernelSpectrum",
     "Solver",
     "Spectral",
+    "TriangularStatistics",
     "factor_kernel",
 ]

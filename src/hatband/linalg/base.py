@@ -6,7 +6,7 @@ Throughout: Phi (n, d) features, centred when there is an intercept; W = diag(w)
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -261,6 +261,7 @@ class Factor(ABC):
         """Return tr(A^-1 Phi'W Phi)."""
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Settings of a factorisation; `factor` carries it out."""
 

@@ -126,8 +126,13 @@ def factor_upper(
 
 
 def gram_error(rcond: float) -> float:
-    """Bound the relative error of a leverage that comes from a Gram matrix. mathematics.md 10."""
-    return 10 * EPS / rcond if rcond > 0 else np.inf
+    """Bound the relative error of a leverage from a Gram matrix: of the factor, and of the rows times its inverse."""
+    return EPS / rcond + orthogonal_error(rcond**0.5) if rcond > 0 else np.inf
+
+
+def orthogonal_error(rcond: float) -> float:
+    """Bound the relative error of a leverage from a triangle that never was a Gram matrix."""
+    return 40 * EPS / rcond if rcond > 0 else np.inf
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,11 @@ class Design:
         """Number of rows that count: those with a weight."""
         return self.frame.n_samples if self.root_weights is None else int((self.root_weights > 0).sum())
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the features need neither centring nor weights nor conversion."""
+        return not self.frame.fit_intercept and self.root_weights is None and self.backend.is_plain(self.features)
+
     def dropped(self, other: "Design") -> str:
         """Say how many columns another design of the same features leaves out."""
         count = self.frame.width - other.frame.width
@@ -210,7 +215,7 @@ def _shifted_gram(design: Design) -> tuple[Array, Array]:
 def _squares_by_blocks(design: Design) -> tuple[Array, Array]:
     squares, sums = design.backend.zeros(design.frame.width), design.backend.zeros(design.frame.width)
     for root, rows in design.weighted_blocks():
-        sums += root @ rows
+        sums += design.backend.weighted_sum(rows, root)
         squares += (rows * rows).sum(0)
     return squares, sums
 
@@ -218,9 +223,11 @@ def _squares_by_blocks(design: Design) -> tuple[Array, Array]:
 def _gram_by_blocks(design: Design) -> tuple[Array, Array]:
     backend, width = design.backend, design.frame.width
     gram, sums = backend.zeros(width, width), backend.zeros(width)
+    if design.is_plain:
+        return backend.mirror(backend.syrk_add(gram, design.features)), sums
     for root, block in design.weighted_blocks():
         backend.syrk_add(gram, block)
-        sums += root @ block
+        sums += backend.weighted_sum(block, root)
     return backend.mirror(gram), sums
 
 

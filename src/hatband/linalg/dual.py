@@ -8,7 +8,7 @@ import numpy as np
 from hatband._backend import EPS, AnyBackend, is_sparse
 from hatband._typing import Array, Float, Shaped
 from hatband.linalg.base import Factor
-from hatband.linalg.cholesky import cholesky_triangle
+from hatband.linalg.cholesky import cholesky_triangle, gram_error
 from hatband.linalg.design import Design, centred, design_of
 
 
@@ -154,7 +154,7 @@ def factor_dual(design: Design, reason: str) -> DualFactor | None:
         ridge=design.ridge,
         rank=design.frame.n_features,
         rcond=triangle.rcond,
-        error_bound=10 * EPS / triangle.rcond,
+        error_bound=gram_error(triangle.rcond),
         solver="Dual",
         reason=f"{reason}; keeps the training features ({training.size / 1e6:.3g} MB)",
         training=training,
@@ -204,11 +204,11 @@ class Dual:
         design = design_of(features, ridge, weights, fit_intercept)
         if not np.all(design.ridge):
             raise ValueError(
-                f"Dual needs a ridge > 0 for every feature; got {design.ridge}. Use Spectral() at ridge 0."
+                f"Dual needs ridge > 0 for every feature; got {design.ridge}. Use Spectral() at ridge 0."
             )
         factor = factor_dual(design, "asked for")
         if factor is None:
             raise np.linalg.LinAlgError(
-                f"ridge {design.ridge} is too small for Dual(); use Spectral() or a larger one."
+                f"ridge {design.ridge} is too small for Dual(); use Spectral()."
             )
         return factor

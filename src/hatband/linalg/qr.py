@@ -8,7 +8,7 @@ import numpy as np
 from hatband._backend import EPS, AnyBackend
 from hatband._typing import Array, Float, Shaped
 from hatband.linalg.base import Frame
-from hatband.linalg.cholesky import Triangle, TriangularFactor, cholesky_triangle, power_of_two, singular
+from hatband.linalg.cholesky import Triangle, TriangularFactor, cholesky_triangle, orthogonal_error, power_of_two, singular
 from hatband.linalg.design import Design, centred, centred_gram, design_of, determined, determined_gram
 
 
@@ -45,11 +45,6 @@ def factor_triangle(
         inverse=triangle.inverse(frame.backend),
         penalty=penalty,
     )
-
-
-def orthogonal_error(rcond: float) -> float:
-    """Bound the relative error of a leverage that comes from an orthogonal factorisation. mathematics.md 10."""
-    return 10 * EPS / rcond if rcond > 0 else np.inf
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS, AnyBackend
+from hatband._backend import EPS
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_ridge
 from hatband.linalg.base import OUTSIDE, Factor, Frame
-from hatband.linalg.cholesky import power_of_two
+from hatband.linalg.cholesky import orthogonal_error, power_of_two
 from hatband.linalg.design import Design, centred, design_of, determined
-from hatband.linalg.qr import orthogonal_error, stacked_triangle
+from hatband.linalg.qr import stacked_triangle
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,7 @@ class SpectralFactor(Factor):
         return inner @ self.gain + outer / self.strength, inner @ (self.gain * self.spectrum.values) ** 2
 
     def _half(self, block: Array) -> Array:
-        inner, outer = self._split(block)
+        inner, _ = self._split(block)
         half = self.frame.backend.empty(len(block), inner.shape[1] + (block.shape[1] if self._has_null else 0))
         half[:, : inner.shape[1]] = inner * self.gain**0.5
         if self._has_null:
@@ -236,7 +236,11 @@ def factor_spectral(design: Design, reason: str) -> SpectralFactor:
     if np.ndim(design.ridge) and np.any(design.ridge) and not np.all(design.ridge):
         raise ValueError("Spectral needs a ridge for all features or for none; use QR() where some have none.")
     design = determined(*centred(design))
-    matrix = _compressed(replace(design, penalty=0.0 * design.penalty))
+    return factor_compressed(design, _compressed(replace(design, penalty=0.0 * design.penalty)), reason)
+
+
+def factor_compressed(design: Design, matrix: Float[Array, "p k"], reason: str) -> SpectralFactor:
+    """Decompose a matrix with the same Gram matrix as W^1/2 Phi, and put the ridge of the design on it."""
     if not np.any(design.ridge):
         unit = power_of_two(design.backend, design.backend.row_squares(matrix.T) ** 0.5)
         return factor_spectrum(spectrum_of(design.frame, matrix, unit), 0.0, design.ridge, reason)

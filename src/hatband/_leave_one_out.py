@@ -1,0 +1,260 @@
+"""Leave-one-out in closed form: what a refit without row i would give, from one fit. mathematics.md section 4.
+
+h is the leverage of the training rows (n,), e their residuals, w their weights, c = h(x, x_i) cross-leverages (m, n).
+Exact for predictions that are linear in y with fixed features and a fixed ridge (in the sum convention); an unpenalised
+intercept is included when it is included in h and c.
+
+A training row with 1 - w h < 1e-12 is interpolated: no other row says anything about it in some direction (ridge 0, a
+feature that it alone has). What a refit without it would give there is not determined, so its leverages are inf and its
+residual is infinite with the sign of e, never NaN. `interpolated` finds such rows.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from hatband._typing import Array, Bool, Float
+
+# Below this 1 - w h is rounding.
+_INTERPOLATED = 1e-12
+# A row whose part in an undetermined direction is smaller than this share has no such part. mathematics.md section 10.
+_OUTSIDE = 1e-10
+
+
+def interpolated(h: Float[Array, "*n"], w: Any = None) -> Bool[Array, "*n"]:
+    """Return 1 - w h < 1e-12: the rows for which leave-one-out is not determined.
+
+    Parameters
+    ----------
+    h : array
+        Leverage of the training rows.
+    w : array, optional
+        Sample weights.
+
+    Returns
+    -------
+    array
+        Booleans.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband._leave_one_out import interpolated
+    >>> interpolated(np.array([0.5, 1.0]))
+    array([False,  True])
+    """
+    return 1 - _weighted(h, w) < _INTERPOLATED
+
+
+def _weighted(h: Array, w: Any) -> Array:
+    """The diagonal w h of the hat matrix."""
+    return np.asarray(h) if w is None else np.asarray(w) * h
+
+
+def _complement(h: Array, w: Any) -> Array:
+    """1 - w h, and 1 in place of what is rounding: the caller overwrites those rows."""
+    complement = 1 - _weighted(h, w)
+    return np.where(complement < _INTERPOLATED, 1.0, complement)
+
+
+def loo_leverage(h: Float[Array, " n"], w: Any = None) -> Float[Array, " n"]:
+    """Return h_-i(x_i) = h / (1 - w h), the leverage of each training row against all others.
+
+    Parameters
+    ----------
+    h : array
+        Leverage of the training rows.
+    w : array, optional
+        Sample weights.
+
+    Returns
+    -------
+    array
+        Comparable with the leverage of new rows; inf for interpolated rows.
+
+    Notes
+    -----
+    Sherman and Morrison 1950: A - w x x' has h_-i(z) = h(z) + w h(z, x)^2 / (1 - w h(x)), at z = x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband import loo_leverage
+    >>> loo_leverage(np.array([0.5, 1.0]))
+    array([ 1., inf])
+    """
+    return np.where(interpolated(h, w), np.inf, h / _complement(h, w))
+
+
+def loo_sampling_leverage(s: Float[Array, " n"], h: Float[Array, " n"], w: Any = None) -> Float[Array, " n"]:
+    """Return s_-i(x_i) = (s - w h^2) / (1 - w h)^2, the sampling leverage of each training row against all others.
+
+    Parameters
+    ----------
+    s, h : array
+        Sampling leverage and leverage of the training rows.
+    w : array, optional
+        Sample weights.
+
+    Returns
+    -------
+    array
+        Comparable with the sampling leverage of new rows; inf for interpolated rows.
+
+    Notes
+    -----
+    sum over j != i of w_j h_-i(x_i, x_j)^2 with h_-i(x_i, x_j) = h(x_i, x_j) / (1 - w_i h(x_i)).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband._leverage import loo_sampling_leverage
+    >>> loo_sampling_leverage(np.array([0.5]), np.array([0.5]))  # ridge 0: s = h, before and after
+    array([1.])
+    """
+    rest = np.maximum(s - _weighted(h, w) * h, 0.0)
+    return np.where(interpolated(h, w), np.inf, rest / _complement(h, w) ** 2)
+
+
+def loo_residuals(e: Float[Array, "n *q"], h: Float[Array, " n"], w: Any = None) -> Float[Array, "n *q"]:
+    """Return y_i - mu_-i(x_i) = e / (1 - w h), the residual of each training row from a fit without it.
+
+    Parameters
+    ----------
+    e : array
+        Training residuals y - mu, one column per output.
+    h : array
+        Leverage of the training rows.
+    w : array, optional
+        Sample weights.
+
+    Returns
+    -------
+    array
+        Shaped like `e`; infinite, with the sign of e, for interpolated rows.
+
+    Notes
+    -----
+    Allen 1974 (PRESS); Cook and Weisberg 1982, section 2.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband import loo_residuals
+    >>> loo_residuals(np.array([0.1, -0.3]), np.array([0.5, 0.0]))
+    array([ 0.2, -0.3])
+    """
+    shape = (-1,) + (1,) * (e.ndim - 1)
+    residuals = e / _complement(h, w).reshape(shape)
+    return np.where(interpolated(h, w).reshape(shape), np.copysign(np.inf, e), residuals)
+
+
+def loo_predictions(
+    mu: Float[Array, " m"], cross: Float[Array, "m n"], loo_residual: Float[Array, " n"], w: Any = None
+) -> Float[Array, "m n"]:
+    """Return mu_-i(x) = mu(x) - h(x, x_i) w_i r_i, r the leave-one-out residuals: each row without each training row.
+
+    Parameters
+    ----------
+    mu : array
+        Predictions.
+    cross : array
+        Cross-leverage of these rows with the training rows.
+    loo_residual : array
+        Leave-one-out residuals of the training rows, of one output.
+    w : array, optional
+        Sample weights.
+
+    Returns
+    -------
+    array
+        Column i: the predictions of a fit without training row i. For interpolated i the prediction of the whole fit:
+        together with its infinite residual the interval of jackknife+ is infinite on both sides there, as it must be.
+
+    Notes
+    -----
+    Barber, Candes, Ramdas and Tibshirani 2021, section 3, for the use; the formula as in `loo_residuals`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband import loo_predictions
+    >>> loo_predictions(np.array([2.0]), np.array([[0.5, 0.25]]), np.array([1.0, -4.0]))
+    array([[1.5, 3. ]])
+    """
+    step = np.where(np.isinf(loo_residual), 0.0, _weighted(loo_residual, w))
+    return mu[:, None] - cross * step
+
+
+def loo_leverage_at(
+    h: Float[Array, " m"], cross: Float[Array, "m n"], h_train: Float[Array, " n"], w: Any = None
+) -> Float[Array, "m n"]:
+    """Return h_-i(x) = h(x) + w_i h(x, x_i)^2 / (1 - w_i h(x_i)): leverage of each row without each training row.
+
+    Parameters
+    ----------
+    h : array
+        Leverage of the rows.
+    cross : array
+        Cross-leverage of these rows with the training rows.
+    h_train : array
+        Leverage of the training rows.
+    w : array, optional
+        Sample weights.
+
+    Returns
+    -------
+    array
+        Column i: leverage against the training rows without i. For interpolated i it is inf where the row has a part in
+        the direction that i alone determined, else h.
+
+    Notes
+    -----
+    Sherman and Morrison 1950, as in `loo_leverage`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband._leverage import loo_leverage_at
+    >>> loo_leverage_at(np.array([0.5]), np.array([[0.5, 0.0]]), np.array([0.5, 0.5]))
+    array([[1. , 0.5]])
+    """
+    moved = _weighted(cross**2, w)
+    with np.errstate(invalid="ignore"):
+        apart = moved > _OUTSIDE**2 * h[:, None]
+    undetermined = np.where(apart, np.inf, h[:, None])
+    return np.where(interpolated(h_train, w), undetermined, h[:, None] + moved / _complement(h_train, w))
+
+
+def kernel_loo_residuals(dual: Float[Array, "n *q"], inverse_diagonal: Float[Array, " n"]) -> Float[Array, "n *q"]:
+    """Return y_i - mu_-i(x_i) = (C y)_i / C_ii, C = (K + ridge W^-1)^-1, bordered by ones with an intercept.
+
+    Parameters
+    ----------
+    dual : array
+        Dual coefficients C y: ``KernelFactor.solve(y)[0]``.
+    inverse_diagonal : array
+        C_ii: ``KernelFactor.inverse_diagonal()``.
+
+    Returns
+    -------
+    array
+        Shaped like `dual`. Training rows of weight 0 have C_ii = 0 and get NaN: nothing is left out for them, use
+        ``KernelFactor.residuals``.
+
+    Notes
+    -----
+    The same as e / (1 - w h), for e = ridge dual / w and 1 - w h = ridge C_ii / w, without the differences: it keeps
+    its digits where rows are almost interpolated. Rasmussen and Williams 2006, equation 5.12.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband._leverage import kernel_loo_residuals
+    >>> from hatband.linalg import factor_kernel
+    >>> factor, y = factor_kernel(np.eye(2), ridge=1.0), np.array([[3.0], [4.0]])
+    >>> kernel_loo_residuals(factor.solve(y)[0], factor.inverse_diagonal()).ravel()  # nothing predicts: y itself
+    array([3., 4.])
+    """
+    with np.errstate(invalid="ignore"):
+        return dual / inverse_diagonal.reshape((-1,) + (1,) * (dual.ndim - 1))

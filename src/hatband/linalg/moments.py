@@ -1,0 +1,154 @@
+"""Rows (x, y) on their way into running statistics: read in blocks, centred, and their means merged or taken apart."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hatband._backend import AnyBackend, backend_of, block_rows
+from hatband._typing import Array, Float
+from hatband._validation import check_finite, check_ridge, check_weights
+from hatband.linalg.base import Frame
+from hatband.linalg.design import Design
+
+# What is left of the weight after a removal counts as nothing below this share of what there was.
+_NOTHING = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Centre:
+    """Number, weight and weighted mean of some rows.
+
+    Parameters
+    ----------
+    n_samples : int
+        Number of rows, those of weight 0 included.
+    weight : float
+        Sum of their weights.
+    mean : array of shape (p,)
+        Weighted mean; zeros where the weight is 0.
+    """
+
+    n_samples: int
+    weight: float
+    mean: Float[Array, " p"]
+
+    def merged(self, other: "Centre") -> tuple["Centre", Float[Array, " p"]]:
+        """Return the centre of both, and the row that their scatter matrices need besides. Chan et al. 1979."""
+        n_samples, weight = self.n_samples + other.n_samples, self.weight + other.weight
+        if not weight:
+            return Centre(n_samples, 0.0, self.mean), 0.0 * self.mean
+        between = other.mean - self.mean
+        share = other.weight / weight
+        # An empty side has no mean of its own.
+        mean = other.mean if not self.weight else self.mean + share * between
+        return Centre(n_samples, weight, mean), (share * self.weight) ** 0.5 * between
+
+    def removed(self, other: "Centre") -> tuple["Centre", Float[Array, " p"]]:
+        """Return the centre of what is left, and the row that `merged` would give for it and `other`."""
+        self._refuse_more(other)
+        n_samples, weight = self.n_samples - other.n_samples, self.weight - other.weight
+        if not n_samples or weight <= _NOTHING * self.weight:
+            if not n_samples and weight > _NOTHING * self.weight:
+                raise ValueError(f"all rows are removed, but weight {weight:.6g} of {self.weight:.6g} would be left.")
+            return Centre(n_samples, 0.0, 0.0 * self.mean), 0.0 * self.mean
+        mean = self.mean + (other.weight / weight) * (self.mean - other.mean)
+        return Centre(n_samples, weight, mean), (other.weight * weight / self.weight) ** 0.5 * (other.mean - mean)
+
+    def _refuse_more(self, other: "Centre") -> None:
+        if other.n_samples > self.n_samples:
+            raise ValueError(f"cannot remove {other.n_samples} rows from statistics of {self.n_samples} rows.")
+        if other.weight > (1 + _NOTHING) * self.weight:
+            raise ValueError(f"cannot remove weight {other.weight:.6g} from statistics of weight {self.weight:.6g}.")
+
+
+def no_centre(backend: AnyBackend, size: int) -> Centre:
+    """Return the centre of no rows."""
+    return Centre(0, 0.0, backend.zeros(size))
+
+
+def target_columns(y: Any) -> int:
+    """Return the number of targets in y; None has none."""
+    return 0 if y is None else 1 if len(y.shape) == 1 else int(y.shape[1])
+
+
+def check_block(X: Any, y: Any, n_features: int, n_targets: int) -> None:
+    """Raise unless a block of rows has the columns that the statistics have."""
+    if len(X.shape) != 2 or int(X.shape[1]) != n_features:
+        raise ValueError(f"these statistics hold {n_features} features; got features of shape {tuple(X.shape)}.")
+    if target_columns(y) != n_targets:
+        raise ValueError(f"these statistics hold {n_targets} targets; got {target_columns(y)}.")
+    if y is not None and int(y.shape[0]) != int(X.shape[0]):
+        raise ValueError(f"y must have one entry per row of X, {int(X.shape[0])}; got {int(y.shape[0])}.")
+
+
+def centred_blocks(backend: AnyBackend, X: Any, y: Any, weights: Any) -> Iterator[tuple[Centre, Float[Array, "b p"]]]:
+    """Yield centre and weighted, centred rows [x, y] block by block, in ONE reused buffer of float64."""
+    count, n_features = map(int, X.shape)
+    roots = _roots(backend, weights, count)
+    size = min(block_rows(n_features + target_columns(y)), count)
+    buffer = backend.empty(size, n_features + target_columns(y))
+    for start in range(0, count, max(size, 1)):
+        part = slice(start, min(start + size, count))
+        block = buffer[: part.stop - start]
+        backend.subtract(backend.read(X, part), None, block[:, :n_features])
+        if y is not None:
+            block[:, n_features:] = backend.asarray(backend.read(y, part)).reshape(len(block), -1)
+        if not backend.isfinite(block):
+            _refuse_not_finite(X, y)
+        centre = _centre(backend, block, None if roots is None else roots[part])
+        if centre.weight:
+            yield centre, block
+        else:
+            yield centre, block[:0]
+
+
+def _roots(backend: AnyBackend, weights: Any, count: int) -> Array | None:
+    """Square roots of the weights; a block, unlike a training set, may consist of rows of weight 0."""
+    if weights is None:
+        return None
+    values = np.asarray(backend_of(weights).numpy(weights), dtype=np.float64)
+    if values.shape != (count,) or values.any():
+        values = check_weights(values, count)
+    return backend.asarray(np.sqrt(values))
+
+
+def _refuse_not_finite(X: Any, y: Any) -> None:
+    for array, name in ((X, "X"), (y, "y")):
+        if array is not None:
+            check_finite(array if hasattr(array, "indptr") else backend_of(array).numpy(array), name)
+
+
+def _centre(backend: AnyBackend, block: Array, roots: Array | None) -> Centre:
+    """Centre and weight the block in place. Taking away a row first keeps constant columns free of rounding."""
+    weights = backend.ones(len(block)) if roots is None else roots**2
+    weight = float(weights.sum())
+    if not weight:
+        return no_centre(backend, block.shape[1]).merged(Centre(len(block), 0.0, block[0] * 0.0))[0]
+    shift = block[0] + 0.0
+    block -= shift
+    offset = (weights @ block) / weight
+    block -= offset
+    if roots is not None:
+        block *= roots[:, None]
+    return Centre(len(block), weight, shift + offset)
+
+
+def design_at(centre: Centre, n_features: int, ridge: Any, fit_intercept: bool) -> Design:
+    """Return the design that a factorisation of the features starts from."""
+    if not centre.weight:
+        raise ValueError("these statistics hold no rows (or rows of weight 0 only); add rows before factoring.")
+    backend, penalty = backend_of(centre.mean), check_ridge(ridge)
+    if np.shape(penalty) not in {(), (n_features,)}:
+        raise ValueError(f"ridge must be a number or have shape ({n_features},); got shape {np.shape(penalty)}.")
+    frame = Frame(
+        backend=backend,
+        n_samples=centre.n_samples,
+        n_features=n_features,
+        weight=centre.weight,
+        fit_intercept=fit_intercept,
+        shift=centre.mean[:n_features] if fit_intercept else None,
+    )
+    vector = backend.asarray(np.broadcast_to(penalty, n_features).copy())
+    return Design(features=None, root_weights=None, ridge=penalty, penalty=vector, frame=frame)

@@ -1,0 +1,221 @@
+"""Running statistics that keep a triangle R with R'R = Gram matrix, which never squares the condition number."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hatband._backend import EPS, AnyBackend, backend_of
+from hatband._typing import Array, Float, Shaped
+from hatband.linalg.base import Factor
+from hatband.linalg.cholesky import TriangularFactor, power_of_two
+from hatband.linalg.design import Design, determined
+from hatband.linalg.moments import Centre, centred_blocks, check_block, design_at, no_centre, target_columns
+from hatband.linalg.qr import factor_triangle, scaled_triangle
+from hatband.linalg.spectral import factor_compressed
+
+
+@dataclass(frozen=True, eq=False)
+class TriangularStatistics:
+    """Number, weight, mean and the triangle R of the centred rows z = (x, y): R'R = sum_i w_i (z_i - m)(z_i - m)'.
+
+    Immutable: every verb returns new statistics. Leverages are as accurate as from QR of all rows at once.
+
+    Parameters
+    ----------
+    centre : Centre
+        Number, weight and mean of the rows (x, y).
+    n_features : int
+        How many of the columns are features; the rest are targets.
+    triangle : array of shape (p, p)
+        R, upper triangular, of features and targets together.
+
+    Notes
+    -----
+    2 n p^2 operations for n rows, O(p^2 + block p) memory. Merging is QR of one triangle on the other (TSQR; Demmel et
+    al. 2012) and of the row that Chan's formula adds for the means.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.linalg import TriangularStatistics
+    >>> X = np.vander(np.linspace(0, 1, 30), 9)[:, :-1]
+    >>> factor = TriangularStatistics.of(X[:9]).add(X[9:]).factor()
+    >>> round(float(factor.leverage(X).sum()), 6)
+    9.0
+    """
+
+    centre: Centre
+    n_features: int
+    triangle: Float[Array, "p p"]
+
+    @classmethod
+    def empty(cls, n_features: int, n_targets: int = 0) -> "TriangularStatistics":
+        """Return the statistics of no rows."""
+        return cls._empty(backend_of(None), n_features, n_targets)
+
+    @classmethod
+    def _empty(cls, backend: AnyBackend, n_features: int, n_targets: int) -> "TriangularStatistics":
+        size = n_features + n_targets
+        return cls(no_centre(backend, size), n_features, backend.zeros(size, size))
+
+    @classmethod
+    def of(cls, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "TriangularStatistics":
+        """Return the statistics of some rows; X may be CSR."""
+        return cls._empty(backend_of(X), int(X.shape[1]), target_columns(y)).add(X, y, weights)
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows."""
+        return self.centre.n_samples
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights."""
+        return self.centre.weight
+
+    @property
+    def mean(self) -> Float[Array, " d"]:
+        """Weighted mean of the features."""
+        return self.centre.mean[: self.n_features]
+
+    @property
+    def y_mean(self) -> Float[Array, " q"]:
+        """Weighted mean of the targets."""
+        return self.centre.mean[self.n_features :]
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets."""
+        return len(self.triangle) - self.n_features
+
+    def add(self, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "TriangularStatistics":
+        """Return the statistics of these rows and of a block more; errors as in `GramStatistics.add`."""
+        check_block(X, y, self.n_features, self.n_targets)
+        backend = backend_of(self.triangle if self.n_samples else X)
+        centre, triangle = self._on(backend)
+        for new, block in centred_blocks(backend, X, y, weights):
+            triangle = backend.qr_add(triangle, block)
+            centre, between = centre.merged(new)
+            triangle = backend.qr_add(triangle, between[None] + 0.0)
+        return TriangularStatistics(centre, self.n_features, triangle)
+
+    def _on(self, backend: AnyBackend) -> tuple[Centre, Array]:
+        """Centre and triangle as arrays of their own on a backend."""
+        mean = backend.asarray(self.centre.mean) + 0.0
+        return Centre(self.n_samples, self.weight, mean), backend.asarray(self.triangle) + 0.0
+
+    def merge(self, other: "TriangularStatistics") -> "TriangularStatistics":
+        """Return the statistics of the rows of both."""
+        if (other.n_features, other.n_targets) != (self.n_features, self.n_targets):
+            raise ValueError(
+                f"statistics of {self.n_features} features and {self.n_targets} targets cannot be merged with those of "
+                f"{other.n_features} and {other.n_targets}."
+            )
+        backend = backend_of(self.triangle if self.n_samples else other.triangle)
+        (mine, triangle), (theirs, addition) = self._on(backend), other._on(backend)
+        centre, between = mine.merged(theirs)
+        triangle = backend.qr_add(backend.qr_add(triangle, addition), between[None] + 0.0)
+        return TriangularStatistics(centre, self.n_features, triangle)
+
+    def remove(self, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "TriangularStatistics":
+        """Return the statistics without a block of rows that had been added.
+
+        Raises
+        ------
+        ValueError
+            If the block holds more rows or weight than there are, or the Gram matrix would become indefinite.
+
+        Notes
+        -----
+        R'R - B'B = R'(I - S'S)R with S = B R^-1, taken apart by singular values t of S: what is left of a direction is
+        (1 - t^2)^1/2 of it, with a relative error of up to eps cond(R) / (1 - t^2), columns scaled to the same length.
+        That is the error which hyperbolic rotations have too: no downdate recovers a direction that the removed rows
+        held almost alone (t^2 is their leverage). Directions with 1 - t^2 below rounding are taken to be gone.
+        """
+        check_block(X, y, self.n_features, self.n_targets)
+        backend = backend_of(self.triangle)
+        block = TriangularStatistics._empty(backend, self.n_features, self.n_targets).add(X, y, weights)
+        centre, between = self.centre.removed(block.centre)
+        if not centre.weight:
+            return TriangularStatistics(centre, self.n_features, 0.0 * self.triangle)
+        rows = backend.qr_add(backend.asarray(block.triangle) + 0.0, between[None] + 0.0)
+        return TriangularStatistics(centre, self.n_features, downdate(backend, self.triangle, rows))
+
+    def factor(self, ridge: Any = 0.0, fit_intercept: bool = True) -> Factor:
+        """Factor A = Phi'W Phi + diag(ridge) without forming it: QR of [R; ridge^1/2 I], singular values if singular.
+
+        Raises
+        ------
+        ValueError
+            If there are no rows, or the ridge is negative.
+        """
+        return self._factor(self._raw(fit_intercept), ridge, fit_intercept)[0]
+
+    def _raw(self, fit_intercept: bool) -> Array:
+        """Triangle of the rows about the mean or about zero."""
+        if fit_intercept:
+            return self.triangle
+        backend = backend_of(self.triangle)
+        return backend.qr_add(self.triangle + 0.0, self.weight**0.5 * self.centre.mean[None])
+
+    def _factor(self, triangle: Array, ridge: Any, fit_intercept: bool) -> tuple[Factor, Design, Array]:
+        """Factor, the design it is in, and the joint triangle with the ridge in it."""
+        design = design_at(self.centre, self.n_features, ridge, fit_intercept)
+        backend, d = design.backend, self.n_features
+        design = determined(design, (triangle[:d, :d] ** 2).sum(0) / self.weight)
+        width, q = design.frame.width, self.n_targets
+        columns = backend.zeros(len(triangle), width + q)
+        columns[:, :width] = triangle[:, :d][:, design.frame.kept]
+        columns[:, width:] = triangle[:, d:]
+        start = backend.zeros(width + q, width + q)
+        diagonal = backend.zeros(width + q)
+        diagonal[:width] = design.penalty**0.5
+        backend.set_diagonal(start, diagonal)
+        whole = backend.qr_add(start, columns + 0.0)
+        scaled = scaled_triangle(backend, whole[:width, :width] + 0.0)
+        if scaled.rcond > max(self.n_samples, width) * EPS:
+            factor: Factor = factor_triangle(
+                scaled, design.penalty, design.ridge, design.frame, "QR", "running triangle"
+            )
+        else:
+            reason = "running triangle, rank deficient to working precision"
+            factor = factor_compressed(design, columns[:d, :width] + 0.0, reason)
+        return factor, design, whole
+
+    def coefficients(
+        self, ridge: Any = 0.0, fit_intercept: bool = True
+    ) -> tuple[Float[Array, "d q"], Float[Array, " q"]]:
+        """Return slopes and intercepts of the ridge regression from R b = Q'y, without normal equations.
+
+        Where the features are rank deficient at ridge 0, the slopes of least norm (columns scaled to the same length).
+        """
+        factor, design, whole = self._factor(self._raw(fit_intercept), ridge, fit_intercept)
+        backend, width = design.backend, design.frame.width
+        slopes = backend.zeros(self.n_features, self.n_targets)
+        if isinstance(factor, TriangularFactor):
+            triangle = scaled_triangle(backend, whole[:width, :width] + 0.0)
+            slopes[design.frame.kept] = triangle.inverse(backend) @ whole[:width, width:]
+        else:
+            cross = backend.zeros(self.n_features, self.n_targets)
+            cross[design.frame.kept] = whole[:width, :width].T @ whole[:width, width:]
+            slopes = backend.asarray(factor.solve(cross))
+        return slopes, self.y_mean - self.mean @ slopes if fit_intercept else 0.0 * self.y_mean
+
+
+def downdate(backend: AnyBackend, triangle: Float[Array, "p p"], rows: Float[Array, "b p"]) -> Float[Array, "p p"]:
+    """Return R with R'R = triangle'triangle - rows'rows, b >= p; ValueError where that is indefinite."""
+    unit = power_of_two(backend, backend.row_squares(triangle.T + 0.0) ** 0.5)
+    _, values, vectors = backend.svd(triangle / unit)
+    # At least one direction, even of length 0, keeps the rest free of special cases.
+    rank = max(1, int((values > len(triangle) * EPS * values[0]).sum()))
+    values, vectors = values[:rank] + (values[0] == 0), vectors[:rank]
+    scaled = rows / unit
+    held = scaled @ vectors.T
+    rounding = 100 * len(triangle) * EPS * float(values[0] / values[-1])
+    _, shares, directions = backend.svd(held / values)
+    outside = float(abs(scaled - held @ vectors).max()) / float(abs(scaled).max() or 1.0)
+    if float(shares.max()) ** 2 > 1 + rounding or outside > rounding:
+        raise ValueError("the Gram matrix would become indefinite: these rows were not part of the statistics.")
+    left = 1 - shares**2
+    left = left * (left > rounding)
+    remainder = (left**0.5)[:, None] * (directions * values) @ vectors * unit
+    return backend.qr_add(backend.zeros(*triangle.shape), remainder + 0.0)
