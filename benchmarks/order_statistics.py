@@ -10,8 +10,8 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from _report import Report, parser
 
+from _report import Report, parser
 from hatband.order_statistics import exact_level, upper_rank
 
 FORMS: dict[str, Callable[[int], Any]] = {

@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import (
     check_dataframe_column_names_consistency,
-    check_regressor_data_not_an_array,
     check_readonly_memmap_input,
+    check_regressor_data_not_an_array,
     parametrize_with_checks,
 )
 

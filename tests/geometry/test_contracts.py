@@ -13,14 +13,8 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 import hatband.geometry
 from geometry.cases import ALPHAS, EVERY, NEW, OTHERS, D, N, X, Y, y
-from hatband.geometry import (
-    FeatureGeometry,
-    InputsGeometry,
-    PerOutputSpace,
-    TransformerGeometry,
-    geometry_of,
-    steps_of,
-)
+from hatband.geometry import FeatureGeometry, InputsGeometry, TransformerGeometry, geometry_of, steps_of
+from hatband.geometry.composite import PerOutputSpace
 from oracles import dense_leverage
 
 pytestmark = [

@@ -7,7 +7,8 @@ from sklearn.linear_model import HuberRegressor, Lasso, MultiTaskElasticNet, SGD
 from sklearn.neural_network import MLPRegressor
 
 from geometry.cases import KERNEL_RIDGES, POSITIVE, PROCESSES, ROBUST, SMOOTHERS, SPARSE, STOCHASTIC, N, X, condition
-from hatband.geometry import PerOutputSpace, geometry_of
+from hatband.geometry import geometry_of
+from hatband.geometry.composite import PerOutputSpace
 
 EPS = np.finfo(float).eps
 

@@ -9,7 +9,10 @@ from sklearn.ensemble import BaggingRegressor, GradientBoostingRegressor, Random
 from sklearn.linear_model import Ridge
 
 from geometry.cases import FAR, NEW, TREES, N, W, X, y
-from hatband.geometry import DualOrNystroem, InputsGeometry, KernelSpace, LeafKernel, NystroemSpace, geometry_of
+from hatband.geometry import InputsGeometry, geometry_of
+from hatband.geometry.forest import LeafKernel
+from hatband.geometry.kernel import KernelSpace
+from hatband.geometry.nystroem import DualOrNystroem, NystroemSpace
 
 
 def shared_leaves(model, rows, others):

@@ -16,7 +16,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler, TargetEncoder
 
 from geometry.cases import NEW, X, condition, y
-from hatband.geometry import Preprocessed, geometry_of, steps_of
+from hatband.geometry import geometry_of, steps_of
+from hatband.geometry.composite import Preprocessed
 from oracles import dense_leverage, dense_sampling_leverage
 
 EPS = np.finfo(float).eps

@@ -14,7 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, StandardScaler
 
 from geometry.cases import NEW, X, Y, y
-from hatband.geometry import InputsGeometry, Preprocessed, geometry_of, is_training_sample, steps_of
+from hatband.geometry import InputsGeometry, geometry_of, is_training_sample, steps_of
+from hatband.geometry.composite import Preprocessed
 
 GRID = {"alpha": [2.0]}
 
@@ -89,18 +90,18 @@ MIXED = [
 ]
 
 
-@pytest.mark.parametrize("model", SHARED, ids=repr)
+@pytest.mark.parametrize("model", SHARED, ids=lambda value: type(value).__name__)
 def test_members_of_one_feature_map_and_ridge_share_their_geometry(model):
     model.fit(X, y)
     same_leverage(model, model.estimators_[0])
 
 
-@pytest.mark.parametrize("model", MIXED, ids=repr)
+@pytest.mark.parametrize("model", MIXED, ids=lambda value: type(value).__name__)
 def test_members_that_differ_are_measured_on_the_inputs(model):
     assert isinstance(geometry_of(model.fit(X, y)), InputsGeometry)
 
 
-@pytest.mark.parametrize("model", SHARED + MIXED, ids=repr)
+@pytest.mark.parametrize("model", SHARED + MIXED, ids=lambda value: type(value).__name__)
 def test_voting_predicts_the_weighted_mean_from_transformed_rows(model):
     model.fit(X, y)
     space = geometry_of(model).fit(X)
@@ -115,7 +116,9 @@ def test_stacking_in_a_pipeline_is_measured_on_the_inputs_of_the_last_step():
 
 
 @pytest.mark.parametrize(
-    "model", [Ridge(), scaled(Ridge()), GridSearchCV(Ridge(), GRID), TransformedTargetRegressor(Ridge())], ids=repr
+    "model",
+    [Ridge(), scaled(Ridge()), GridSearchCV(Ridge(), GRID), TransformedTargetRegressor(Ridge())],
+    ids=lambda value: type(value).__name__,
 )
 def test_unfitted_model_is_refused(model):
     with pytest.raises(NotFittedError):

@@ -62,47 +62,27 @@ are not trees get it too, on the inputs of the last step when inside a Pipeline.
 # Imported for what they register.
 from hatband.geometry import forest, kernel_models, linear, network, wrappers  # noqa: F401
 from hatband.geometry.base import Exactness, Features, Geometry, Space
-from hatband.geometry.composite import PerOutputGeometry, PerOutputSpace, Preprocessed, PreprocessedSpace
-from hatband.geometry.features import FeatureGeometry, FeatureSpace, RidgePerBatch, RidgePerWeight, RidgeRule
-from hatband.geometry.forest import LeafKernel
+from hatband.geometry.features import FeatureGeometry
 from hatband.geometry.inputs import InputsGeometry, TransformerGeometry
-from hatband.geometry.kernel import Kernel, KernelGeometry, KernelSpace, MatrixKernel, PairwiseKernel, ProcessKernel
-from hatband.geometry.model import Steps, final_step, steps_of
-from hatband.geometry.network import HiddenLayers
-from hatband.geometry.nystroem import DualOrNystroem, NystroemGeometry, NystroemSpace
+from hatband.geometry.kernel import KernelGeometry, PairwiseKernel
+from hatband.geometry.model import Steps, steps_of
+from hatband.geometry.nystroem import NystroemGeometry
 from hatband.geometry.registry import as_geometry, geometry_of
 from hatband.geometry.training import is_training_sample
 
 __all__ = [
-    "DualOrNystroem",
     "Exactness",
     "FeatureGeometry",
-    "FeatureSpace",
     "Features",
     "Geometry",
-    "HiddenLayers",
     "InputsGeometry",
-    "Kernel",
     "KernelGeometry",
-    "KernelSpace",
-    "LeafKernel",
-    "MatrixKernel",
     "NystroemGeometry",
-    "NystroemSpace",
     "PairwiseKernel",
-    "PerOutputGeometry",
-    "PerOutputSpace",
-    "Preprocessed",
-    "PreprocessedSpace",
-    "ProcessKernel",
-    "RidgePerBatch",
-    "RidgePerWeight",
-    "RidgeRule",
     "Space",
     "Steps",
     "TransformerGeometry",
     "as_geometry",
-    "final_step",
     "geometry_of",
     "is_training_sample",
     "steps_of",

@@ -22,6 +22,13 @@ class Features:
         What the model's final step predicts from: X itself, or X after the transformers of a Pipeline.
     values : array, CSR matrix or array-like with m rows
         The rows in feature space; for a kernel, the rows that the kernel compares.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.geometry import Features
+    >>> len(Features(np.eye(3), np.eye(3)).take([0, 2]))
+    2
     """
 
     model_inputs: Any

@@ -47,6 +47,13 @@ class PairwiseKernel(Kernel):
         "rbf", "laplacian", "polynomial", "linear", "sigmoid", "cosine", "chi2", "additive_chi2", or a callable.
     parameters : mapping
         gamma, degree, coef0; those that the kernel does not take are left out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.geometry import PairwiseKernel
+    >>> PairwiseKernel("rbf", {"gamma": 1.0})(np.zeros((1, 2)), np.zeros((1, 2)))
+    array([[1.]])
     """
 
     metric: Any
@@ -157,6 +164,14 @@ class KernelGeometry(Geometry):
     -----
     Costs n^3/3 once and n^2 for each row measured. The space keeps the n training rows, for a kernel has no smaller
     summary of them, and two n x n matrices of its factor: 16 n^2 bytes, 400 MB for 5,000 rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.geometry import KernelGeometry, PairwiseKernel
+    >>> space = KernelGeometry(PairwiseKernel("rbf", {"gamma": 1.0}), ridge=0.5).fit(np.array([[0.0]]))
+    >>> space.leverage(space.features(np.array([[1e3]])))  # far away: k(x, x) / ridge
+    array([2.])
     """
 
     kernel: Kernel

@@ -41,6 +41,13 @@ class Steps:
         predictions are mapped back (TransformedTargetRegressor) or averaged (VotingRegressor).
     exactness : {"exact", "given", "none"}
         The most that the wrappers and transformers let leave-one-out claim.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import Ridge
+    >>> from hatband.geometry import Steps
+    >>> Steps(transformers=(), model=Ridge(), predictor=Ridge()).exactness
+    'exact'
     """
 
     transformers: tuple[Any, ...]

@@ -66,8 +66,16 @@ class NystroemGeometry(Geometry):
     Notes
     -----
     Costs n m^2 + m^3 once and m^2 for each row measured; the space keeps the m landmarks. Not a bound: it
-    under-estimates in the span of the landmarks and over-estimates orthogonal to it. mathematics.md section 2;
-    Williams and Seeger 2001, the residual term as in Rasmussen and Williams 2006, section 8.3.
+    under-estimates in the span of the landmarks and over-estimates orthogonal to it. Williams and Seeger 2001, the
+    residual term as in Rasmussen and Williams 2006, section 8.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.geometry import NystroemGeometry, PairwiseKernel
+    >>> space = NystroemGeometry(PairwiseKernel("rbf", {"gamma": 1.0}), ridge=0.5).fit(np.array([[0.0]]))
+    >>> space.leverage(space.features(np.array([[1e3]])))
+    array([2.])
     """
 
     kernel: Kernel

@@ -78,6 +78,13 @@ def as_geometry(geometry: Any, estimator: Any) -> Geometry:
     ------
     TypeError
         When `geometry` is none of these.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import PCA
+    >>> from sklearn.linear_model import Ridge
+    >>> type(as_geometry(PCA(2), Ridge())).__name__
+    'TransformerGeometry'
     """
     if isinstance(geometry, Geometry):
         return geometry
