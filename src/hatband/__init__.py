@@ -13,6 +13,7 @@ from hatband._validation import CalibrationWarning, LeverageWarning
 from hatband.conformal import (
     ConformalKernelRidge,
     ConformalRidge,
+    CrossConformalRegressor,
     FullConformalRegressor,
     JackknifePlusRegressor,
     PredictiveDistribution,
@@ -32,6 +33,7 @@ __all__ = [
     "ConformalKernelRidge",
     "ConformalRidge",
     "ConstantScale",
+    "CrossConformalRegressor",
     "FullConformalRegressor",
     "InputsGeometry",
     "JackknifePlusRegressor",

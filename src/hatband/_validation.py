@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_array
 
 from hatband._typing import Array
@@ -225,6 +226,52 @@ def check_smoother(predicted: Array, smooth: Array, total: Array, y: Array, name
         )
 
 
+def check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
+    """Raise unless a scale is a function of leverage alone, and one that is not fitted to residuals."""
+    name = type(scale).__name__
+    if not getattr(scale, "pointwise", False):
+        raise ValueError(
+            f"{owner} needs a scale that is a function of a row's leverage alone, because it has no refitted models to "
+            f"look at; {name} looks at more. Use scale='leverage' or 'constant', or CrossConformalRegressor, which "
+            "fits the scale in every fold."
+        )
+    if getattr(scale, "needs_residuals", False) and not allow_tuned:
+        raise ValueError(
+            f"{name} is fitted to the residuals of all rows, and {owner} would have to fit it anew without each. Use "
+            "scale='leverage', CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
+        )
+
+
+def check_kernel_size(n_samples: int, largest: int) -> None:
+    """Raise when an exact kernel would need more memory than it is allowed to."""
+    if n_samples > largest:
+        raise ValueError(
+            f"an exact kernel needs two n x n arrays and takes at most {largest} rows; got {n_samples}. Use a Pipeline "
+            "of scikit-learn's Nystroem and Ridge: its features are fixed, and leave-one-out stays exact."
+        )
+
+
+def check_folds(sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise unless every fold, given as (rows to train on, rows held out), has both."""
+    for number, (training, held) in enumerate(sizes):
+        if not training or not held:
+            raise ValueError(
+                f"every fold must train on some rows and hold out some; fold {number} trains on {training} and holds "
+                f"out {held}."
+            )
+    if not sizes:
+        raise ValueError("cv must yield at least one fold; got none.")
+
+
+def check_refittable(estimator: Any) -> None:
+    """Raise for a frozen estimator, of which no fold model can be made."""
+    if isinstance(estimator, FrozenEstimator):
+        raise ValueError(
+            "CrossConformalRegressor needs an estimator that it can refit without a fold; got a FrozenEstimator. Pass "
+            "the estimator itself, or use SplitConformalRegressor with fit_train and calibrate."
+        )
+
+
 def check_probabilities(p: Any) -> tuple[list[Any], bool]:
     """Return probabilities in [0, 1] as a list, and whether one number (not a list) was given."""
     single = np.ndim(p) == 0
@@ -278,28 +325,3 @@ def check_n_bins(n_bins: Any) -> int:
     if not isinstance(n_bins, Integral) or n_bins < 1:
         raise ValueError(f"n_bins must be an integer >= 1; got {n_bins!r}.")
     return int(n_bins)
-
-
-def check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
-    """Raise unless a scale is a function of leverage alone, and one that is not fitted to residuals."""
-    name = type(scale).__name__
-    if not getattr(scale, "pointwise", False):
-        raise ValueError(
-            f"{owner} needs a scale that is a function of a row's leverage alone, because it has no refitted models to "
-            f"look at; {name} looks at more. Use scale='leverage' or 'constant', or CrossConformalRegressor, which "
-            "fits the scale in every fold."
-        )
-    if getattr(scale, "needs_residuals", False) and not allow_tuned:
-        raise ValueError(
-            f"{name} is fitted to the residuals of all rows, and {owner} would have to fit it anew without each. Use "
-            "scale='leverage', CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
-        )
-
-
-def check_kernel_size(n_samples: int, largest: int) -> None:
-    """Raise when an exact kernel would need more memory than it is allowed to."""
-    if n_samples > largest:
-        raise ValueError(
-            f"an exact kernel needs two n x n arrays and takes at most {largest} rows; got {n_samples}. Use a Pipeline "
-            "of scikit-learn's Nystroem and Ridge: its features are fixed, and leave-one-out stays exact."
-        )

@@ -1,5 +1,6 @@
 """Estimators that return calibrated prediction intervals, and predictive distributions."""
 
+from hatband.conformal.cross import CrossConformalRegressor
 from hatband.conformal.distribution import PredictiveDistribution
 from hatband.conformal.full import FullConformalRegressor
 from hatband.conformal.jackknife import JackknifePlusRegressor
@@ -10,6 +11,7 @@ from hatband.conformal.split import SplitConformalRegressor
 __all__ = [
     "ConformalKernelRidge",
     "ConformalRidge",
+    "CrossConformalRegressor",
     "FullConformalRegressor",
     "JackknifePlusRegressor",
     "PredictiveDistribution",

@@ -25,7 +25,7 @@ from hatband._validation import (
     check_widths,
 )
 from hatband.conformal.intervals import bounds, layout, thresholds
-from hatband.conformal.routing import fit_parameters
+from hatband.conformal.routing import fit_parameters, weights_used
 from hatband.conformal.target import split_target
 from hatband.geometry import as_geometry
 from hatband.order_statistics import minimum_calibration_size
@@ -85,12 +85,12 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         size = check_calibration_size(self.calibration_size, n)
         order = check_random_state(self.random_state).permutation(n)
         calibration, training = np.sort(order[:size]), np.sort(order[size:])
-        params = {name: _take(value, training, n) for name, value in fit_params.items()}
+        params = {name: take_rows(value, training, n) for name, value in fit_params.items()}
         with self._input_names_kept_on_failure():
             X, values = self._check_X(X, reset=True), np.asarray(y)
             weight = None if weight is None else weight[training]
-            state = self._trained(_take(X, training, n), values[training], weight, params)
-            scores = self._scores(state, _take(X, calibration, n), target[calibration]) if size else None
+            state = self._trained(take_rows(X, training, n), values[training], weight, params)
+            scores = self._scores(state, take_rows(X, calibration, n), target[calibration]) if size else None
             self._forget()
             vars(self).update(state)
         if scores is not None:
@@ -158,8 +158,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         params = fit_parameters(self, template, sample_weight, fit_params)
         estimator = clone(template).fit(X, y, **params)
         model, scored = split_target(estimator, target)
-        # Metadata routing may keep the weights from the estimator; then the leverage is not weighted either.
-        weight = sample_weight if any(name.endswith("sample_weight") for name in params) else None
+        weight = weights_used(params, sample_weight)
         space = as_geometry(self.geometry, estimator).fit(X, weight)
         scale = as_scale(self.scale)
         rows, residuals, source = None, None, None
@@ -183,7 +182,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
     def _scores(self, state: dict[str, Any], X: Any, y: Array) -> Array:
         """Return signed scores (y - prediction - shift) / width of rows that the model has not seen."""
         rows = new_rows(state["model_"], state["space_"], X, state["n_outputs_"])
-        center, width = _band(state["scale_"], rows, state["target_"])
+        center, width = band_of(state["scale_"], rows, state["target_"])
         scores = (state["target_"].forward(y) - center) / width
         infinite = np.isinf(np.broadcast_to(width, scores.shape)).any(axis=1)
         if infinite.mean() >= 0.5:
@@ -271,7 +270,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
             raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
         rows = self._rows(self._check_X(X, reset=False))
-        center, width = _band(self.scale_, rows, self.target_)
+        center, width = band_of(self.scale_, rows, self.target_)
         self._warn_if_infinite(levels, width)
         pairs = []
         for level in levels:
@@ -378,7 +377,7 @@ def _is_frame(X: Any) -> bool:
     return callable(getattr(X, "__dataframe__", None)) or hasattr(X, "columns")
 
 
-def _take(values: Any, index: Array, n_samples: int) -> Any:
+def take_rows(values: Any, index: Array, n_samples: int) -> Any:
     """Return rows of something with one entry per row, anything else as it is."""
     if not (hasattr(values, "__len__") or hasattr(values, "shape")) or isinstance(values, (str, dict)):
         return values
@@ -391,7 +390,7 @@ def _shift_and_width(scale: Any, rows: Rows) -> tuple[Any, Array]:
     return shift, check_widths(width, lambda: np.isinf(rows.leverage), len(rows), name)
 
 
-def _band(scale: Any, rows: Rows, target: Any) -> tuple[Array, Array]:
+def band_of(scale: Any, rows: Rows, target: Any) -> tuple[Array, Array]:
     """Return centre (m, q) and width (m, 1) or (m, q) of the band, on the scale of the scores."""
     shift, width = _shift_and_width(scale, rows)
     return target.read(rows.prediction) + shift, width

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clone
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin
 from sklearn.linear_model import Ridge
 from sklearn.utils import check_consistent_length, get_tags
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
@@ -23,7 +23,6 @@ from hatband._validation import (
 from hatband.conformal.held_out import METHODS, HeldOut
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
 from hatband.conformal.intervals import layout
-from hatband.conformal.routing import fit_parameters
 from hatband.order_statistics import minimum_calibration_size
 
 
@@ -38,11 +37,13 @@ class BaseEveryRow(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC):
     confidence_level: Any
 
     @abstractmethod
-    def _held_out(self, estimator: Any, template: Any, X: Any, y: Array, weight: Array | None, **given: Any) -> HeldOut:
-        """Return the held-out models of an estimator that was fitted to all rows."""
+    def _held_out(
+        self, X: Any, y: Array, values: Array, weight: Array | None, fit_params: dict[str, Any], groups: Any
+    ) -> HeldOut:
+        """Fit to all rows, with y as (n, q) and as it was given (`values`), and return the held-out models."""
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, fit_params: dict[str, Any], groups: Any = None) -> Self:
-        """Fit on all rows, and change nothing before everything is there."""
+        """Fit, and change nothing before everything is there."""
         target, single = check_target(y)
         check_consistent_length(X, target)
         weight = None if sample_weight is None else check_weights(sample_weight, len(target))
@@ -50,15 +51,8 @@ class BaseEveryRow(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC):
         check_in(self.method, self._methods, "method")
         with input_names_kept_on_failure(self):
             X = check_rows(self, X, reset=True)
-            template = self._regressor()
-            params = fit_parameters(self, template, weight, fit_params)
-            # Metadata routing may keep the weights from the estimator; then no formula may use them either.
-            weight = weight if any(name.endswith("sample_weight") for name in params) else None
-            estimator = clone(template).fit(X, np.asarray(y), **params)
-            held_out = self._held_out(
-                estimator, template, X, target, weight, params=params, groups=groups, single=single
-            )
-        self.estimator_, self.held_out_ = estimator, held_out
+            held_out = self._held_out(X, target, np.asarray(y), weight, fit_params, groups)
+        self.held_out_, self.estimator_ = held_out, held_out.estimator
         self.n_outputs_, self.single_target_ = target.shape[1], single
         return self
 

@@ -36,6 +36,9 @@ class HeldOut(ABC):
     """
 
     scores: Array
+    estimator: Any
+    space: Any
+    scale: Any
 
     @abstractmethod
     def features(self, X: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from typing import Any, ClassVar, Literal, Self
 
+from sklearn.base import clone
+
 from hatband._typing import Array
 from hatband._validation import check_exactness, check_kernel_size, check_pointwise
 from hatband.conformal.every_row import BaseEveryRow
 from hatband.conformal.leave_one_out import LeaveOneOut
-from hatband.geometry import KernelGeometry, as_geometry
-from hatband.geometry.composite import Preprocessed
+from hatband.conformal.routing import fit_parameters, weights_used
+from hatband.geometry import KernelGeometry, Preprocessed, as_geometry
 from hatband.ridge import LARGEST_KERNEL
 from hatband.scales import as_scale
 
@@ -128,12 +130,23 @@ class JackknifePlusRegressor(BaseEveryRow):
         """
         return self._fit(X, y, sample_weight, fit_params)
 
-    def _held_out(self, estimator: Any, template: Any, X: Any, y: Array, weight: Array | None, **given: Any) -> LeaveOneOut:
-        name = type(template).__name__
-        geometry, scale = as_geometry(self.geometry, estimator), as_scale(self.scale)
-        check_exactness(geometry.exactness, self.allow_tuned, type(self).__name__, name, "CrossConformalRegressor")
+    def _held_out(
+        self, X: Any, y: Array, values: Array, weight: Array | None, fit_params: dict[str, Any], groups: Any
+    ) -> LeaveOneOut:
+        template, scale = self._regressor(), as_scale(self.scale)
         check_pointwise(scale, self.allow_tuned, type(self).__name__)
+        params = fit_parameters(self, template, weight, fit_params)
+        estimator = clone(template).fit(X, values, **params)
+        geometry = as_geometry(self.geometry, estimator)
+        check_exactness(
+            geometry.exactness,
+            self.allow_tuned,
+            type(self).__name__,
+            type(template).__name__,
+            "CrossConformalRegressor",
+        )
         inner = geometry.geometry if isinstance(geometry, Preprocessed) else geometry
         if isinstance(inner, KernelGeometry):
             check_kernel_size(len(y), LARGEST_KERNEL)
-        return LeaveOneOut.of(estimator, geometry.fit(X, weight), X, y, weight, scale, self.block_size)
+        used = weights_used(params, weight)
+        return LeaveOneOut.of(estimator, geometry.fit(X, used), X, y, used, scale, self.block_size)

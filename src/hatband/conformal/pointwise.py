@@ -11,7 +11,9 @@ from hatband._validation import check_widths
 from hatband.rows import Rows
 
 
-def widths_at(scale: Any, shape: tuple[int, ...], leverage: Callable[[], Array], sampling: Callable[[], Array]) -> Array:
+def widths_at(
+    scale: Any, shape: tuple[int, ...], leverage: Callable[[], Array], sampling: Callable[[], Array]
+) -> Array:
     """Return the width of a fitted pointwise scale at leverages of this shape, (m,), (m, q) or (m, n), in that shape.
 
     Neither form of leverage is computed before the scale asks for it.
