@@ -219,11 +219,14 @@ def loo_leverage_at(
     >>> loo_leverage_at(np.array([0.5]), np.array([[0.5, 0.0]]), np.array([0.5, 0.5]))
     array([[1. , 0.5]])
     """
-    moved = _weighted(cross**2, w)
-    with np.errstate(invalid="ignore"):
-        apart = moved > _OUTSIDE**2 * h[:, None]
-    undetermined = np.where(apart, np.inf, h[:, None])
-    return np.where(interpolated(h_train, w), undetermined, h[:, None] + moved / _complement(h_train, w))
+    gain = (1.0 if w is None else np.asarray(w)) / _complement(h_train, w)
+    result = cross**2 * gain + h[:, None]
+    lost = np.flatnonzero(interpolated(h_train, w))
+    if len(lost):
+        with np.errstate(invalid="ignore"):
+            apart = _weighted(cross[:, lost] ** 2, None if w is None else w[lost]) > _OUTSIDE**2 * h[:, None]
+        result[:, lost] = np.where(apart, np.inf, h[:, None])
+    return result
 
 
 def kernel_loo_residuals(dual: Float[Array, "n *q"], inverse_diagonal: Float[Array, " n"]) -> Float[Array, "n *q"]:

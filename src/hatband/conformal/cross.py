@@ -14,7 +14,8 @@ from hatband.conformal.folds import Fold, Refitted, folds_of
 from hatband.conformal.held_out import HeldOut
 from hatband.conformal.routing import fit_parameters, weights_used
 from hatband.conformal.split import SplitConformalRegressor
-from hatband.geometry import PerOutputSpace, PreprocessedSpace, Space
+from hatband.geometry import Space
+from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace
 from hatband.scales import ConstantScale, LeverageScale
 
 

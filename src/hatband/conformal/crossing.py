@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hatband._typing import Array
-from hatband.geometry import Features, FeatureSpace, KernelSpace, PerOutputSpace, PreprocessedSpace, Space
-from hatband.geometry.features import selected
+from hatband.geometry import Features, Space
+from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace
+from hatband.geometry.features import FeatureSpace, selected
+from hatband.geometry.kernel import KernelSpace
 
 # Numbers in one block: 2 MB, so that the handful of arrays of its size stay in the cache.
 BLOCK_NUMBERS = 2**18
@@ -77,7 +79,7 @@ class KernelCrossing(Crossing):
     def weights(self) -> Array | None:  # type: ignore[override]
         """Weights of the rows, those that the model gave them included."""
         frame = self.space.factor.frame
-        return None if frame.root is None else frame.spread(frame.weights)
+        return None if frame.root is None else frame.spread(frame.root**2)
 
     def __call__(self, features: Features) -> Array:
         """Return h(x, x_i), shape (m, n)."""

@@ -9,7 +9,8 @@ from hatband._validation import check_exactness, check_kernel_size, check_pointw
 from hatband.conformal.every_row import BaseEveryRow
 from hatband.conformal.leave_one_out import LeaveOneOut
 from hatband.conformal.routing import fit_parameters, weights_used
-from hatband.geometry import KernelGeometry, Preprocessed, as_geometry
+from hatband.geometry import KernelGeometry, as_geometry
+from hatband.geometry.composite import Preprocessed
 from hatband.ridge import LARGEST_KERNEL
 from hatband.scales import as_scale
 

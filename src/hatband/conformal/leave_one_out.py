@@ -68,16 +68,16 @@ class LeaveOneOut(HeldOut):
         crossing = crossing_of(space, features, weights)
         predicted = predict_features(estimator, space, features, y.shape[1])
         _check_predictions(estimator, crossing, features, predicted, y)
-        leverages = space.leverages(features)
-        rows, residuals = _honest_rows(space, features, crossing.weights, leverages, y, y - predicted)
+        h, s = (values.reshape(len(y), -1) for values in space.leverages(features))
+        rows, residuals = _honest_rows(space, features, crossing.weights, h, s, y, predicted)
         defined = np.isfinite(residuals).all(axis=1)
         known = rows.take(defined)
         scale.fit(known, residuals[defined], None if weights is None else weights[defined])
         scores = residuals.copy()
-        shape = (len(known), *leverages[0].shape[1:])
-        width = widths_at(scale, shape, lambda: known.leverage, lambda: known.sampling_leverage)
-        scores[defined] /= width.reshape(len(known), -1)
-        return cls(estimator, space, crossing, scale, *leverages, residuals, scores, block_size)
+        scores[defined] /= widths_at(
+            scale, (len(known), h.shape[1]), lambda: known.leverage, lambda: known.sampling_leverage
+        )
+        return cls(estimator, space, crossing, scale, h, s, residuals, scores, block_size)
 
     def features(self, X: Any) -> Features:
         """Run preprocessing and the feature map once."""
@@ -89,9 +89,8 @@ class LeaveOneOut(HeldOut):
 
     def width(self, features: Features) -> Array:
         """Return the width at h(x) (m, 1) or (m, q)."""
-        shape = (len(features), *self.leverage.shape[1:])
         verbs = partial(self.space.leverage, features), partial(self.space.sampling_leverage, features)
-        return widths_at(self.scale, shape, *verbs).reshape(len(features), -1)
+        return widths_at(self.scale, (len(features), self.leverage.shape[1]), *verbs)
 
     def center(self, features: Features, spread: Array) -> tuple[Array, Array]:
         """Return mu(x) -+ spread width(x) (m, q)."""
@@ -107,39 +106,36 @@ class LeaveOneOut(HeldOut):
             for j in range(mu.shape[1]):
                 verbs = partial(self._leverage, rows, cross, j), partial(self._sampling, rows, cross, j)
                 width = widths_at(self.scale, cross.shape[:2], *verbs)
-                yield Reach(part, j, *self._ends(j, mu[part, j], _of_output(cross, j, axes=2), width, spread[:, j]))
+                center = loo_predictions(mu[part, j], _output(cross, j), self.residuals[:, j], self.crossing.weights)
+                reach = self._reach(j, width, spread[:, j])
+                yield Reach(part, j, center - reach, center + reach)
 
-    def _ends(self, j: int, mu: Array, cross: Array, width: Array, spread: Array) -> tuple[Array, Array]:
-        """Return mu_-i(x) -+ spread_i width_-i(x) (b, n), infinite where there is no model or no finite width."""
+    def _reach(self, j: int, width: Array, spread: Array) -> Array:
+        """Return spread_i width_-i(x) (b, n), infinite where there is no model or no finite width."""
         undefined = np.isinf(self.residuals[:, j])
-        center = loo_predictions(mu, cross, np.where(undefined, 0.0, self.residuals[:, j]), self.crossing.weights)
         with np.errstate(invalid="ignore"):
             reach = width * spread
-        if not np.isfinite(width).all():
-            reach[np.isinf(width)] = np.inf
+        infinite = np.isinf(width)
+        if infinite.any():
+            reach[infinite] = np.inf
         reach[:, undefined] = np.inf
-        return center - reach, center + reach
+        return reach
 
     def _leverage(self, rows: Features, cross: Array, j: int) -> Array:
         """Return h_-i(x) (b, n)."""
-        h = _of_output(self.space.leverage(rows), j, axes=1)
-        own = self._training(self.leverage, j)
-        return loo_leverage_at(h, _of_output(cross, j, axes=2), own, self.crossing.weights)
+        h = _column(self.space.leverage(rows), j)
+        return loo_leverage_at(h, _output(cross, j), _column(self.leverage, j), self.crossing.weights)
 
     def _sampling(self, rows: Features, cross: Array, j: int) -> Array:
         """Return s_-i(x) (b, n)."""
         return loo_sampling_leverage_at(
-            _of_output(self.space.sampling_leverage(rows), j, axes=1),
-            _of_output(cross, j, axes=2),
-            _of_output(self.crossing.smoothed(cross), j, axes=2),
-            self._training(self.sampling, j),
-            self._training(self.leverage, j),
+            _column(self.space.sampling_leverage(rows), j),
+            _output(cross, j),
+            _output(self.crossing.smoothed(cross), j),
+            _column(self.sampling, j),
+            _column(self.leverage, j),
             self.crossing.weights,
         )
-
-    def _training(self, values: Array, j: int) -> Array:
-        """Return leverages of the training rows, 0 where leaving a row out leaves no model."""
-        return np.where(np.isinf(self.residuals[:, j]), 0.0, _of_output(values, j, axes=1))
 
 
 def loo_sampling_leverage_at(
@@ -161,26 +157,32 @@ def loo_sampling_leverage_at(
 
 
 def _honest_rows(
-    space: Space, features: Features, weights: Array | None, leverages: tuple[Array, Array], y: Array, residuals: Array
+    space: Space, features: Features, weights: Array | None, h: Array, s: Array, y: Array, predicted: Array
 ) -> tuple[Rows, Array]:
     """Return the training rows as if each had not been seen, and their leave-one-out residuals."""
-    h, s = leverages
-    w = weights if weights is None or h.ndim == 1 else weights[:, None]
-    honest = loo_residuals(residuals, h, w)
-    honest = np.where(np.isfinite(honest), honest, np.inf)
+    outputs = range(y.shape[1])
+    honest = np.column_stack([loo_residuals((y - predicted)[:, j], _column(h, j), weights) for j in outputs])
     rows = Rows(
         len(y),
         inputs=partial(space.inputs, features),
-        leverage=partial(loo_leverage, h, w),
-        sampling_leverage=partial(loo_sampling_leverage, s, h, w),
+        leverage=lambda: np.column_stack([loo_leverage(one, weights) for one in h.T]),
+        sampling_leverage=lambda: np.column_stack(
+            [loo_sampling_leverage(*pair, weights) for pair in zip(s.T, h.T, strict=True)]
+        ),
         prediction=lambda: y - honest,
     )
     return rows, honest
 
 
-def _of_output(values: Array, j: int, axes: int) -> Array:
-    """Return what belongs to output j: all of it where outputs share their ridge."""
-    return values if values.ndim == axes else values[..., j]
+def _column(values: Array, j: int) -> Array:
+    """Return the leverage of output j from (m,), (m, 1) or (m, q): outputs may share one."""
+    columns = values.reshape(len(values), -1)
+    return columns[:, j % columns.shape[1]]
+
+
+def _output(cross: Array, j: int) -> Array:
+    """Return the cross-leverage of output j from (m, n) or (m, n, q)."""
+    return cross if cross.ndim == 2 else cross[..., j]
 
 
 def _check_predictions(estimator: Any, crossing: Crossing, features: Features, predicted: Array, y: Array) -> None:
@@ -189,5 +191,5 @@ def _check_predictions(estimator: Any, crossing: Crossing, features: Features, p
     for j in range(y.shape[1]):
         response = np.column_stack([np.ones(len(y)), y[:, j]])
         response = response if crossing.weights is None else crossing.weights[:, None] * response
-        total, smooth = (_of_output(cross, j, axes=2) @ response).T
+        total, smooth = (_output(cross, j) @ response).T
         check_smoother(predicted[probes, j], smooth, total, y[:, j], type(estimator).__name__)

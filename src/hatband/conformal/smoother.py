@@ -10,7 +10,8 @@ from hatband._typing import Array
 from hatband._validation import check_kernel_size, check_smoother
 from hatband.conformal.acceptance import Augmented
 from hatband.conformal.crossing import Crossing, crossing_of, row_blocks
-from hatband.geometry import Features, Geometry, KernelGeometry, Preprocessed, Space
+from hatband.geometry import Features, Geometry, KernelGeometry, Space
+from hatband.geometry.composite import Preprocessed
 from hatband.ridge import LARGEST_KERNEL
 from hatband.rows import predict_features
 
