@@ -166,7 +166,7 @@ def test_the_full_interval_at_equal_tails_lies_close_to_the_studentised_set(rng)
     assert (np.abs(interval - studentised) < 0.5 * width).all()
 
 
-REPETITIONS = 400
+REPETITIONS = 250
 
 
 def pits(make, rng, n=20):
