@@ -180,6 +180,14 @@ class TestRefusals:
         with pytest.raises(ValueError, match="those of the linear smoother that its geometry describes"):
             FullConformalRegressor(FrozenEstimator(Ridge().fit(X[:20], y[:20]))).fit(X, y)
 
+    def test_a_kernel_that_is_too_large(self, data, monkeypatch):
+        monkeypatch.setattr("hatband.conformal.smoother.LARGEST_KERNEL", 59)
+        with pytest.raises(
+            ValueError, match=r"takes at most 59 rows; got 60\. Use a Pipeline of scikit-learn's Nystroem"
+        ):
+            FullConformalRegressor(KernelRidge(kernel="rbf")).fit(*data)
+        FullConformalRegressor(Ridge()).fit(*data)
+
     def test_bad_arguments(self, data):
         X, y = data
         with pytest.raises(ValueError, match="method must be one of"):

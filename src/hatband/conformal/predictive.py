@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from hatband._typing import Array
-from hatband._validation import LeverageWarning
+from hatband._validation import LeverageWarning, check_widths
 from hatband.conformal.acceptance import INTERPOLATED, predictive_atoms
 from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, ScaledDistribution
@@ -79,6 +79,7 @@ def _of_split(model: BaseSplitConformal, X: Any) -> PredictiveDistribution:
     check_is_fitted(model, "scores_")
     rows = new_rows(model.model_, model.space_, check_rows(model, X, reset=False), model.n_outputs_)
     shift, width = model.scale_.predict(rows)
+    width = check_widths(width, lambda: np.isinf(rows.leverage), len(rows), type(model.scale_).__name__)
     center = model.target_.read(rows.prediction) + shift
     law = ScaledDistribution(center, width, model.scores_, model.single_target_)
     return law if isinstance(model.target_, PlainTarget) else _mapped(law, model.target_)
@@ -136,7 +137,7 @@ class _FullAtoms:
     smoother: TrainedSmoother
     features: Features
     defined: Array
-    rows: int
+    rows: int | None
 
     def blocks(self) -> Iterator[tuple[slice, int, Array]]:
         for part, j, fit in self.smoother.augmented(self.features, self.rows):
