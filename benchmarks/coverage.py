@@ -149,6 +149,8 @@ def summary(outcomes: list[Outcome], spread: float) -> dict[str, Any]:
         "coverage": shares.mean(),
         "se": shares.std(ddof=1) / np.sqrt(len(shares)),
         "width / sd(y)": width / spread,
+        # A few rows of enormous leverage can make up most of the mean.
+        "median width / sd(y)": np.median(np.concatenate([run.width for run in outcomes])) / spread,
         "score / sd(y)": np.mean([run.score.mean() for run in outcomes]) / spread,
         "low fifth": low.coverage,
         "low se": low.standard_error,

@@ -25,7 +25,7 @@ NOISE = 0.5
 RATIOS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
 # Against squared singular values of about 1 and more where it stands for the limit.
 TINY = 1e-8
-GRID = np.logspace(-6, 6, 61)
+GRID = np.logspace(-3, 6, 46)
 RIDGES = (0.0, *np.logspace(-1, 4, 11))
 
 
@@ -167,7 +167,7 @@ def picture(curve: list[dict[str, Any]], risks: list[dict[str, Any]], file: Path
         axis.axvline(1, color="0.7", zorder=0)
         axis.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"], minor=False)
         axis.minorticks_off()
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, loc="upper left", fontsize=8)
     positive = [row for row in risks if row["ridge"] > 0]
     ridge = [row["ridge"] for row in positive]
     for name, style in (("variance", "--"), ("squared bias", ":"), ("sum", "-")):

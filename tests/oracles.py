@@ -119,7 +119,7 @@ def kernel_ridge_predictions(kernel, kernel_rows, y, *, ridge, weights=None, fit
     return kernel_rows[:, keep] @ solution[:-1] + solution[-1]
 
 
-def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True, digits=80):
+def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
     """Posterior and sampling leverage by elimination with 80 digits; the columns must be independent at ridge 0."""
     n, d = train.shape
     w = np.ones(n) if weights is None else np.asarray(weights, float)
@@ -127,9 +127,10 @@ def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True, digits
     if fit_intercept:
         train, rows = (np.hstack([np.ones((len(z), 1)), z]) for z in (train, rows))
         penalty = np.concatenate([[0.0], penalty])
-    with mpmath.workdps(digits):
+    with mpmath.workdps(80):
         phi, new = mpmath.matrix(train.tolist()), mpmath.matrix(rows.tolist())
-        gram = phi.T * mpmath.diag(w.tolist()) * phi
+        weighted = mpmath.matrix([[mpmath.mpf(w[i]) * phi[i, j] for j in range(phi.cols)] for i in range(n)])
+        gram = phi.T * weighted
         inverse = mpmath.inverse(gram + mpmath.diag(penalty.tolist()))
         coefficients = new * inverse
         posterior = [(coefficients[i, :] * new[i, :].T)[0] for i in range(len(rows))]

@@ -16,7 +16,7 @@ SOURCE = Path(hatband.__file__).parent
 LAYERS = [
     ["_typing", "_validation", "_backend"],
     ["linalg"],
-    ["_leverage", "order_statistics", "interval_metrics"],
+    ["_leave_one_out", "_leverage", "order_statistics", "interval_metrics"],
     ["geometry"],
     ["rows", "ridge"],
     ["scales"],

@@ -26,9 +26,8 @@ def needs_no_example(value: object) -> bool:
     """Warnings, errors, enumerations, and what a user implements rather than calls: abstract classes, protocols."""
     if not inspect.isclass(value):
         return False
-    if issubclass(value, (Exception, enum.Enum)) or inspect.isabstract(value):
-        return True
-    return bool(getattr(value, "_is_protocol", False))
+    plain = issubclass(value, (Exception, enum.Enum)) or inspect.isabstract(value)
+    return plain or bool(getattr(value, "_is_protocol", False))
 
 
 def public_objects() -> dict[str, object]:

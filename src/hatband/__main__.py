@@ -1,6 +1,7 @@
 """``python -m hatband demo`` and ``python -m hatband intervals``: reads the command line and nothing else."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_demo(commands: "argparse._SubParsersAction[_Parser]") -> None:
     demo = commands.add_parser("demo", help="what a leverage scale does, on real data; prints a table, draws a picture")
-    demo.add_argument("--splits", type=_count, default=150, help="random splits per data set (default 150)")
+    demo.add_argument("--splits", type=_count, default=100, help="random splits per data set (default 100)")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("-o", "--output", type=Path, default=Path("demo.png"), help="the picture (default demo.png)")
 
@@ -95,15 +96,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parser().parse_args(arguments))
     command = options.pop("command")
     try:
-        if command == "demo":
-            run_demo(**options)
-        else:
-            options["levels"] = tuple(dict.fromkeys(options.pop("confidence") or [0.9]))
-            run_intervals(IntervalsRequest(**options))
+        _run(command, options)
+        sys.stdout.flush()
     except CommandError as error:
         print(f"python -m hatband {command}: error: {error}", file=sys.stderr)
         return FAILURE
+    except BrokenPipeError:  # the reader has left, as `head` does; nobody is there for the interpreter's last flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
+
+
+def _run(command: str, options: dict[str, Any]) -> None:
+    if command == "demo":
+        run_demo(**options)
+    else:
+        levels = tuple(dict.fromkeys(options.pop("confidence") or [0.9]))
+        run_intervals(IntervalsRequest(levels=levels, **options))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,16 @@ def block_rows(n_features: int) -> int:
     return min(cached, max(_MOST_ENTRIES // max(n_features, 1), 64))
 
 
+def on_host(values: Any) -> Any:
+    """Return a tensor as a NumPy array; everything else as it is."""
+    return values.detach().cpu().numpy() if _is_tensor(values) else values
+
+
+def as_rows(values: Any) -> Any:
+    """Return a sparse matrix in CSR format, which can be read by rows; everything else as it is."""
+    return values.tocsr() if is_sparse(values) else values
+
+
 def is_sparse(rows: Any) -> bool:
     """Whether rows are a SciPy sparse matrix or array."""
     return bool(scipy.sparse.issparse(rows))
@@ -79,7 +89,7 @@ class NumpyBackend:
 
     def asarray(self, values: Any) -> Array:
         """Return values as a float64 array, copied only where that is needed."""
-        return np.asarray(_detached(values), dtype=np.float64)
+        return np.asarray(on_host(values), dtype=np.float64)
 
     def like(self, values: Array, rows: Any) -> Array:
         """Return values as the kind of array that the rows are."""
@@ -91,7 +101,7 @@ class NumpyBackend:
 
     def read(self, rows: Any, part: slice) -> Array:
         """Return some rows, dense; a view where the rows are dense already."""
-        return rows[part].toarray() if is_sparse(rows) else np.asarray(_detached(rows[part]))
+        return rows[part].toarray() if is_sparse(rows) else np.asarray(on_host(rows[part]))
 
     def subtract(self, rows: Array, shift: Array | None, out: Array) -> Array:
         """Write rows - shift in float64 into `out`."""
@@ -207,7 +217,7 @@ class TorchBackend:
 
     def numpy(self, values: Array) -> np.ndarray:
         """Return values as a NumPy array."""
-        return values.detach().cpu().numpy()
+        return np.asarray(on_host(values))
 
     def read(self, rows: Any, part: slice) -> Array:
         """Return some rows, dense, on the device of this backend."""
@@ -308,7 +318,3 @@ def _is_tensor(rows: Any) -> bool:
 
 def _has_float64(device: Any) -> bool:
     return device.type != "mps"
-
-
-def _detached(rows: Any) -> Any:
-    return rows.detach().cpu().numpy() if _is_tensor(rows) else rows

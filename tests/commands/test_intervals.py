@@ -161,6 +161,16 @@ def test_the_command_runs_as_a_module(bench):
     assert "wrote     out.csv: 30 rows in the order of new.csv" in done.stdout
 
 
+def test_a_reader_that_leaves_early_gets_no_traceback(bench):
+    arguments = ["train.csv", "new.csv", "--target", "price", "-o", "out.csv"]
+    command = [sys.executable, "-m", "hatband", "intervals", *arguments]
+    with subprocess.Popen(command, cwd=bench.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+    assert len(bench.written()) == len(bench.new)
+
+
 def test_help_names_every_estimator(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["intervals", "--help"])

@@ -1,6 +1,7 @@
 """Named designs, the solvers that claim them, and what an answer may be wrong by."""
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -22,6 +23,20 @@ class Case:
     @property
     def is_wide(self):
         return self.features.shape[0] <= self.features.shape[1]
+
+
+class Claim(NamedTuple):
+    """A solver answers for this case, ridge and kind of array, whose condition number is kappa."""
+
+    kind: str
+    case: str
+    label: str
+    ridge: Any
+    solver: Any
+    kappa: float
+
+    def __str__(self):
+        return f"{self.solver}-{self.case}-{self.label}-{self.kind}"
 
 
 def with_singular_values(values, n, rng):
@@ -60,21 +75,22 @@ CASES = {case.name: case for case in _cases()}
 # The largest condition number that each solver claims to serve within the tolerance.
 REACH = {Cholesky(): 1e4, CholeskyQR2(): 1e7, QR(): 1e13, Spectral(): 1e13, Auto(): 1e13}
 
+
+def _frozen(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
 KINDS = {
     "numpy": lambda x: x,
-    "read-only": lambda x: _frozen(x),
+    "read-only": _frozen,
     "fortran": np.asfortranarray,
     "float32": lambda x: x.astype(np.float32),
     "csr": scipy.sparse.csr_matrix,
     "torch": torch.tensor,
     "torch32": lambda x: torch.tensor(x, dtype=torch.float32),
 }
-
-
-def _frozen(x):
-    x = x.copy()
-    x.flags.writeable = False
-    return x
 
 
 def rounded(kind, x):
@@ -103,12 +119,17 @@ def claims():
             features = rounded(kind, case.features)
             mean_square = float((features**2).sum() / features.shape[1])
             vector = np.linspace(0.5, 2, features.shape[1]) * mean_square
-            for label, ridge in {"none": 0.0, "small": 1e-6 * mean_square, "one": mean_square, "vector": vector}.items():
+            for label, ridge in {
+                "none": 0.0,
+                "small": 1e-6 * mean_square,
+                "one": mean_square,
+                "vector": vector,
+            }.items():
                 if case.is_wide and case.name != "square" and label == "none":
                     continue
                 kappa = condition(features, ridge, case.weights, case.fit_intercept)
                 for solver in _claimants(case, label, kappa):
-                    yield kind, case.name, label, ridge, solver, kappa
+                    yield Claim(kind, case.name, label, ridge, solver, kappa)
 
 
 def _claimants(case, label, kappa):

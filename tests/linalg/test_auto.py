@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import scipy.sparse
-from linalg.cases import with_condition
 
-from hatband.linalg import Auto
+from hatband._validation import LeverageWarning
+from hatband.linalg import QR, Auto
+from linalg.cases import condition, tolerance, with_condition
+from oracles import mp_leverage
 
 BRANCHES = {
     "well conditioned": (with_condition(1e2), 0.0, "Cholesky", "rcond"),
@@ -45,16 +47,17 @@ def test_dual_says_what_it_keeps():
     assert "keeps the training features (0.00096 MB)" in Auto().factor(with_condition(1e2).T, 1.0).reason
 
 
-def test_a_row_far_from_the_others_does_not_spoil_the_mean(rng):
-    features = rng.normal(size=(600, 2))
+@pytest.mark.parametrize("solver", [Auto(), QR()])
+def test_a_light_row_far_from_the_others_does_not_spoil_the_mean(solver, rng):
+    features = rng.normal(size=(300, 2))
     features[0] = 1e9  # in the sample from which the provisional mean is taken
+    weights = np.where(np.arange(300) == 0, 1e-14, 1.0)
 
-    centred = features - features.mean(axis=0)
-    gram = np.linalg.inv(centred.T @ centred)
-    expected = 1 / 600 + np.einsum("ij,jk,ik->i", centred, gram, centred)
+    factor = solver.factor(features, weights=weights)
 
-    np.testing.assert_allclose(Auto().factor(features).leverage(features)[:1], expected[:1], rtol=1e-6)
-    np.testing.assert_allclose(Auto().factor(features).mean, features.mean(axis=0), rtol=1e-12)
+    expected, _ = mp_leverage(features, features[:5], weights=weights)
+    kappa = condition(features, weights=weights)
+    np.testing.assert_allclose(factor.leverage(features[:5]), expected, rtol=tolerance(kappa))
 
 
 def test_sparse_features_too_large_for_both_sides_name_the_sketches():
@@ -93,3 +96,29 @@ def test_features_whose_squares_overflow_are_refused():
 def test_a_ridge_of_the_wrong_shape_or_sign_is_refused(ridge, rng):
     with pytest.raises(ValueError, match="ridge must"):
         Auto().factor(rng.normal(size=(30, 3)), ridge)
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (5, 4)])
+def test_rows_of_another_width_are_refused(shape, rng):
+    factor = Auto().factor(rng.normal(size=(30, 3)))
+
+    with pytest.raises(ValueError, match=r"rows must have shape \(m, 3\)"):
+        factor.leverage(np.ones(shape))
+
+
+def test_sparse_formats_other_than_csr_are_read(rng):
+    features = rng.normal(size=(30, 3))
+    expected = Auto().factor(features).leverage(features)
+
+    for convert in (scipy.sparse.csc_matrix, scipy.sparse.coo_array):
+        seen = Auto().factor(convert(features)).leverage(convert(features))
+        np.testing.assert_allclose(seen, expected, rtol=1e4 * np.finfo(float).eps)
+
+
+def test_large_sparse_features_with_a_tiny_ridge_warn_of_the_error():
+    features = scipy.sparse.random_array((40, 5_001), density=1e-2, format="csr", rng=0)
+
+    with pytest.warns(LeverageWarning, match="Raise the ridge"):
+        factor = Auto().factor(features, 1e-10)
+
+    assert factor.error_bound > 1e-8

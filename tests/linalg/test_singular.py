@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from linalg.cases import EPS, with_singular_values
-from oracles import mp_leverage
 
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, Spectral
+from linalg.cases import EPS, with_singular_values
+from oracles import mp_leverage
 
 KINDS = {"numpy": np.asarray, "csr": scipy.sparse.csr_matrix, "torch": torch.tensor}
 
@@ -73,9 +73,7 @@ def test_a_bias_column_is_dropped(kind, level, solver, design, rng):
 
     factor = solver.factor(with_bias[0])
 
-    np.testing.assert_allclose(
-        np.asarray(factor.leverage(with_bias[1])), mp_leverage(design, rows)[0], rtol=1e4 * EPS
-    )
+    np.testing.assert_allclose(np.asarray(factor.leverage(with_bias[1])), mp_leverage(design, rows)[0], rtol=1e4 * EPS)
     moved = KINDS[kind](np.insert(rows, 1, level + 1, axis=1))
     assert np.isinf(np.asarray(factor.leverage(moved))).all()
 

@@ -1,5 +1,6 @@
 """The solver that chooses a solver, and says which and why."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from hatband._backend import EPS, is_sparse
 from hatband._typing import Array, Float, Shaped
+from hatband._validation import LeverageWarning
 from hatband.linalg.base import Factor
 from hatband.linalg.cholesky import Triangle, cholesky_triangle, factor_upper, gram_error, singular
 from hatband.linalg.design import Design, centred_gram, design_of, determined_gram
@@ -69,9 +71,15 @@ class Auto:
             factor = factor_dual(provisional, wide)
             large = is_sparse(provisional.features) and columns > GRAM_COLUMNS
             if factor is not None and (large or factor.error_bound <= self.tolerance):
+                self._warn(factor)
                 return factor
             return factor_spectral(provisional, f"{wide}, and the ridge is too small for Dual")
         return None if np.any(provisional.ridge) else factor_spectral(provisional, f"{wide} at ridge 0")
+
+    def _warn(self, factor: Factor) -> None:
+        if factor.error_bound > self.tolerance:
+            message = f"relative error of leverage up to {factor.error_bound:.1e}: {factor.reason}. Raise the ridge."
+            warnings.warn(message, LeverageWarning, stacklevel=4)
 
     def _tall(self, provisional: Design) -> Factor:
         design, gram = determined_gram(*centred_gram(provisional))
@@ -91,7 +99,7 @@ class Auto:
         triangle = scaled_triangle(design.backend, stacked_triangle(design))
         if triangle.rcond > max(design.frame.n_samples, design.frame.n_features) * EPS:
             reason = f"{reason}: too small for CholeskyQR2"
-            return factor_triangle(triangle, design.penalty, design.ridge, design.frame, "QR", reason)
+            return factor_triangle(triangle, design.penalty, design.ridge, design.frame, solver="QR", reason=reason)
         if np.any(design.ridge) and not np.all(design.ridge):
             raise np.linalg.LinAlgError(singular(design))
         return factor_spectral(provisional, "the features are rank deficient to working precision")

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from hatband._backend import AnyBackend, block_rows
+from hatband._backend import AnyBackend, as_rows, block_rows, on_host
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_finite
 
@@ -97,7 +97,9 @@ class Frame:
 
     def blocks(self, rows: Any) -> Iterator[tuple[slice, Array, Array | None]]:
         """Yield parts of the rows in these coordinates, in ONE reused buffer, and which of them lie outside."""
-        count = int(rows.shape[0])
+        if rows.ndim != 2 or rows.shape[1] != self.n_features:
+            raise ValueError(f"rows must have shape (m, {self.n_features}), like features; got {tuple(rows.shape)}.")
+        rows, count = as_rows(rows), int(rows.shape[0])
         size = min(block_rows(self.n_features), count)
         buffer = self.backend.empty(size, self.width)
         for start in range(0, count, max(size, 1)):
@@ -193,10 +195,9 @@ class Factor(ABC):
 
     def cross_leverage(self, rows: Shaped[Array, "m d"], others: Shaped[Array, "k d"]) -> Float[Array, "m k"]:
         """Cross-leverage h(x, z) = phi(x)' A^-1 phi(z) of two sets of rows; rows are projected on the row space."""
-        product = self.frame.backend.asarray(self.half_solve(rows)).T @ self.frame.backend.asarray(
-            self.half_solve(others)
-        )
-        return self.frame.backend.like(product + self._floor, rows)
+        backend = self.frame.backend
+        left, right = (backend.asarray(self.half_solve(side)) for side in (rows, others))
+        return backend.like(left.T @ right + self._floor, rows)
 
     def half_solve(self, rows: Shaped[Array, "m d"]) -> Float[Array, "k m"]:
         """Return H with H'H = rows A^-1 rows' for centred rows: R^-T rows' where A = R'R."""
@@ -237,7 +238,7 @@ class Factor(ABC):
                     if outside is not None:
                         result[part][outside] = np.inf
         if not backend.isfinite(results[0]):
-            check_finite(rows, "rows")
+            check_finite(on_host(rows), "rows")
         return [backend.like(result, rows) for result in results]
 
     @abstractmethod

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS, AnyBackend, backend_of, is_sparse
+from hatband._backend import EPS, AnyBackend, as_rows, backend_of, is_sparse, on_host
 from hatband._typing import Array, Float
 from hatband._validation import check_finite, check_ridge, check_weights
 from hatband.linalg.base import Frame
@@ -113,11 +113,11 @@ def design_of(features: Any, ridge: Any, weights: Any, fit_intercept: bool) -> D
     n_samples, n_features = map(int, features.shape)
     if n_samples < 1 or n_features < 1:
         raise ValueError(f"features must have at least one row and one column; got shape {features.shape}.")
-    backend = backend_of(features)
-    penalty = check_ridge(ridge)
+    backend, features = backend_of(features), as_rows(features)
+    penalty = check_ridge(on_host(ridge))
     if np.shape(penalty) not in {(), (n_features,)}:
         raise ValueError(f"ridge must be a number or have shape ({n_features},); got shape {np.shape(penalty)}.")
-    checked = None if weights is None else check_weights(_on_cpu(weights), n_samples)
+    checked = None if weights is None else check_weights(on_host(weights), n_samples)
     frame = Frame(
         backend=backend,
         n_samples=n_samples,
@@ -133,10 +133,6 @@ def design_of(features: Any, ridge: Any, weights: Any, fit_intercept: bool) -> D
         penalty=backend.asarray(np.broadcast_to(penalty, n_features).copy()),
         frame=frame,
     )
-
-
-def _on_cpu(weights: Any) -> Any:
-    return backend_of(weights).numpy(weights) if hasattr(weights, "device") else weights
 
 
 def _provisional_shift(backend: AnyBackend, features: Any, weights: np.ndarray | None) -> Float[Array, " d"]:
@@ -237,7 +233,7 @@ def _offset(design: Design, sums: Array) -> Array:
 
 def _require_finite(design: Design, squares: Array) -> None:
     if not design.backend.isfinite(squares):
-        check_finite(design.features, "features")
+        check_finite(on_host(design.features), "features")
         raise ValueError("the squares of the features overflow float64; rescale the columns first.")
 
 

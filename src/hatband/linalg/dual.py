@@ -203,12 +203,8 @@ class Dual:
         """
         design = design_of(features, ridge, weights, fit_intercept)
         if not np.all(design.ridge):
-            raise ValueError(
-                f"Dual needs ridge > 0 for every feature; got {design.ridge}. Use Spectral() at ridge 0."
-            )
+            raise ValueError(f"Dual needs ridge > 0 for every feature; got {design.ridge}. Use Spectral() at ridge 0.")
         factor = factor_dual(design, "asked for")
         if factor is None:
-            raise np.linalg.LinAlgError(
-                f"ridge {design.ridge} is too small for Dual(); use Spectral()."
-            )
+            raise np.linalg.LinAlgError(f"ridge {design.ridge} is too small for Dual(); use Spectral().")
         return factor

@@ -135,6 +135,14 @@ class KernelFactor:
         Bound eps / rcond on the relative error of a; the leverage is far more accurate.
     solver : str
         Name of the factorisation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.linalg import factor_kernel
+    >>> factor = factor_kernel(np.eye(3), ridge=0.5)
+    >>> bool(np.allclose(factor.training_leverage(), 1 / 1.5))
+    True
     """
 
     frame: KernelFrame

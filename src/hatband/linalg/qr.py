@@ -8,7 +8,14 @@ import numpy as np
 from hatband._backend import EPS, AnyBackend
 from hatband._typing import Array, Float, Shaped
 from hatband.linalg.base import Frame
-from hatband.linalg.cholesky import Triangle, TriangularFactor, cholesky_triangle, orthogonal_error, power_of_two, singular
+from hatband.linalg.cholesky import (
+    Triangle,
+    TriangularFactor,
+    cholesky_triangle,
+    orthogonal_error,
+    power_of_two,
+    singular,
+)
 from hatband.linalg.design import Design, centred, centred_gram, design_of, determined, determined_gram
 
 
@@ -31,7 +38,7 @@ def scaled_triangle(backend: AnyBackend, upper: Float[Array, "k k"]) -> Triangle
 
 
 def factor_triangle(
-    triangle: Triangle, penalty: Float[Array, " k"], ridge: Any, frame: Frame, solver: str, reason: str
+    triangle: Triangle, penalty: Float[Array, " k"], ridge: Any, frame: Frame, *, solver: str, reason: str
 ) -> TriangularFactor:
     """Make a factor of R, whose relative error in the leverage grows with the condition number, not its square."""
     return TriangularFactor(
@@ -80,7 +87,7 @@ class QR:
         triangle = scaled_triangle(design.backend, stacked_triangle(design))
         if triangle.rcond <= EPS:
             raise np.linalg.LinAlgError(singular(design))
-        return factor_triangle(triangle, design.penalty, design.ridge, design.frame, "QR", "asked for")
+        return factor_triangle(triangle, design.penalty, design.ridge, design.frame, solver="QR", reason="asked for")
 
 
 def factor_twice(design: Design, first: Triangle, reason: str) -> TriangularFactor | None:

@@ -1,0 +1,126 @@
+"""Time of a factor and of leverage, as ratios to plain BLAS calls on the same matrix in the same run.
+
+Calls are interleaved and the best of several rounds counts, so that a busy machine slows both sides.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+from scipy.linalg import blas, lapack
+
+from _report import Report, parser
+from hatband.linalg import Auto, Factor
+
+SIZES = {(100_000, 300): 7, (20_000, 1_000): 7}
+QUICK_SIZES = {(30_000, 300): 5, (6_000, 1_000): 5}
+RIDGE = 1.0
+
+
+class Data(NamedTuple):
+    """What every comparison reads; `work` is a copy that BLAS may overwrite."""
+
+    features: np.ndarray
+    work: np.ndarray
+    triangle: np.ndarray
+    factor: Factor
+
+
+class Comparison(NamedTuple):
+    """Our call, the call it is measured against, and the target for the ratio of their times."""
+
+    name: str
+    ours: Callable[[], object]
+    against: Callable[[], object]
+    limit: float | None
+    op: str = "<="
+
+
+def comparisons(data: Data) -> Iterator[Comparison]:
+    """Every ratio that is reported; without a limit it is shown only."""
+    features, factor = data.features, data.factor
+
+    def blas_factor() -> object:
+        gram = blas.dsyrk(1.0, features.T, lower=1)
+        return lapack.dpotrf(gram, lower=1, overwrite_a=1)
+
+    def multiply() -> object:
+        return blas.dtrmm(1.0, data.triangle, data.work.T, lower=1, overwrite_b=1)
+
+    def centred_factor() -> Factor:
+        return Auto().factor(features, RIDGE)
+
+    yield Comparison(
+        "factor / (dsyrk + dpotrf)", lambda: Auto().factor(features, RIDGE, None, False), blas_factor, 1.25
+    )
+    yield Comparison("factor with intercept / (dsyrk + dpotrf)", centred_factor, blas_factor, 1.6)
+    yield Comparison("leverage / dtrmm", lambda: factor.leverage(features), multiply, 1.35)
+    yield Comparison("both forms / dtrmm", lambda: factor.leverages(features), multiply, 2.3)
+    yield Comparison("(thin SVD + explicit inverse) / factor", lambda: svd_inverse(features), centred_factor, 8.0, ">=")
+    yield Comparison(
+        "(Gram + explicit inverse + GEMM) / (factor + leverage)",
+        lambda: gram_inverse_leverage(features),
+        lambda: centred_factor().leverage(features),
+        None,
+    )
+
+
+def svd_inverse(features: np.ndarray) -> np.ndarray:
+    """(Phi'Phi + ridge I)^-1 from a thin SVD of the centred features, as a matrix."""
+    _, values, vectors = scipy.linalg.svd(features - features.mean(axis=0), full_matrices=False, check_finite=False)
+    return (vectors.T / (values**2 + RIDGE)) @ vectors
+
+
+def gram_inverse_leverage(features: np.ndarray) -> np.ndarray:
+    """Leverage as it is often written: Gram matrix, inverse, product, row sums."""
+    centred = features - features.mean(axis=0)
+    inverse = np.linalg.inv(centred.T @ centred + RIDGE * np.eye(features.shape[1]))
+    return 1 / len(features) + np.einsum("ij,ij->i", centred @ inverse, centred)
+
+
+def make(n_samples: int, n_features: int) -> Data:
+    """Draw a matrix and factor it."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(n_samples, n_features)) + 1.0
+    # The identity: multiplying by it again and again neither overflows nor underflows.
+    triangle = np.asfortranarray(np.eye(n_features))
+    return Data(features, features.copy(), triangle, Auto().factor(features, RIDGE))
+
+
+def best_times(comparison: Comparison, rounds: int) -> tuple[float, float]:
+    """Best time of each side, the two interleaved."""
+    ours, against = zip(
+        *((_seconds(comparison.ours), _seconds(comparison.against)) for _ in range(rounds)), strict=True
+    )
+    return min(ours), min(against)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    """Measure every ratio at every size."""
+    args = parser(__doc__).parse_args()
+    report = Report("leverage_speed")
+    for (n_samples, n_features), rounds in (QUICK_SIZES if args.quick else SIZES).items():
+        for comparison in comparisons(make(n_samples, n_features)):
+            slow = comparison.name.startswith("(thin")
+            ours, against = best_times(comparison, 2 if slow else rounds)
+            size = f"{n_samples:,} x {n_features:,}"
+            ratio = ours / against
+            report.row(
+                size=size, ratio_of=comparison.name, seconds=ours, against=against, ratio=ratio, target=comparison.limit
+            )
+            if comparison.limit is not None:
+                report.target(f"{comparison.name}, {size}", ratio, comparison.limit, comparison.op)
+    return report.finish(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Many ridges from one decomposition."""
+
+import numpy as np
+import pytest
+import torch
+
+from hatband.linalg import QR, Spectral
+from linalg.cases import EPS, with_condition
+from oracles import mp_leverage
+
+RIDGES = np.array([0.0, 1e-3, 1.0, 1e9])
+DESIGNS = {
+    "tall": with_condition(50.0),
+    "dependent": with_condition(50.0)[:, [0, 1, 2, 1]],
+    "constant": np.insert(with_condition(50.0), 2, 4.0, axis=1),
+    "wide": with_condition(50.0, n=9, d=4).T,
+}
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("first", [0.0, 2.0])
+def test_the_spectrum_taken_at_one_ridge_serves_every_other(name, first, rng):
+    features = DESIGNS[name]
+    rows = np.vstack([features[:3], rng.normal(size=(2, features.shape[1]))])
+    factor = Spectral().factor(features, first)
+
+    for ridge in RIDGES[1:]:
+        posterior, sampling = mp_leverage(features, rows, ridge)
+        seen = factor.at(ridge)
+        np.testing.assert_allclose(seen.leverage(rows), posterior, rtol=1e6 * EPS)
+        np.testing.assert_allclose(seen.sampling_leverage(rows), sampling, rtol=1e6 * EPS)
+        assert seen.ridge == ridge
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("convert", [np.asarray, torch.tensor])
+def test_a_path_is_one_factor_per_ridge(name, convert, rng):
+    features = convert(DESIGNS[name])
+    factor = Spectral().factor(features, 1.0)
+
+    path = np.asarray(factor.leverage_path(features, RIDGES))
+    slopes = np.asarray(factor.solve_path(features.T, RIDGES))
+
+    for i, ridge in enumerate(RIDGES):
+        single = factor.at(ridge)
+        np.testing.assert_allclose(path[:, i], np.asarray(single.leverage(features)), rtol=1e3 * EPS)
+        np.testing.assert_array_equal(slopes[i], np.asarray(single.solve(features.T)))
+
+
+def test_solutions_satisfy_the_normal_equations():
+    features = DESIGNS["wide"]
+    centred = features - features.mean(axis=0)
+    rhs = centred.T[:, :2]
+
+    slopes = Spectral().factor(features, 1.0).solve_path(rhs, RIDGES[1:])
+
+    for ridge, slope in zip(RIDGES[1:], slopes, strict=True):
+        np.testing.assert_allclose(centred.T @ (centred @ slope) + ridge * slope, rhs, atol=1e5 * EPS)
+
+
+def test_a_ridge_per_feature_is_a_rescaling(rng):
+    features, ridge = DESIGNS["tall"], np.array([0.1, 2.0, 3.0, 0.5, 1.0])
+
+    spectral, qr = (solver.factor(features, ridge) for solver in (Spectral(), QR()))
+
+    np.testing.assert_allclose(spectral.leverages(features), qr.leverages(features), rtol=1e4 * EPS)
+    assert spectral.logdet() == pytest.approx(qr.logdet())
+    assert spectral.effective_dimension() == pytest.approx(qr.effective_dimension())
+
+
+def test_a_spectrum_with_a_ridge_per_feature_cannot_change_it():
+    with pytest.raises(ValueError, match="one ridge per feature"):
+        Spectral().factor(DESIGNS["tall"], np.ones(5)).at(1.0)
+
+
+def test_sampling_leverage_does_not_cancel_at_a_huge_ridge():
+    features = DESIGNS["tall"]
+    _, sampling = mp_leverage(features, features, 1e14, fit_intercept=False)
+
+    seen = Spectral().factor(features, 1e14, fit_intercept=False).sampling_leverage(features)
+
+    np.testing.assert_allclose(seen, sampling, rtol=1e4 * EPS)

@@ -1,0 +1,79 @@
+"""torch tensors in, torch tensors out, in float64 whatever they hold."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from hatband import _backend
+from hatband._validation import LeverageWarning
+from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, Spectral
+from linalg.cases import CASES, EPS, condition, tolerance
+
+CUDA = pytest.param(
+    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("solver", [Cholesky(), CholeskyQR2(), QR(), Spectral(), Dual(), Auto()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_verb_answers_on_the_device_as_numpy_does(dtype, solver, device):
+    case = CASES["wide" if isinstance(solver, Dual) else "tall-1e2"]
+    ridge = float((case.features**2).mean())
+    features, rows = (torch.tensor(x, dtype=dtype, device=device) for x in (case.features, case.rows))
+    exact, exact_rows = (x.double().cpu().numpy() for x in (features, rows))
+    seen, expected = solver.factor(features, ridge), solver.factor(exact, ridge)
+    kappa = condition(exact, ridge)
+
+    for verb in ("leverage", "sampling_leverage"):
+        answer = getattr(seen, verb)(rows)
+        assert (answer.device, answer.dtype) == (features.device, torch.float64)
+        np.testing.assert_allclose(answer.cpu().numpy(), getattr(expected, verb)(exact_rows), rtol=tolerance(kappa))
+    for verb in (lambda factor, x: factor.cross_leverage(x, x), lambda factor, x: factor.solve(x.T)):
+        answer = verb(seen, rows)
+        assert answer.device == features.device
+        np.testing.assert_allclose(answer.cpu().numpy(), verb(expected, exact_rows), atol=tolerance(kappa) * 10)
+    assert seen.logdet() == pytest.approx(expected.logdet())
+
+
+def test_answers_are_of_the_kind_of_the_rows(rng):
+    features = rng.normal(size=(20, 3))
+    of_numpy, of_torch = Auto().factor(features, 1.0), Auto().factor(torch.tensor(features), 1.0)
+
+    np.testing.assert_array_equal(type(of_torch.leverage(features)), np.ndarray)
+    assert isinstance(of_numpy.leverage(torch.tensor(features)), torch.Tensor)
+    np.testing.assert_allclose(of_torch.leverage(features), of_numpy.leverage(features), rtol=1e3 * EPS)
+
+
+def test_weights_and_ridges_may_be_tensors(rng):
+    features, weights, ridge = rng.normal(size=(20, 3)), rng.uniform(size=20), rng.uniform(size=3)
+
+    seen = Auto().factor(torch.tensor(features), torch.tensor(ridge), torch.tensor(weights))
+
+    expected = Auto().factor(features, ridge, weights)
+    np.testing.assert_allclose(seen.leverage(features), expected.leverage(features), rtol=1e3 * EPS)
+
+
+def test_tensors_that_require_gradients_are_read(rng):
+    features = torch.tensor(rng.normal(size=(20, 3)), requires_grad=True)
+
+    assert not Auto().factor(features, 1.0).leverage(features).requires_grad
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_tensors_that_are_not_finite_are_refused_with_their_row(bad, rng):
+    features = torch.tensor(rng.normal(size=(20, 3)))
+    features[4, 1] = bad
+
+    with pytest.raises(ValueError, match="features must be finite; row 4"):
+        Auto().factor(features)
+
+
+def test_a_device_without_float64_is_left_with_one_warning(monkeypatch):
+    monkeypatch.setattr(_backend, "_is_tensor", lambda rows: True)
+    rows = SimpleNamespace(device=SimpleNamespace(type="mps"))
+
+    with pytest.warns(LeverageWarning, match="float64"):
+        assert _backend.backend_of(rows) == _backend.TorchBackend("cpu")
