@@ -11,6 +11,7 @@ from hatband._leverage import (
 )
 from hatband._validation import CalibrationWarning, LeverageWarning
 from hatband.conformal import (
+    ApproximateJackknifePlusRegressor,
     ConformalKernelRidge,
     ConformalRidge,
     CrossConformalRegressor,
@@ -29,6 +30,7 @@ from hatband.scales import ConstantScale, LeverageScale, Scale
 __version__ = "0.1.0"
 
 __all__ = [
+    "ApproximateJackknifePlusRegressor",
     "CalibrationWarning",
     "ConformalKernelRidge",
     "ConformalRidge",

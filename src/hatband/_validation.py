@@ -272,6 +272,21 @@ def check_refittable(estimator: Any) -> None:
         )
 
 
+def check_single_output(y: Array, owner: str) -> None:
+    """Raise unless y (n, q) has one output."""
+    if y.shape[1] != 1:
+        raise ValueError(f"{owner} takes one output; got {y.shape[1]}. Fit one for each.")
+
+
+def check_not_positive(model: Any) -> None:
+    """Raise for a linear model whose coefficients are bounded: a Newton step would not know the bounds."""
+    if model.positive:
+        raise ValueError(
+            f"approximate leave-one-out of {type(model).__name__} needs positive=False; got positive=True. Use "
+            "CrossConformalRegressor."
+        )
+
+
 def check_probabilities(p: Any) -> tuple[list[Any], bool]:
     """Return probabilities in [0, 1] as a list, and whether one number (not a list) was given."""
     single = np.ndim(p) == 0

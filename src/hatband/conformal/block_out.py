@@ -9,9 +9,10 @@ import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
 from hatband._typing import Array
+from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.crossing import Crossing, crossing_of, row_blocks
 from hatband.conformal.folds import Fold
-from hatband.conformal.held_out import HeldOut, Reach
+from hatband.conformal.held_out import Given, HeldOut, Reach
 from hatband.conformal.pointwise import widths_at
 from hatband.geometry import Features, Space
 from hatband.rows import predict_features
@@ -93,21 +94,12 @@ class BlockOut(HeldOut):
     refitted: bool = field(default=False, init=False)
 
     @classmethod
-    def of(
-        cls,
-        estimator: Any,
-        space: Space,
-        scale: Any,
-        folds: Sequence[Fold],
-        X: Any,
-        y: Array,
-        weights: Array | None,
-        block_size: int | None,
-    ) -> Self | None:
+    def of(cls, whole: BaseSplitConformal, folds: Sequence[Fold], given: Given, block_size: int | None) -> Self | None:
         """Return the models, or None where leaving some block out leaves no model."""
-        features = space.features(X)
-        crossing = crossing_of(space, features, weights)
-        predicted = predict_features(estimator, space, features, y.shape[1])
+        space, scale, y = whole.space_, whole.scale_, given.y
+        features = space.features(given.X)
+        crossing = crossing_of(space, features, given.weight)
+        predicted = predict_features(whole.estimator_, space, features, y.shape[1])
         h = space.leverage(features)
         blocks, scores = [], np.empty((sum(len(fold.held) for fold in folds), y.shape[1]))
         for fold in folds:
@@ -118,7 +110,8 @@ class BlockOut(HeldOut):
             blocks.append(block)
             width = _width(scale, block, h[fold.held], hat)
             scores[fold.scores] = (y[fold.held] - block.prediction(predicted[fold.held], hat)) / width[:, None]
-        return cls(estimator, space, crossing, scale, blocks, [fold.scores for fold in folds], scores, block_size)
+        places = [fold.scores for fold in folds]
+        return cls(whole.estimator_, space, crossing, scale, blocks, places, scores, block_size)
 
     def features(self, X: Any) -> Features:
         """Run the feature map once."""

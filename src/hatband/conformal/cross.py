@@ -1,17 +1,17 @@
 """CV+: every row trains and every row calibrates, with one model per fold, for any regressor."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from sklearn.utils import get_tags
 
-from hatband._typing import Array
 from hatband._validation import check_refittable
 from hatband.conformal.block_out import LARGEST_BLOCK, BlockOut
 from hatband.conformal.every_row import BaseEveryRow
 from hatband.conformal.folds import Fold, Refitted, folds_of
-from hatband.conformal.held_out import HeldOut
+from hatband.conformal.held_out import Given, HeldOut
 from hatband.conformal.routing import fit_parameters, weights_used
 from hatband.conformal.split import SplitConformalRegressor
 from hatband.geometry import Space
@@ -20,7 +20,7 @@ from hatband.scales import ConstantScale, LeverageScale
 
 
 class CrossConformalRegressor(BaseEveryRow):
-    """Intervals from K fold models mu_-k(x) -+ R_i w_-k(x) around any regressor; each row is scored by a model without it.
+    """Intervals from K fold models mu_-k(x) -+ R_i w_-k(x), any regressor; each row is scored by a model without it.
 
     Every row trains K - 1 models and calibrates one. Leverage and scale are fitted inside each fold, learned scales
     too. Least squares, ridge and kernel models without preprocessing are not refitted: a whole block of rows is left
@@ -31,7 +31,7 @@ class CrossConformalRegressor(BaseEveryRow):
     estimator : regressor, default=Ridge()
         Any scikit-learn regressor, Pipeline or search.
     cv : int, splitter or iterable of (training, held-out) positions, default=5
-        The folds. An integer means K consecutive folds without shuffling. Splitters that need groups get those of `fit`.
+        The folds. An integer means K consecutive folds, not shuffled. Splitters that need groups get those of `fit`.
     method : {"plus", "minmax", "base"}, default="plus"
         "plus": CV+, quantiles of mu_-k(x) -+ R_i w_-k(x). "minmax": the extremes of the fold models -+ one quantile of
         all scores. "base": the model of all rows -+ that quantile, without a guarantee.
@@ -137,21 +137,19 @@ class CrossConformalRegressor(BaseEveryRow):
         """
         return self._fit(X, y, sample_weight, fit_params, groups)
 
-    def _held_out(
-        self, X: Any, y: Array, values: Array, weight: Array | None, fit_params: dict[str, Any], groups: Any
-    ) -> HeldOut:
+    def _held_out(self, given: Given) -> HeldOut:
         check_refittable(self._regressor())
-        folds = folds_of(self.cv, X, y, groups)
+        folds = folds_of(self.cv, given)
         whole = SplitConformalRegressor(
             self._regressor(), geometry=self.geometry, scale=self.scale, random_state=self.random_state
-        ).fit_train(X, values, weight, **fit_params)
-        if _in_closed_form(whole, folds, len(y)):
-            used = weights_used(fit_parameters(self, self._regressor(), weight, fit_params), weight)
-            model = whole.estimator_, whole.space_, whole.scale_
-            block_out = BlockOut.of(*model, folds, X, y, used, self.block_size)
+        ).fit_train(given.X, given.values, given.weight, **given.fit_params)
+        if _in_closed_form(whole, folds, len(given.y)):
+            params = fit_parameters(self, self._regressor(), given.weight, given.fit_params)
+            used = replace(given, weight=weights_used(params, given.weight))
+            block_out = BlockOut.of(whole, folds, used, self.block_size)
             if block_out is not None:
                 return block_out
-        return Refitted.of(whole, folds, X, values, weight, fit_params, self.n_jobs, self.block_size)
+        return Refitted.of(whole, folds, given, self.n_jobs, self.block_size)
 
 
 def _in_closed_form(whole: SplitConformalRegressor, folds: Sequence[Fold], n_samples: int) -> bool:

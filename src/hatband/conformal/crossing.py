@@ -3,6 +3,7 @@
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -45,6 +46,11 @@ class FeatureCrossing(Crossing):
     space: FeatureSpace
     half: Array
     weights: Array | None
+
+    @classmethod
+    def of(cls, space: FeatureSpace, training: Features, weights: Array | None) -> Self:
+        """Prepare the training rows."""
+        return cls(space, space.factor.half_solve(selected(training.values, space.columns)), weights)
 
     def __call__(self, features: Features) -> Array:
         """Return h(x, x_i), shape (m, n): one product of matrices."""
@@ -157,7 +163,7 @@ def crossing_of(space: Space, training: Features, weights: Array | None) -> Cros
 
 @crossing_of.register
 def _features(space: FeatureSpace, training: Features, weights: Array | None) -> Crossing:
-    return FeatureCrossing(space, space.factor.half_solve(selected(training.values, space.columns)), weights)
+    return FeatureCrossing.of(space, training, weights)
 
 
 @crossing_of.register

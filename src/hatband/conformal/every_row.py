@@ -20,7 +20,7 @@ from hatband._validation import (
     check_target,
     check_weights,
 )
-from hatband.conformal.held_out import METHODS, HeldOut
+from hatband.conformal.held_out import METHODS, Given, HeldOut
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
 from hatband.conformal.intervals import layout
 from hatband.order_statistics import minimum_calibration_size
@@ -35,12 +35,11 @@ class BaseEveryRow(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC):
     estimator: Any
     method: str
     confidence_level: Any
+    held_out_: Any
 
     @abstractmethod
-    def _held_out(
-        self, X: Any, y: Array, values: Array, weight: Array | None, fit_params: dict[str, Any], groups: Any
-    ) -> HeldOut:
-        """Fit to all rows, with y as (n, q) and as it was given (`values`), and return the held-out models."""
+    def _held_out(self, given: Given) -> HeldOut:
+        """Fit to all rows and return the held-out models."""
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, fit_params: dict[str, Any], groups: Any = None) -> Self:
         """Fit, and change nothing before everything is there."""
@@ -51,7 +50,7 @@ class BaseEveryRow(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC):
         check_in(self.method, self._methods, "method")
         with input_names_kept_on_failure(self):
             X = check_rows(self, X, reset=True)
-            held_out = self._held_out(X, target, np.asarray(y), weight, fit_params, groups)
+            held_out = self._held_out(Given(X, target, np.asarray(y), weight, fit_params, groups))
         self.held_out_, self.estimator_ = held_out, held_out.estimator
         self.n_outputs_, self.single_target_ = target.shape[1], single
         return self

@@ -15,7 +15,7 @@ from hatband._typing import Array
 from hatband._validation import check_folds
 from hatband.conformal.base import BaseSplitConformal, band_of, take_rows
 from hatband.conformal.crossing import row_blocks
-from hatband.conformal.held_out import HeldOut, Reach
+from hatband.conformal.held_out import Given, HeldOut, Reach
 from hatband.rows import new_rows
 
 
@@ -36,7 +36,7 @@ class Fold:
     scores: Array
 
 
-def folds_of(cv: Any, X: Any, y: Array, groups: Any) -> list[Fold]:
+def folds_of(cv: Any, given: Given) -> list[Fold]:
     """Return the folds of a splitter, an iterable of pairs, or a number of folds.
 
     Scores stand in the order of the rows when each row is held out once, else fold after fold.
@@ -46,14 +46,16 @@ def folds_of(cv: Any, X: Any, y: Array, groups: Any) -> list[Fold]:
     ValueError
         If a fold holds out no row or trains on none.
     """
+    y = given.y
     target = y[:, 0] if y.shape[1] == 1 else y
-    pairs = [tuple(map(np.asarray, pair)) for pair in check_cv(cv).split(X, target, groups)]
+    splits = check_cv(cv).split(given.X, target, given.groups)
+    pairs = [(np.asarray(training), np.asarray(held)) for training, held in splits]
     check_folds([(len(training), len(held)) for training, held in pairs])
     every = np.concatenate([held for _, held in pairs])
     once = len(every) == len(y) and len(np.unique(every)) == len(y)
     ends = np.cumsum([len(held) for _, held in pairs])
     places = [held if once else np.arange(end - len(held), end) for (_, held), end in zip(pairs, ends, strict=True)]
-    return [Fold(*pair, place) for pair, place in zip(pairs, places, strict=True)]
+    return [Fold(training, held, place) for (training, held), place in zip(pairs, places, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +86,12 @@ class Refitted(HeldOut):
         cls,
         whole: BaseSplitConformal,
         folds: Sequence[Fold],
-        X: Any,
-        y: Array,
-        weight: Array | None,
-        fit_params: dict[str, Any],
+        given: Given,
         n_jobs: int | None,
         block_size: int | None,
     ) -> Self:
         """Train a model like `whole` on each fold."""
-        trained = Parallel(n_jobs=n_jobs)(delayed(_trained)(clone(whole), X, y, weight, fit_params, f) for f in folds)
+        trained = Parallel(n_jobs=n_jobs)(delayed(_trained)(clone(whole), given, fold) for fold in folds)
         scores = np.empty((sum(len(fold.held) for fold in folds), whole.n_outputs_))
         for fold, (_, own) in zip(folds, trained, strict=True):
             scores[fold.scores] = own
@@ -149,16 +148,14 @@ class Refitted(HeldOut):
         return low, high
 
 
-def _trained(
-    model: BaseSplitConformal, X: Any, y: Array, weight: Array | None, fit_params: dict[str, Any], fold: Fold
-) -> tuple[BaseSplitConformal, Array]:
+def _trained(model: BaseSplitConformal, given: Given, fold: Fold) -> tuple[BaseSplitConformal, Array]:
     """Return a model trained on the rows of a fold, and the scores of the rows held out."""
-    n, rows = len(y), fold.training
-    params = {name: take_rows(value, rows, n) for name, value in fit_params.items()}
-    model.fit_train(take_rows(X, rows, n), y[rows], None if weight is None else weight[rows], **params)
-    center, width = _band(model, take_rows(X, fold.held, n))
-    target = np.asarray(y[fold.held], dtype=np.float64).reshape(center.shape)
-    return model, (model.target_.forward(target) - center) / width
+    n, rows, weight = len(given.y), fold.training, given.weight
+    params = {name: take_rows(value, rows, n) for name, value in given.fit_params.items()}
+    weight = None if weight is None else weight[rows]
+    model.fit_train(take_rows(given.X, rows, n), given.values[rows], weight, **params)
+    center, width = _band(model, take_rows(given.X, fold.held, n))
+    return model, (model.target_.forward(given.y[fold.held]) - center) / width
 
 
 def _band(model: BaseSplitConformal, X: Any) -> tuple[Array, Array]:
@@ -166,7 +163,7 @@ def _band(model: BaseSplitConformal, X: Any) -> tuple[Array, Array]:
 
 
 def _ends(model: BaseSplitConformal, center: Array, width: Array, spread: Array) -> tuple[Array, Array]:
-    """Return center -+ spread_i width (m, k, q) in the units of y; infinite where the width is or y has no such value."""
+    """Return center -+ spread_i width (m, k, q) in the units of y; infinite where the width is, or y has no value."""
     shape = (len(center), *spread.shape)
     with np.errstate(invalid="ignore"):
         reach = np.where(np.isinf(width)[:, None], np.inf, width[:, None] * spread)

@@ -2,12 +2,37 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hatband._typing import Array
 from hatband.order_statistics import conformal_quantile, kth_smallest, lower_rank, upper_rank
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What `fit` was given, after its checks.
+
+    Parameters
+    ----------
+    X : array, sparse matrix or DataFrame of n rows
+    y : array (n, q)
+        Targets.
+    values : array (n,) or (n, q)
+        The same in the shape that they came in, which is what an estimator gets.
+    weight : array (n,), or None
+    fit_params : dict
+    groups : array (n,), or None
+    """
+
+    X: Any
+    y: Array
+    values: Array
+    weight: Array | None
+    fit_params: dict[str, Any]
+    groups: Any = None
 
 
 class Reach(NamedTuple):
@@ -65,7 +90,7 @@ Bounds = tuple[Array, Array]
 
 
 def plus(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Bounds]:
-    """Return the floor((n+1)(1-level))-th smallest mu_-i - R_i w_-i and the ceil((n+1)level)-th smallest mu_-i + R_i w_-i.
+    """Return the floor((n+1)(1-level))-th smallest mu_-i - R_i w_-i, the ceil((n+1)level)-th smallest mu_-i + R_i w_-i.
 
     Barber, Candes, Ramdas and Tibshirani (2021), *Predictive inference with the jackknife+*, equations 1.5 and 4.1.
     """

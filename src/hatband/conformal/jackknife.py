@@ -1,12 +1,13 @@
 """Jackknife+ from one factorisation: every row trains, every row calibrates, and nothing is refitted."""
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 from sklearn.base import clone
 
-from hatband._typing import Array
 from hatband._validation import check_exactness, check_kernel_size, check_pointwise
 from hatband.conformal.every_row import BaseEveryRow
+from hatband.conformal.held_out import Given
 from hatband.conformal.leave_one_out import LeaveOneOut
 from hatband.conformal.routing import fit_parameters, weights_used
 from hatband.geometry import KernelGeometry, as_geometry
@@ -131,13 +132,11 @@ class JackknifePlusRegressor(BaseEveryRow):
         """
         return self._fit(X, y, sample_weight, fit_params)
 
-    def _held_out(
-        self, X: Any, y: Array, values: Array, weight: Array | None, fit_params: dict[str, Any], groups: Any
-    ) -> LeaveOneOut:
+    def _held_out(self, given: Given) -> LeaveOneOut:
         template, scale = self._regressor(), as_scale(self.scale)
         check_pointwise(scale, self.allow_tuned, type(self).__name__)
-        params = fit_parameters(self, template, weight, fit_params)
-        estimator = clone(template).fit(X, values, **params)
+        params = fit_parameters(self, template, given.weight, given.fit_params)
+        estimator = clone(template).fit(given.X, given.values, **params)
         geometry = as_geometry(self.geometry, estimator)
         check_exactness(
             geometry.exactness,
@@ -148,6 +147,7 @@ class JackknifePlusRegressor(BaseEveryRow):
         )
         inner = geometry.geometry if isinstance(geometry, Preprocessed) else geometry
         if isinstance(inner, KernelGeometry):
-            check_kernel_size(len(y), LARGEST_KERNEL)
-        used = weights_used(params, weight)
-        return LeaveOneOut.of(estimator, geometry.fit(X, used), X, y, used, scale, self.block_size)
+            check_kernel_size(len(given.y), LARGEST_KERNEL)
+        used = replace(given, weight=weights_used(params, given.weight))
+        space = geometry.fit(used.X, used.weight)
+        return LeaveOneOut.of(estimator, space, used, scale, self.block_size)

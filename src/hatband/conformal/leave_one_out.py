@@ -11,7 +11,7 @@ from hatband._leverage import loo_leverage, loo_leverage_at, loo_predictions, lo
 from hatband._typing import Array, Float
 from hatband._validation import check_smoother
 from hatband.conformal.crossing import Crossing, crossing_of, row_blocks
-from hatband.conformal.held_out import HeldOut, Reach
+from hatband.conformal.held_out import Given, HeldOut, Reach
 from hatband.conformal.pointwise import widths_at
 from hatband.geometry import Features, Space
 from hatband.rows import Rows, predict_features
@@ -54,22 +54,20 @@ class LeaveOneOut(HeldOut):
     block_size: int | None = None
 
     @classmethod
-    def of(
-        cls, estimator: Any, space: Space, X: Any, y: Array, weights: Array | None, scale: Any, block_size: int | None
-    ) -> Self:
-        """Return the leave-one-out models of an estimator that was fitted to rows X with targets y (n, q).
+    def of(cls, estimator: Any, space: Space, given: Given, scale: Any, block_size: int | None) -> Self:
+        """Return the leave-one-out models of an estimator that was fitted to the rows given.
 
         Raises
         ------
         ValueError
             If the predictions are not those of the linear smoother that the space describes.
         """
-        features = space.features(X)
+        y, weights, features = given.y, given.weight, space.features(given.X)
         crossing = crossing_of(space, features, weights)
         predicted = predict_features(estimator, space, features, y.shape[1])
         _check_predictions(estimator, crossing, features, predicted, y)
         h, s = (values.reshape(len(y), -1) for values in space.leverages(features))
-        rows, residuals = _honest_rows(space, features, crossing.weights, h, s, y, predicted)
+        rows, residuals = _honest_rows(space, features, y, y - predicted, h=h, s=s, weights=crossing.weights)
         defined = np.isfinite(residuals).all(axis=1)
         known = rows.take(defined)
         scale.fit(known, residuals[defined], None if weights is None else weights[defined])
@@ -132,9 +130,9 @@ class LeaveOneOut(HeldOut):
             _column(self.space.sampling_leverage(rows), j),
             _output(cross, j),
             _output(self.crossing.smoothed(cross), j),
-            _column(self.sampling, j),
-            _column(self.leverage, j),
-            self.crossing.weights,
+            s_train=_column(self.sampling, j),
+            h_train=_column(self.leverage, j),
+            weights=self.crossing.weights,
         )
 
 
@@ -142,6 +140,7 @@ def loo_sampling_leverage_at(
     s: Float[Array, " m"],
     cross: Float[Array, "m n"],
     smoothed: Float[Array, "m n"],
+    *,
     s_train: Float[Array, " n"],
     h_train: Float[Array, " n"],
     weights: Float[Array, " n"] | None,
@@ -157,11 +156,11 @@ def loo_sampling_leverage_at(
 
 
 def _honest_rows(
-    space: Space, features: Features, weights: Array | None, h: Array, s: Array, y: Array, predicted: Array
+    space: Space, features: Features, y: Array, residuals: Array, *, h: Array, s: Array, weights: Array | None
 ) -> tuple[Rows, Array]:
     """Return the training rows as if each had not been seen, and their leave-one-out residuals."""
     outputs = range(y.shape[1])
-    honest = np.column_stack([loo_residuals((y - predicted)[:, j], _column(h, j), weights) for j in outputs])
+    honest = np.column_stack([loo_residuals(residuals[:, j], _column(h, j), weights) for j in outputs])
     rows = Rows(
         len(y),
         inputs=partial(space.inputs, features),

@@ -31,6 +31,6 @@ def widths_at(
 
 def _unavailable() -> Array:
     raise ValueError(
-        "a pointwise scale looks at the leverage of a row alone; this one asks for its inputs or prediction. Declare it "
-        "pointwise = False and use CrossConformalRegressor."
+        "a pointwise scale looks at the leverage of a row alone; this one asks for its inputs or prediction. Declare "
+        "it pointwise = False and use CrossConformalRegressor."
     )
