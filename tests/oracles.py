@@ -51,9 +51,9 @@ def exact_lower_rank(n: int, level: Fraction) -> int:
     return product.numerator // product.denominator
 
 
-def augmented_scores(hat, target, score, leave_out=None):
-    """Scores of n + 1 rows under one refit with all of them: hat (n+1, n+1), weights of rows leave_out (ones)."""
-    w = np.ones(len(target)) if leave_out is None else leave_out
+def augmented_scores(hat, target, score, weights=None):
+    """Scores of n + 1 rows under one refit with all of them, of fitted values hat (n+1, n+1) times target."""
+    w = np.ones(len(target)) if weights is None else weights
     residual = np.abs(target - hat @ target)
     left = 1 - np.diag(hat)
     if score == "absolute":

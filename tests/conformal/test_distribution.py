@@ -17,9 +17,9 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LinearRegression, Ridge
 
 import hatband
-from hatband import FullConformalRegressor, LeverageWarning, SplitConformalRegressor
+from hatband import FullConformalRegressor, JackknifePlusRegressor, LeverageWarning, SplitConformalRegressor
 from hatband.conformal.distribution import RowwiseDistribution, ScaledDistribution
-from oracles import dense_hat
+from oracles import augmented_scores, dense_hat
 
 FALSE_ALARM = 1e-6
 
@@ -138,17 +138,22 @@ def test_crps_of_three_residuals_at_width_ten_is_known():
     np.testing.assert_allclose(law.crps(15.0), 10 * (2.5 + 1.5 + 0.5) / 3 - 10 * 12 / 18, rtol=1e-14)
 
 
-def test_atoms_of_the_full_distribution_are_where_signed_studentised_residuals_of_a_refit_cross(rng):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_atoms_of_the_full_distribution_are_where_signed_studentised_residuals_of_a_refit_cross(weighted, rng):
     X, y = draw(rng, 21)
+    weights = rng.uniform(0.5, 2, 21) if weighted else np.ones(21)
     X_new = np.vstack([draw(rng, 3)[0], [[6.0, -5.0, 4.0]]])
-    atoms = atoms_of(hatband.predictive_distribution(FullConformalRegressor(Ridge(2.0)).fit(X, y), X_new))
+    model = FullConformalRegressor(Ridge(2.0)).fit(X, y, sample_weight=weights)
+    atoms = atoms_of(hatband.predictive_distribution(model, X_new))
 
+    all_weights = np.append(weights, 1.0)
     for x, row in zip(X_new, atoms, strict=True):
-        hat = dense_hat(np.vstack([X, x]), 2.0)
+        hat = dense_hat(np.vstack([X, x]), 2.0, all_weights)
 
         def gap(t, i, hat=hat):
             target = np.append(y, t)
-            signed = (target - hat @ target) / np.sqrt(1 - np.diag(hat))
+            # |leave-one-out residual| / sqrt(1 + leave-one-out leverage), with its sign.
+            signed = np.sign(target - hat @ target) * augmented_scores(hat, target, "studentised", all_weights)
             return signed[-1] - signed[i]
 
         roots = sorted(optimize.brentq(gap, -1e4, 1e4, args=(i,), xtol=1e-12) for i in range(len(y)))
@@ -166,7 +171,7 @@ def test_the_full_interval_at_equal_tails_lies_close_to_the_studentised_set(rng)
     assert (np.abs(interval - studentised) < 0.5 * width).all()
 
 
-REPETITIONS = 400
+REPETITIONS = 250
 
 
 def pits(make, rng, n=20):
@@ -202,6 +207,14 @@ def test_leave_one_out_pit_is_nearly_uniform_when_n_is_large_against_d(rng):
     )
 
     assert stats.kstest(values, "uniform").statistic < stats.kstwo.isf(FALSE_ALARM, REPETITIONS) + (d + 1) / n
+
+
+def test_a_jackknife_has_the_same_distribution_as_leave_one_out(rng):
+    X, y = draw(rng, 40)
+    jackknife = hatband.predictive_distribution(JackknifePlusRegressor(Ridge()).fit(X, y), X)
+    full = hatband.leave_one_out_distribution(FullConformalRegressor(Ridge()).fit(X, y), X)
+
+    np.testing.assert_allclose(jackknife.quantile([0.1, 0.9]), full.quantile([0.1, 0.9]), rtol=1e-9)
 
 
 def test_split_interval_of_the_distribution_is_the_asymmetric_one(rng):

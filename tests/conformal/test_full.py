@@ -98,6 +98,19 @@ def test_sets_of_a_weighted_fit_equal_a_search_where_a_new_row_has_weight_one(na
         assert_equals_grid(pieces, hat(np.vstack([X, x]), all_weights), y, score, weights=all_weights)
 
 
+@pytest.mark.parametrize("score", SCORES)
+def test_noise_that_a_process_knows_of_each_row_is_a_weight(score, rng):
+    """A new row has the mean noise."""
+    X, y = draw(rng, 2)
+    noise = rng.uniform(0.1, 0.8, len(X))
+    model = FullConformalRegressor(GaussianProcessRegressor(RBF(1.5), alpha=noise, optimizer=None), method=score)
+    X_new, weights = draw(rng, 2, 3)[0], np.append(noise.mean() / noise, 1.0)
+
+    for x, pieces in zip(X_new, model.fit(X, y).predict_set(X_new), strict=True):
+        hat = kernel_hat(rbf_kernel(np.vstack([X, x]), gamma=1 / 4.5), noise.mean(), weights)
+        assert_equals_grid(pieces, hat, y, score, weights=weights)
+
+
 @pytest.mark.parametrize("level", [0.5, 0.9, 1 - 0.1, Fraction(29, 30), 0.8])
 @pytest.mark.parametrize("score", SCORES)
 def test_ranks_are_exact_at_every_level(score, level, rng):

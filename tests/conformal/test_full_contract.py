@@ -13,8 +13,6 @@ from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.datasets import make_regression
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Lasso, LinearRegression, Ridge, RidgeCV
 from sklearn.model_selection import GridSearchCV
@@ -182,11 +180,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match="those of the linear smoother that its geometry describes"):
             FullConformalRegressor(FrozenEstimator(Ridge().fit(X[:20], y[:20]))).fit(X, y)
 
-    def test_noise_that_differs_from_row_to_row(self, data):
-        X, y = data
-        process = GaussianProcessRegressor(RBF(), alpha=np.linspace(0.1, 3, 60), optimizer=None)
-        with pytest.raises(ValueError, match="those of the linear smoother"):
-            FullConformalRegressor(process).fit(X, y)
+    def test_a_kernel_that_is_too_large(self, data, monkeypatch):
+        monkeypatch.setattr("hatband.conformal.smoother.LARGEST_KERNEL", 59)
+        with pytest.raises(
+            ValueError, match=r"takes at most 59 rows; got 60\. Use a Pipeline of scikit-learn's Nystroem"
+        ):
+            FullConformalRegressor(KernelRidge(kernel="rbf")).fit(*data)
+        FullConformalRegressor(Ridge()).fit(*data)
 
     def test_bad_arguments(self, data):
         X, y = data

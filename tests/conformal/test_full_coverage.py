@@ -20,16 +20,14 @@ from hatband import FullConformalRegressor
 from oracles import exact_upper_rank
 
 FALSE_ALARM = 1e-6
-ROWS, REPETITIONS, LEVEL = 24, 500, Fraction(4, 5)
+ROWS, REPETITIONS, LEVEL = 24, 300, Fraction(4, 5)
 
 MODELS = {
     "least squares, studentised": FullConformalRegressor(LinearRegression()),
-    "ridge, studentised": FullConformalRegressor(Ridge(5.0)),
     "ridge, absolute": FullConformalRegressor(Ridge(5.0), method="absolute"),
     "ridge, deleted": FullConformalRegressor(Ridge(5.0), method="deleted"),
     "polynomial": FullConformalRegressor(make_pipeline(PolynomialFeatures(2), Ridge(1.0))),
     "kernel, studentised": FullConformalRegressor(KernelRidge(kernel="rbf", gamma=0.5, alpha=0.2)),
-    "kernel, deleted": FullConformalRegressor(KernelRidge(kernel="rbf", gamma=0.5, alpha=0.2), method="deleted"),
     "gaussian process": FullConformalRegressor(GaussianProcessRegressor(RBF(), alpha=0.2, optimizer=None)),
 }
 

@@ -192,7 +192,8 @@ class ScaledDistribution(PredictiveDistribution):
         self.center, self.width = center, np.broadcast_to(width, center.shape)
         self.scores = np.sort(scores, axis=0)
         self.single_target = single_target
-        self.n_atoms, self.n_rows, self.n_outputs = len(scores), *center.shape
+        self.n_atoms = len(scores)
+        self.n_rows, self.n_outputs = center.shape
 
     def _atom(self, rank: int) -> Array:
         if not 1 <= rank <= self.n_atoms:

@@ -52,15 +52,15 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     allow_tuned : bool, default=False
         Accept estimators that tune hyperparameters on the rows they are fitted to (RidgeCV, searches): the guarantee
         is lost, and a warning says so.
-    block_size : int, default=256
-        New rows worked on at once.
+    block_size : int or None, default=None
+        New rows worked on at once; None takes as many as keep a block near a million numbers.
 
     Attributes
     ----------
     estimator_ : fitted estimator
     smoother_ : TrainedSmoother
-        The space of the model, residuals and leverages of the training rows, and these rows in feature space
-        (8 n d bytes; a kernel keeps its rows and 8 n^2 bytes or more).
+        The space of the model, residuals and leverages of the training rows, and these rows in the coordinates
+        of the factor (8 n d bytes; a kernel keeps its rows and two n x n arrays).
 
     Notes
     -----
@@ -69,10 +69,12 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     guarantee is exact for those that learn nothing (PolynomialFeatures) and approximate otherwise (StandardScaler).
     With `sample_weight` the fit is weighted and a new row has weight 1; a row's score is its leave-one-out residual
     over sqrt(1 + its leave-one-out leverage), as if it had come new. Rows of different weight are not exchangeable:
-    the guarantee is for equal weights, and approximate otherwise. Intervals are per output, not joint.
+    the guarantee is for weights of 1, and approximate otherwise (24 rows, weights drawn from 0.2 to 3, level 0.8:
+    coverage 0.804, standard error 0.007). Intervals are per output, not joint.
 
     Cost: one factorisation; per new row d^2 + n d for the cross-leverages (n^2 for a kernel) and O(n) selection, for
-    the other scores O(n log n). Memory: a few arrays of block_size x n. Nouretdinov, Melluish and Vovk (2001),
+    the other scores O(n log n). Memory: one array of block_size x n. A kernel takes at most 20,000 rows; beyond, use a
+    Pipeline of scikit-learn's Nystroem and Ridge. Nouretdinov, Melluish and Vovk (2001),
     "Ridge regression confidence machine"; Burnaev and Vovk (2014), arXiv 1404.2083.
 
     Examples
@@ -93,7 +95,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         geometry: Any = "auto",
         confidence_level: Any = 0.9,
         allow_tuned: bool = False,
-        block_size: int = 256,
+        block_size: int | None = None,
     ) -> None:
         self.estimator = estimator
         self.method = method

@@ -10,12 +10,13 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from hatband._typing import Array
-from hatband._validation import LeverageWarning
+from hatband._validation import LeverageWarning, check_widths
 from hatband.conformal.acceptance import INTERPOLATED, predictive_atoms
 from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, ScaledDistribution
 from hatband.conformal.full import FullConformalRegressor
 from hatband.conformal.inputs import check_rows
+from hatband.conformal.jackknife import JackknifePlusRegressor
 from hatband.conformal.smoother import TrainedSmoother
 from hatband.conformal.target import PlainTarget
 from hatband.geometry import Features
@@ -30,12 +31,14 @@ def predictive_distribution(model: Any, X: Any) -> PredictiveDistribution:
     """Return the whole conformal predictive distribution of each row: cdf, quantiles, CRPS, p-values.
 
     From a split-conformal model the atoms are mu(x) + shift + width(x) s_i over its calibration scores s_i. From a
+    `JackknifePlusRegressor` they are the same with leave-one-out scores s_i, as in `leave_one_out_distribution`. From a
     `FullConformalRegressor` they are those of the studentised least squares prediction machine, each of them exact for
     a refit with the new row: no row is set aside.
 
     Parameters
     ----------
-    model : fitted SplitConformalRegressor, ConformalRidge, ConformalKernelRidge or FullConformalRegressor
+    model : fitted estimator
+        SplitConformalRegressor and its kin, JackknifePlusRegressor, FullConformalRegressor.
     X : array-like, sparse matrix or DataFrame of m rows
 
     Returns
@@ -50,7 +53,8 @@ def predictive_distribution(model: Any, X: Any) -> PredictiveDistribution:
 
     Notes
     -----
-    The rank of y among the atoms is uniform for exchangeable rows, under what the model itself needs for its guarantee.
+    The rank of y among the atoms is uniform for exchangeable rows, for split models always, for full ones under what
+    they need for their guarantee; for leave-one-out atoms only in the limit.
     Cost: for split models O(log n) per row and question and no n_test x n_cal array; for full ones d^2 + n d + n log n
     per row and question, in blocks of rows. Vovk, Shen, Manokhin and Xie (2019); Vovk, Petej, Nouretdinov, Manokhin
     and Gammerman (2020), "Computationally efficient versions of conformal predictive distributions".
@@ -65,8 +69,8 @@ def predictive_distribution(model: Any, X: Any) -> PredictiveDistribution:
     ((442, 3), (442,))
     """
     raise TypeError(
-        "predictive_distribution needs a fitted SplitConformalRegressor (or one of its kin) or FullConformalRegressor; "
-        f"got {type(model).__name__}."
+        "predictive_distribution needs a fitted SplitConformalRegressor (or one of its kin), JackknifePlusRegressor or "
+        f"FullConformalRegressor; got {type(model).__name__}."
     )
 
 
@@ -75,6 +79,7 @@ def _of_split(model: BaseSplitConformal, X: Any) -> PredictiveDistribution:
     check_is_fitted(model, "scores_")
     rows = new_rows(model.model_, model.space_, check_rows(model, X, reset=False), model.n_outputs_)
     shift, width = model.scale_.predict(rows)
+    width = check_widths(width, lambda: np.isinf(rows.leverage), len(rows), type(model.scale_).__name__)
     center = model.target_.read(rows.prediction) + shift
     law = ScaledDistribution(center, width, model.scores_, model.single_target_)
     return law if isinstance(model.target_, PlainTarget) else _mapped(law, model.target_)
@@ -103,6 +108,16 @@ def _mapped(law: ScaledDistribution, target: Any) -> RowwiseDistribution:
 
 
 @predictive_distribution.register
+def _of_jackknife(model: JackknifePlusRegressor, X: Any) -> PredictiveDistribution:
+    check_is_fitted(model, "held_out_")
+    held_out = model.held_out_
+    features = held_out.features(check_rows(model, X, reset=False))
+    defined = _defined(np.isfinite(held_out.scores))
+    center, width = held_out.prediction(features), held_out.width(features)
+    return ScaledDistribution(center, width, held_out.scores[defined], model.single_target_)
+
+
+@predictive_distribution.register
 def _of_full(model: FullConformalRegressor, X: Any) -> PredictiveDistribution:
     check_is_fitted(model, "smoother_")
     smoother = model.smoother_
@@ -122,7 +137,7 @@ class _FullAtoms:
     smoother: TrainedSmoother
     features: Features
     defined: Array
-    rows: int
+    rows: int | None
 
     def blocks(self) -> Iterator[tuple[slice, int, Array]]:
         for part, j, fit in self.smoother.augmented(self.features, self.rows):
@@ -171,8 +186,12 @@ def leave_one_out_distribution(model: FullConformalRegressor, X: Any) -> ScaledD
 
 
 def _defined_rows(smoother: TrainedSmoother) -> Array:
-    """Return which rows have a leave-one-out residual: those that the fit does not interpolate."""
-    defined = (1 - smoother.hat_diagonal >= INTERPOLATED).all(axis=1)
+    return _defined(1 - smoother.hat_diagonal >= INTERPOLATED)
+
+
+def _defined(known: Array) -> Array:
+    """Return which rows have a leave-one-out residual in all outputs: those that the fit does not interpolate."""
+    defined = known.all(axis=1)
     lost = int((~defined).sum())
     if lost == len(defined):
         raise ValueError(

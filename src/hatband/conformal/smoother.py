@@ -7,12 +7,18 @@ from typing import Any, Self
 import numpy as np
 
 from hatband._typing import Array
-from hatband._validation import check_prediction, check_smoother
+from hatband._validation import check_kernel_size, check_smoother
 from hatband.conformal.acceptance import Augmented
-from hatband.geometry import Features, Geometry, Space
+from hatband.conformal.crossing import Crossing, crossing_of, row_blocks
+from hatband.geometry import Features, Geometry, KernelGeometry, Space
+from hatband.geometry.composite import Preprocessed
+from hatband.ridge import LARGEST_KERNEL
+from hatband.rows import predict_features
 
 # Rows at which the predictions are compared with the smoother of the geometry.
 PROBES = 16
+# Numbers per array while roots are worked out: half a dozen such arrays stay in the cache.
+CACHED_NUMBERS = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +30,8 @@ class TrainedSmoother:
     estimator : fitted estimator
     space : Space
         Of exactness "exact" or "given".
-    training : Features, or None
-        The training rows in feature space, n x d numbers; None where the space keeps them itself (kernels).
-    weights : array (n,), or None
+    crossing : Crossing
+        Cross-leverage to the training rows: n x d numbers, or nothing beyond the space for a kernel.
     residuals : array (n, q)
         y - mu(x_i).
     leverage : array (n, 1) or (n, q)
@@ -35,8 +40,7 @@ class TrainedSmoother:
 
     estimator: Any
     space: Space
-    training: Features | None
-    weights: Array | None
+    crossing: Crossing
     residuals: Array
     leverage: Array
 
@@ -47,14 +51,17 @@ class TrainedSmoother:
         Raises
         ------
         ValueError
-            If the predictions are not those of the linear smoother that the geometry describes.
+            If the predictions are not those of the linear smoother that the geometry describes, or a kernel is too
+            large.
         """
+        inner = geometry.geometry if isinstance(geometry, Preprocessed) else geometry
+        if isinstance(inner, KernelGeometry):
+            check_kernel_size(len(y), LARGEST_KERNEL)
         space = geometry.fit(X, weights)
         features = space.features(X)
         predicted = predict_features(estimator, space, features, y.shape[1])
-        training = None if _keeps_training_rows(space, features) else Features(None, features.values)
         leverage = space.leverage(features).reshape(len(y), -1)
-        smoother = cls(estimator, space, training, weights, y - predicted, leverage)
+        smoother = cls(estimator, space, crossing_of(space, features, weights), y - predicted, leverage)
         smoother._check(features, predicted, y)
         return smoother
 
@@ -78,6 +85,11 @@ class TrainedSmoother:
         return self.residuals.shape[1]
 
     @property
+    def weights(self) -> Array | None:
+        """Weights of the training rows (n,), those that the model gave them included; None means 1."""
+        return self.crossing.weights
+
+    @property
     def hat_diagonal(self) -> Array:
         """w_i h(x_i) (n, 1) or (n, q): the weight of a row's own y in its prediction."""
         return self.leverage if self.weights is None else self.weights[:, None] * self.leverage
@@ -93,14 +105,16 @@ class TrainedSmoother:
         """Return mu(x) (m, q)."""
         return predict_features(self.estimator, self.space, features, self.n_outputs)
 
-    def augmented(self, features: Features, rows: int) -> Iterator[tuple[slice, int, Augmented]]:
-        """Yield (part of the rows, output, the fit that they may join); at most `rows` x n numbers at once."""
-        for start in range(0, len(features), rows):
-            part = slice(start, min(start + rows, len(features)))
-            block = features.take(part)
-            prediction, h, cross = self.predict(block), self._leverage(block), self._cross(block)
-            for j in range(self.n_outputs):
-                yield part, j, self._output(j, prediction, h, cross)
+    def augmented(self, features: Features, block_size: int | None) -> Iterator[tuple[slice, int, Augmented]]:
+        """Yield (part of the rows, output, the fit that they may join); a block x n cross-leverages at once."""
+        prediction = self.predict(features)
+        h = self.space.leverage(features).reshape(len(features), -1)
+        for block in row_blocks(len(features), self.n_samples, block_size):
+            cross = self._cross(features.take(block))
+            for inner in row_blocks(len(cross), self.n_samples, max(1, CACHED_NUMBERS // self.n_samples)):
+                part = slice(block.start + inner.start, min(block.start + inner.stop, block.stop))
+                for j in range(self.n_outputs):
+                    yield part, j, self._output(j, prediction[part], h[part], cross[inner])
 
     def _output(self, j: int, prediction: Array, h: Array, cross: Array) -> Augmented:
         k = j % h.shape[-1]
@@ -113,24 +127,6 @@ class TrainedSmoother:
             cross=cross[..., k],
         )
 
-    def _leverage(self, features: Features) -> Array:
-        return self.space.leverage(features).reshape(len(features), -1)
-
     def _cross(self, features: Features) -> Array:
         """Return h(x, x_i), (m, n, 1) or (m, n, q) where the ridge differs per output."""
-        return self.space.cross_leverage(features, self.training).reshape(len(features), self.n_samples, -1)
-
-
-def predict_features(estimator: Any, space: Space, features: Features, n_outputs: int) -> Array:
-    """Predict from features that are already there, so that preprocessing does not run again."""
-    final = space.final_step(estimator)
-    return check_prediction(final.predict(features.model_inputs), len(features), n_outputs, type(final).__name__)
-
-
-def _keeps_training_rows(space: Space, features: Features) -> bool:
-    """Whether cross-leverage to the training rows needs nothing but the space; if not, it raises ValueError."""
-    try:
-        space.cross_leverage(features.take(np.arange(1)))
-    except ValueError:
-        return False
-    return True
+        return self.crossing(features).reshape(len(features), self.n_samples, -1)
