@@ -15,6 +15,8 @@ from hatband.order_statistics import kth_smallest
 
 # Closer to 1 than this, w_i h_i means that the fit interpolates row i: its leave-one-out score is 0 / 0.
 INTERPOLATED = 1e-12
+# Rounding in a cross-leverage, which the inequality of Cauchy and Schwarz does not know of.
+SLACK = 1 + 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,8 @@ class Augmented:
         h(x) of the new rows; infinite where nothing can be said.
     cross : array (m, n)
         g_i = h(x, x_i).
+    inside, outside : int
+        Training rows that are only counted, because their roots lie inside or outside those of every rank asked for.
     """
 
     residuals: Float[Array, " n"]
@@ -43,6 +47,13 @@ class Augmented:
     prediction: Float[Array, " m"]
     new_leverage: Float[Array, " m"]
     cross: Float[Array, "m n"]
+    inside: int = 0
+    outside: int = 0
+
+    @property
+    def n_samples(self) -> int:
+        """Number of training rows, those included that are only counted."""
+        return len(self.residuals) + self.inside + self.outside
 
     @property
     def left(self) -> Float[Array, " n"]:
@@ -82,6 +93,19 @@ def studentised_roots(fit: Augmented) -> tuple[Float[Array, "m n"], Float[Array,
     return np.where(aligned, far, near), np.where(aligned, near, far)
 
 
+def studentised_range(
+    residuals: Float[Array, " n"], leverage: Float[Array, " n"], new_leverage: Float[Array, " m"]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Return the least and largest root that each training row of weight 1 can have: g_i^2 <= h_i h(x)."""
+    share = np.max(np.where(np.isinf(new_leverage), 1.0, new_leverage / (1 + new_leverage)))
+    left, reach, error = 1 - leverage, np.sqrt(SLACK * share * leverage), np.abs(residuals)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.sqrt(reach**2 + left) + reach
+        least, largest = error / scale, error * scale / left
+    undefined = left < INTERPOLATED
+    return np.where(undefined, np.inf, least), np.where(undefined, np.inf, largest)
+
+
 def _studentised_scale(fit: Augmented, reach: Array) -> tuple[Array, Array]:
     """Return c_i^2 - u and c_i, u = reach^2: c_i^2 = (1 - w h')(1 - w h' + h'), h' = h_i - u, so 1 - h' if w = 1."""
     u, left, w = np.square(reach), fit.left, fit.weights
@@ -111,6 +135,7 @@ def studentised_interval(fit: Augmented, rank: int) -> tuple[Float[Array, " m"],
     """Return the one bounded interval of each new row: the roots of this rank on either side, by selection, O(n)."""
     below, above = studentised_roots(fit)
     growth = np.sqrt(fit.growth[:, 0])
+    rank = rank - fit.inside if rank <= fit.n_samples else len(fit.residuals) + 1
     low = fit.prediction - growth * kth_smallest(below, rank, axis=1)
     high = fit.prediction + growth * kth_smallest(above, rank, axis=1)
     return known(fit, low, high)

@@ -12,11 +12,9 @@ from typing import Any, Self
 import numpy as np
 
 from hatband._typing import Array
+from hatband.conformal.acceptance import SLACK
 from hatband.order_statistics import kth_smallest
 from hatband.scales import ConstantScale, LeverageScale
-
-# Rounding in a cross-leverage, which the inequality does not know of.
-_SLACK = 1 + 1e-9
 
 
 def power_of(scale: Any) -> float | None:
@@ -73,8 +71,8 @@ def value_range(
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         swing = np.max(np.where(np.isinf(h), _at_infinity(power), np.sqrt(h) / (1 + h) ** power))
         share = np.max(np.where(np.isinf(h), 1.0, h / (1 + h)))
-        shift = _SLACK * swing * np.sqrt(h_train) * weight * np.abs(residuals)
-        growth = (1 + _SLACK * share * weight * h_train / (1 - weight * h_train)) ** power
+        shift = SLACK * swing * np.sqrt(h_train) * weight * np.abs(residuals)
+        growth = (1 + SLACK * share * weight * h_train / (1 - weight * h_train)) ** power
         least, largest = spread - shift, spread * growth + shift
     unknown = ~np.isfinite(residuals)
     return np.where(unknown, np.inf, _or(least, -np.inf)), np.where(unknown, np.inf, _or(largest, np.inf))

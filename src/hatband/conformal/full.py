@@ -28,7 +28,7 @@ from hatband.conformal.intervals import layout
 from hatband.conformal.routing import fit_parameters
 from hatband.conformal.smoother import TrainedSmoother
 from hatband.geometry import as_geometry
-from hatband.order_statistics import minimum_calibration_size
+from hatband.order_statistics import minimum_calibration_size, upper_rank
 
 
 class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
@@ -206,9 +206,9 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
         features = self._features(X)
         bounds = np.empty((len(levels), 2, len(features), self.n_outputs_))
-        for part, j, fit in self._blocks(features):
+        for part, j, fit in self._near(features, levels):
             for position, level in enumerate(levels):
-                bounds[position, :, part, j] = SCORES[self.method].bounds(fit, level)
+                bounds[position, 0, part, j], bounds[position, 1, part, j] = SCORES[self.method].bounds(fit, level)
         self._warn(levels, bounds)
         point = self._point(self.smoother_.predict(features))
         return point, layout([(low, high) for low, high in bounds], self.single_target_, single)
@@ -265,6 +265,13 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
 
     def _blocks(self, features: Any) -> Iterator[tuple[slice, int, Augmented]]:
         return self.smoother_.augmented(features, self.block_size)
+
+    def _near(self, features: Any, levels: list[Any]) -> Iterator[tuple[Any, int, Augmented]]:
+        """Yield blocks for intervals, which need only those training rows that can hold a rank."""
+        if self.method != "studentised":
+            return self._blocks(features)
+        ranks = [upper_rank(self.smoother_.n_samples, level) for level in levels]
+        return self.smoother_.near(features, self.block_size, ranks)
 
     def _point(self, prediction: Array) -> Array:
         return shaped_like_target(prediction, self.n_outputs_, self.single_target_)

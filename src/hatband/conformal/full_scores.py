@@ -38,7 +38,7 @@ class Studentised:
 
     def bounds(self, fit: Augmented, level: Any) -> tuple[Array, Array]:
         """Return the interval by selection."""
-        return studentised_interval(fit, upper_rank(len(fit.residuals), level))
+        return studentised_interval(fit, upper_rank(fit.n_samples, level))
 
     def sets(self, fit: Augmented, level: Any) -> list[Array]:
         """Return the interval as one piece."""

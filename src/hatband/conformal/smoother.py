@@ -1,15 +1,16 @@
 """A fitted model that is linear in y, with what closed forms need of its training rows."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
 from hatband._typing import Array
 from hatband._validation import check_kernel_size, check_smoother
-from hatband.conformal.acceptance import Augmented
-from hatband.conformal.crossing import Crossing, crossing_of, row_blocks
+from hatband.conformal.acceptance import Augmented, studentised_range
+from hatband.conformal.contenders import Contenders
+from hatband.conformal.crossing import ALL, Crossing, crossing_of, row_blocks
 from hatband.geometry import Features, Geometry, KernelGeometry, Space
 from hatband.geometry.composite import Preprocessed
 from hatband.ridge import LARGEST_KERNEL
@@ -116,17 +117,41 @@ class TrainedSmoother:
                 for j in range(self.n_outputs):
                     yield part, j, self._output(j, prediction[part], h[part], cross[inner])
 
-    def _output(self, j: int, prediction: Array, h: Array, cross: Array) -> Augmented:
+    def near(
+        self, features: Features, block_size: int | None, ranks: list[int]
+    ) -> Iterator[tuple[Any, int, Augmented]]:
+        """Yield the same for training rows whose studentised roots can have one of these ranks; others are counted."""
+        finite = [rank for rank in ranks if rank <= self.n_samples]
+        if self.weights is not None or not finite:
+            yield from self.augmented(features, block_size)
+            return
+        prediction = self.predict(features)
+        h = self.space.leverage(features).reshape(len(features), -1)
+        order = np.argsort(h.max(axis=1))
+        for block in row_blocks(len(features), self.n_samples, block_size):
+            index = order[block]
+            found = Contenders.among([self._range(j, h[index]) for j in range(self.n_outputs)], finite)
+            cross = self._cross(features.take(index), found.columns)
+            for j in range(self.n_outputs):
+                fit = self._output(j, prediction[index], h[index], cross, found.columns)
+                yield index, j, replace(fit, inside=int(found.below[j]), outside=int(found.above[j]))
+
+    def _range(self, j: int, h: Array) -> tuple[Array, Array]:
+        k = j % h.shape[-1]
+        return studentised_range(self.residuals[:, j], self.leverage[:, k], h[:, k])
+
+    def _output(self, j: int, prediction: Array, h: Array, cross: Array, columns: Array | slice = ALL) -> Augmented:
         k = j % h.shape[-1]
         return Augmented(
-            residuals=self.residuals[:, j],
-            leverage=self.leverage[:, k],
-            weights=self.weights,
+            residuals=self.residuals[columns, j],
+            leverage=self.leverage[columns, k],
+            weights=None if self.weights is None else self.weights[columns],
             prediction=prediction[:, j],
             new_leverage=h[:, k],
             cross=cross[..., k],
         )
 
-    def _cross(self, features: Features) -> Array:
-        """Return h(x, x_i), (m, n, 1) or (m, n, q) where the ridge differs per output."""
-        return self.crossing(features).reshape(len(features), self.n_samples, -1)
+    def _cross(self, features: Features, columns: Array | slice = ALL) -> Array:
+        """Return h(x, x_i), i in `columns`: (m, k, 1) or (m, k, q) where the ridge differs per output."""
+        cross = self.crossing(features, columns)
+        return cross if cross.ndim == 3 else cross[..., None]
