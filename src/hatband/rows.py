@@ -119,11 +119,11 @@ def training_rows(
     """
     features = space.features(X)
     predicted = predict_features(estimator, space, features, y.shape[1])
-    h, s = space.leverages(features)
+    h = space.leverage(features)
     frozen = isinstance(template, FrozenEstimator)
     own = not frozen or (residuals == "auto" and is_training_sample(space, estimator, features, y, sample_weight))
     if own and space.exactness != "none":
-        honest = loo_residuals(y - predicted, h, sample_weight)
+        honest = left_out(y - predicted, h, sample_weight)
         source = "leave-one-out" if space.exactness == "exact" else "leave-one-out, hyperparameters as tuned"
     elif frozen and (residuals == "unseen" or space.exactness != "none"):
         honest, source = y - predicted, "unseen rows"
@@ -139,15 +139,35 @@ def training_rows(
         folded = cross_val_predict(clone(template), X, target, cv=folds, params=fit_params or None, n_jobs=n_jobs)
         honest = y - check_prediction(folded, len(y), y.shape[1], type(template).__name__)
         source = f"{folds.get_n_splits()}-fold cross-validation"
-    rows = Rows(
-        len(features),
-        inputs=partial(space.inputs, features),
-        leverage=partial(loo_leverage, h, sample_weight),
-        sampling_leverage=partial(loo_sampling_leverage, s, h, sample_weight),
-        prediction=lambda: y - honest,
-    )
+    rows = honest_rows(space, features, y - honest, h, sample_weight)
     defined = np.isfinite(honest).all(axis=1)
     return (rows, honest, source) if defined.all() else (rows.take(defined), honest[defined], source)
+
+
+def left_out(residuals: Array, h: Array, weights: Array | None) -> Array:
+    """Return leave-one-out residuals (n, q); h is (n,), or has one column for all outputs or for each."""
+    leverage = np.broadcast_to(h.reshape(len(h), -1), residuals.shape)
+    return _per_output(loo_residuals, weights, residuals, leverage)
+
+
+def honest_rows(space: Space, features: Features, prediction: Array, h: Array, weights: Array | None) -> Rows:
+    """Return training rows as if each had not been seen: held-out predictions, leave-one-out leverages, lazy."""
+    return Rows(
+        len(features),
+        inputs=partial(space.inputs, features),
+        leverage=lambda: _per_output(loo_leverage, weights, h),
+        sampling_leverage=lambda: _per_output(
+            loo_sampling_leverage, weights, space.sampling_leverage(features).reshape(h.shape), h
+        ),
+        prediction=lambda: prediction,
+    )
+
+
+def _per_output(formula: Callable[..., Array], weights: Array | None, *values: Array) -> Array:
+    """Apply a formula of (n,) arrays to each column, where there are columns."""
+    if values[0].ndim == 1:
+        return formula(*values, weights)
+    return np.column_stack([formula(*columns, weights) for columns in zip(*(v.T for v in values), strict=True)])
 
 
 def predict_features(estimator: Any, space: Space, features: Features, n_outputs: int) -> Array:

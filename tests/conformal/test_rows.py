@@ -141,3 +141,12 @@ def test_a_scale_of_the_users_gets_honest_residuals_and_their_source_is_shown(da
     assert model.scale_.rows_ == 30
     assert model.scale_.spread_[0] == pytest.approx(np.abs(honest(Ridge(), X[kept], y[kept])[1]).mean(), rel=1e-10)
     assert SplitConformalRegressor(Ridge()).fit_train(X, y).residuals_from_ is None
+
+
+def test_outputs_with_ridges_of_their_own_get_residuals_of_their_own(data):
+    X, y = data
+    Y = np.c_[y, np.cos(y)]
+    both = SplitConformalRegressor(Ridge(np.array([0.5, 20.0])), scale=ResidualSpread()).fit_train(X, Y)
+    one_by_one = [honest(Ridge(ridge), X, Y[:, j])[1] for j, ridge in enumerate((0.5, 20.0))]
+
+    np.testing.assert_allclose(both.scale_.spread_, [np.abs(residuals).mean() for residuals in one_by_one], rtol=1e-9)

@@ -3,16 +3,19 @@
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from hatband._typing import Array
+from hatband._validation import check_smoother
 from hatband.geometry import Features, Space
 from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace
 from hatband.geometry.features import FeatureSpace, selected
 from hatband.geometry.kernel import KernelSpace
 
+# Rows at which predictions are compared with the smoother of the geometry.
+PROBES = 16
 # Numbers in one block: 2 MB, so that the handful of arrays of its size stay in the cache.
 BLOCK_NUMBERS = 2**18
 
@@ -201,3 +204,14 @@ def _preprocessed(space: PreprocessedSpace, training: Features, weights: Array |
 @crossing_of.register
 def _per_output(space: PerOutputSpace, training: Features, weights: Array | None) -> Crossing:
     return PerOutputCrossing(tuple(crossing_of(part, training, weights) for part in space.spaces))
+
+
+def check_predictions(estimator: Any, crossing: Crossing, features: Features, predicted: Array, y: Array) -> None:
+    """Raise unless predictions of the training rows are sum_i h(x, x_i) w_i y_i, at a few rows spread over them."""
+    probes = np.unique(np.linspace(0, len(y) - 1, PROBES).astype(int))
+    cross = crossing(features.take(probes)).reshape(len(probes), len(y), -1)
+    for j in range(y.shape[1]):
+        response = np.column_stack([np.ones(len(y)), y[:, j]])
+        response = response if crossing.weights is None else crossing.weights[:, None] * response
+        total, smooth = (cross[..., j % cross.shape[-1]] @ response).T
+        check_smoother(predicted[probes, j], smooth, total, y[:, j], type(estimator).__name__)

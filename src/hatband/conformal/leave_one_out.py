@@ -8,24 +8,17 @@ from typing import Any, Self
 import numpy as np
 
 from hatband._leave_one_out import (
-    loo_leverage,
     loo_leverage_at,
     loo_predictions,
-    loo_residuals,
-    loo_sampling_leverage,
     loo_sampling_leverage_at,
 )
 from hatband._typing import Array
-from hatband._validation import check_smoother
 from hatband.conformal.contenders import Contenders, power_of, value_range
-from hatband.conformal.crossing import Crossing, crossing_of, row_blocks
+from hatband.conformal.crossing import Crossing, check_predictions, crossing_of, row_blocks
 from hatband.conformal.held_out import Given, HeldOut, Reach
 from hatband.conformal.pointwise import widths_at
 from hatband.geometry import Features, Space
-from hatband.rows import Rows, predict_features
-
-# Training rows at which the predictions are compared with the smoother that the geometry describes.
-PROBES = 16
+from hatband.rows import Rows, honest_rows, left_out, predict_features
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +68,10 @@ class LeaveOneOut(HeldOut):
         y, weights, features = given.y, given.weight, space.features(given.X)
         crossing = crossing_of(space, features, weights)
         predicted = predict_features(estimator, space, features, y.shape[1])
-        _check_predictions(estimator, crossing, features, predicted, y)
+        check_predictions(estimator, crossing, features, predicted, y)
         h = crossing.training_leverage(features).reshape(len(y), -1)
-        rows, residuals = _honest_rows(space, features, crossing.weights, h, y=y, predicted=predicted)
+        residuals = left_out(y - predicted, h, crossing.weights)
+        rows = honest_rows(space, features, y - residuals, h, crossing.weights)
         defined = np.isfinite(residuals).all(axis=1)
         scores, known = residuals.copy(), rows.take(defined)
         if defined.any():
@@ -172,27 +166,6 @@ def _reach(width: Array, spread: Array, residuals: Array) -> Array:
     return reach
 
 
-def _honest_rows(
-    space: Space, features: Features, weights: Array | None, h: Array, *, y: Array, predicted: Array
-) -> tuple[Rows, Array]:
-    """Return the training rows as if each had not been seen, and their leave-one-out residuals."""
-    residuals = y - predicted
-    honest = np.column_stack([loo_residuals(residuals[:, j], _column(h, j), weights) for j in range(y.shape[1])])
-
-    def sampling() -> Array:
-        pairs = zip(_sampling(space, features).T, h.T, strict=True)
-        return np.column_stack([loo_sampling_leverage(*pair, weights) for pair in pairs])
-
-    rows = Rows(
-        len(y),
-        inputs=partial(space.inputs, features),
-        leverage=lambda: np.column_stack([loo_leverage(one, weights) for one in h.T]),
-        sampling_leverage=sampling,
-        prediction=lambda: y - honest,
-    )
-    return rows, honest
-
-
 def _sampling(space: Space, features: Features) -> Array:
     """Return s(x_i) (n, 1) or (n, q)."""
     return space.sampling_leverage(features).reshape(len(features), -1)
@@ -212,13 +185,3 @@ def _column(values: Array, j: int) -> Array:
 def _output(cross: Array, j: int) -> Array:
     """Return the cross-leverage of output j from (m, n) or (m, n, q)."""
     return cross if cross.ndim == 2 else cross[..., j]
-
-
-def _check_predictions(estimator: Any, crossing: Crossing, features: Features, predicted: Array, y: Array) -> None:
-    probes = np.unique(np.linspace(0, len(y) - 1, PROBES).astype(int))
-    cross = crossing(features.take(probes))
-    for j in range(y.shape[1]):
-        response = np.column_stack([np.ones(len(y)), y[:, j]])
-        response = response if crossing.weights is None else crossing.weights[:, None] * response
-        total, smooth = (_output(cross, j) @ response).T
-        check_smoother(predicted[probes, j], smooth, total, y[:, j], type(estimator).__name__)

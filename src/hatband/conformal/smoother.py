@@ -7,17 +7,15 @@ from typing import Any, Self
 import numpy as np
 
 from hatband._typing import Array
-from hatband._validation import check_kernel_size, check_smoother
+from hatband._validation import check_kernel_size
 from hatband.conformal.acceptance import Augmented, studentised_range
 from hatband.conformal.contenders import Contenders
-from hatband.conformal.crossing import ALL, Crossing, crossing_of, row_blocks
+from hatband.conformal.crossing import ALL, Crossing, check_predictions, crossing_of, row_blocks
 from hatband.geometry import Features, Geometry, KernelGeometry, Space
 from hatband.geometry.composite import Preprocessed
 from hatband.ridge import LARGEST_KERNEL
 from hatband.rows import predict_features
 
-# Rows at which the predictions are compared with the smoother of the geometry.
-PROBES = 16
 # Numbers per array while roots are worked out: half a dozen such arrays stay in the cache.
 CACHED_NUMBERS = 2**17
 
@@ -62,18 +60,9 @@ class TrainedSmoother:
         features = space.features(X)
         predicted = predict_features(estimator, space, features, y.shape[1])
         leverage = space.leverage(features).reshape(len(y), -1)
-        smoother = cls(estimator, space, crossing_of(space, features, weights), y - predicted, leverage)
-        smoother._check(features, predicted, y)
-        return smoother
-
-    def _check(self, features: Features, predicted: Array, y: Array) -> None:
-        probes = np.unique(np.linspace(0, len(y) - 1, PROBES).astype(int))
-        cross = self._cross(features.take(probes))
-        for j in range(y.shape[1]):
-            response = np.column_stack([np.ones(len(y)), y[:, j]])
-            response = response if self.weights is None else self.weights[:, None] * response
-            total, smooth = (cross[..., j % cross.shape[-1]] @ response).T
-            check_smoother(predicted[probes, j], smooth, total, y[:, j], type(self.estimator).__name__)
+        crossing = crossing_of(space, features, weights)
+        check_predictions(estimator, crossing, features, predicted, y)
+        return cls(estimator, space, crossing, y - predicted, leverage)
 
     @property
     def n_samples(self) -> int:
