@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from sklearn.utils import get_tags
 
+from hatband._compat import CallbackSupportMixin, with_callbacks
 from hatband._validation import check_refittable
 from hatband.conformal.block_out import LARGEST_BLOCK, BlockOut
 from hatband.conformal.every_row import BaseEveryRow
@@ -19,7 +20,7 @@ from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace
 from hatband.scales import ConstantScale, LeverageScale
 
 
-class CrossConformalRegressor(BaseEveryRow):
+class CrossConformalRegressor(CallbackSupportMixin, BaseEveryRow):
     """Intervals from K fold models mu_-k(x) -+ R_i w_-k(x), any regressor; each row is scored by a model without it.
 
     Every row trains K - 1 models and calibrates one. Leverage and scale are fitted inside each fold, learned scales
@@ -42,7 +43,7 @@ class CrossConformalRegressor(BaseEveryRow):
     random_state : int, RandomState or None, default=None
         For scales that need folds of their own.
     n_jobs : int or None, default=None
-        Processes for the refits.
+        Processes for the refits. With scikit-learn >= 1.9, ``set_callbacks(ProgressBar())`` shows how far they are.
     block_size : int or None, default=None
         New rows worked on at once; None takes as many as make a block of 2^18 numbers.
 
@@ -110,6 +111,7 @@ class CrossConformalRegressor(BaseEveryRow):
         self.n_jobs = n_jobs
         self.block_size = block_size
 
+    @with_callbacks
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None, **fit_params: Any) -> Self:
         """Fit the model of all rows and the models of the folds.
 
@@ -149,7 +151,7 @@ class CrossConformalRegressor(BaseEveryRow):
             block_out = BlockOut.of(whole, folds, used, self.block_size)
             if block_out is not None:
                 return block_out
-        return Refitted.of(whole, folds, given, self.n_jobs, self.block_size)
+        return Refitted.of(whole, folds, given, n_jobs=self.n_jobs, block_size=self.block_size, owner=self)
 
 
 def _in_closed_form(whole: SplitConformalRegressor, folds: Sequence[Fold], n_samples: int) -> bool:

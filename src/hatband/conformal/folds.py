@@ -16,6 +16,7 @@ from hatband._validation import check_folds
 from hatband.conformal.base import BaseSplitConformal, band_of, take_rows
 from hatband.conformal.crossing import row_blocks
 from hatband.conformal.held_out import Given, HeldOut, Reach
+from hatband.conformal.progress import reported
 from hatband.rows import new_rows
 
 
@@ -87,11 +88,16 @@ class Refitted(HeldOut):
         whole: BaseSplitConformal,
         folds: Sequence[Fold],
         given: Given,
+        *,
         n_jobs: int | None,
         block_size: int | None,
+        owner: Any = None,
     ) -> Self:
-        """Train a model like `whole` on each fold."""
-        trained = Parallel(n_jobs=n_jobs)(delayed(_trained)(clone(whole), given, fold) for fold in folds)
+        """Train a model like `whole` on each fold, and tell the callbacks of `owner` about each."""
+        runs = Parallel(n_jobs=n_jobs, return_as="generator")(
+            delayed(_trained)(clone(whole), given, fold) for fold in folds
+        )
+        trained = list(runs if owner is None else reported(owner, runs, len(folds)))
         scores = np.empty((sum(len(fold.held) for fold in folds), whole.n_outputs_))
         for fold, (_, own) in zip(folds, trained, strict=True):
             scores[fold.scores] = own
