@@ -9,7 +9,7 @@ demo: $(VENV)/.demo             ## calibrated, leverage-aware intervals on real 
 	$(BIN)/python -m hatband demo
 
 test: $(VENV)/.dev              ## the whole suite, doctests included
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2   # two workers, one BLAS thread each
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -4,8 +4,9 @@ Rows x ~ N(0, I) in D = 4 n dimensions, y = x'b + noise, b spread evenly with |b
 the D features. The leverage shown is the sampling form s(x) = |x'A^-1 X'|^2, the variance of a prediction in units of
 the noise; it is finite for d > n too, where the posterior form h(x) is infinite at ridge 0 (the share of such rows is
 shown). Beside it stands the ridge of least leave-one-out error, averaged over the draws, and the test error when every
-draw chooses its own. One draw can choose badly at d = n: leave-one-out judges n - 1 rows, which are better than n
-there. At last, for fixed designs, variance and squared bias add up to the measured risk.
+draw chooses its own. One draw can choose badly at d = n: with almost no ridge every leave-one-out residual is
+u'y / u_i, u the direction of the smallest singular value, and the one number u'y is small by chance. At last, for fixed
+designs, variance and squared bias add up to the measured risk.
 """
 
 import sys

@@ -6,6 +6,7 @@ from jaxtyping import install_import_hook
 NUMERICAL_LAYERS = [
     "hatband._leave_one_out",
     "hatband._leverage",
+    "hatband.conformal.acceptance",
     "hatband.interval_metrics",
     "hatband.linalg",
     "hatband.order_statistics",

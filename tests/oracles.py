@@ -51,6 +51,47 @@ def exact_lower_rank(n: int, level: Fraction) -> int:
     return product.numerator // product.denominator
 
 
+def augmented_scores(hat, target, score, weights=None):
+    """Scores of n + 1 rows under one refit with all of them, of fitted values hat (n+1, n+1) times target."""
+    w = np.ones(len(target)) if weights is None else weights
+    residual = np.abs(target - hat @ target)
+    left = 1 - np.diag(hat)
+    if score == "absolute":
+        return residual
+    if score == "deleted":
+        return residual / left
+    # |leave-one-out residual| / sqrt(1 + leave-one-out leverage); with w = 1 it is |e| / sqrt(1 - h).
+    return residual / left / np.sqrt(1 + np.diag(hat) / w / left)
+
+
+def full_conformal_grid(hat, y, grid, score, *, level, weights=None):
+    """Which t of a grid are in the full conformal set: refit with (x, t) for each of them."""
+    inside = []
+    for t in grid:
+        scores = augmented_scores(hat, np.append(y, t), score, weights)
+        # Equal scores count; rounding must not decide whether two are equal.
+        stranger = np.sum(scores >= scores[-1] * (1 - 1e-12))
+        inside.append(stranger > Fraction(len(scores)) * (1 - level))
+    return np.array(inside)
+
+
+def dense_hat(features, ridge=0.0, weights=None, fit_intercept=True):
+    """H with H y the fitted values of weighted ridge."""
+    n, d = features.shape
+    w = np.ones(n) if weights is None else np.asarray(weights, float)
+    penalty = np.full(d, float(ridge))
+    if fit_intercept:
+        features, penalty = np.hstack([np.ones((n, 1)), features]), np.concatenate([[0.0], penalty])
+    inverse = np.linalg.pinv(features.T @ (w[:, None] * features) + np.diag(penalty), hermitian=True)
+    return features @ inverse @ features.T * w
+
+
+def kernel_hat(kernel, ridge, weights=None):
+    """H with H y the fitted values of weighted kernel ridge."""
+    w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
+    return kernel @ np.linalg.inv(kernel + ridge * np.diag(1 / w))
+
+
 def dense_kernel_cross(kernel, kernel_rows, kernel_others, between, *, ridge, weights=None, fit_intercept=False):
     """h(x, z) of a kernel by the bordered system [[K + ridge W^-1, 1], [1', 0]]; rows of weight 0 left out."""
     w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
@@ -107,3 +148,29 @@ def ridge_predictions(train, y, rows, *, ridge=0.0, weights=None, fit_intercept=
     stacked = np.vstack([root[:, None] * train, penalty])
     target = np.concatenate([(root * y.T).T, np.zeros((len(penalty), *y.shape[1:]))])
     return rows @ np.linalg.lstsq(stacked, target, rcond=None)[0]
+
+
+def rank_bounds(low, high, level: Fraction):
+    """Jackknife+ ends (m,) from low and high (m, n): sorted, by rational ranks."""
+    n = low.shape[1]
+    low, high = np.sort(low, axis=1), np.sort(high, axis=1)
+    k, m = exact_lower_rank(n, level), exact_upper_rank(n, level)
+    infinite = np.full(len(low), np.inf)
+    return (low[:, k - 1] if k else -infinite), (high[:, m - 1] if m <= n else infinite)
+
+
+def held_out_bounds(fit_band, X, y, rows, folds, *, level: Fraction, method="plus"):
+    """Jackknife+ and CV+ by refits. fit_band(kept positions) -> band; band(rows) -> prediction, width; y one output."""
+    score, low, high = (np.empty(shape) for shape in (len(y), (len(rows), len(y)), (len(rows), len(y))))
+    bands = [fit_band(np.setdiff1d(np.arange(len(y)), held)) for held in folds]
+    for band, held in zip(bands, folds, strict=True):
+        center, width = band(X[held])
+        score[held] = np.abs(y[held] - center) / width
+    k = exact_upper_rank(len(y), level)
+    threshold = np.sort(score)[k - 1] if k <= len(y) else np.inf
+    for band, held in zip(bands, folds, strict=True):
+        center, width = band(rows)
+        spread = score[held] if method == "plus" else np.full(len(held), threshold)
+        low[:, held] = center[:, None] - spread * width[:, None]
+        high[:, held] = center[:, None] + spread * width[:, None]
+    return rank_bounds(low, high, level) if method == "plus" else (low.min(axis=1), high.max(axis=1))

@@ -10,7 +10,18 @@ from hatband._leverage import (
     sampling_leverage,
 )
 from hatband._validation import CalibrationWarning, LeverageWarning
-from hatband.conformal import ConformalKernelRidge, ConformalRidge, SplitConformalRegressor
+from hatband.conformal import (
+    ApproximateJackknifePlusRegressor,
+    ConformalKernelRidge,
+    ConformalRidge,
+    CrossConformalRegressor,
+    FullConformalRegressor,
+    JackknifePlusRegressor,
+    PredictiveDistribution,
+    SplitConformalRegressor,
+    leave_one_out_distribution,
+    predictive_distribution,
+)
 from hatband.geometry import InputsGeometry, geometry_of
 from hatband.interval_metrics import interval_score
 from hatband.ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
@@ -19,24 +30,31 @@ from hatband.scales import ConstantScale, LeverageScale, Scale
 __version__ = "0.1.0"
 
 __all__ = [
+    "ApproximateJackknifePlusRegressor",
     "CalibrationWarning",
     "ConformalKernelRidge",
     "ConformalRidge",
     "ConstantScale",
+    "CrossConformalRegressor",
+    "FullConformalRegressor",
     "InputsGeometry",
+    "JackknifePlusRegressor",
     "LeaveOneOutKernelRidge",
     "LeaveOneOutRidge",
     "LeverageScale",
     "LeverageWarning",
+    "PredictiveDistribution",
     "Scale",
     "SplitConformalRegressor",
     "cross_leverage",
     "effective_dimension",
     "geometry_of",
     "interval_score",
+    "leave_one_out_distribution",
     "leverage",
     "loo_leverage",
     "loo_predictions",
     "loo_residuals",
+    "predictive_distribution",
     "sampling_leverage",
 ]

@@ -221,11 +221,63 @@ def loo_leverage_at(
     >>> loo_leverage_at(np.array([0.5]), np.array([[0.5, 0.0]]), np.array([0.5, 0.5]))
     array([[1. , 0.5]])
     """
-    moved = _weighted(cross**2, w)
-    with np.errstate(invalid="ignore"):
-        apart = moved > _OUTSIDE**2 * h[:, None]
-    undetermined = np.where(apart, np.inf, h[:, None])
-    return np.where(interpolated(h_train, w), undetermined, h[:, None] + moved / _complement(h_train, w))
+    gain = (1.0 if w is None else np.asarray(w)) / _complement(h_train, w)
+    result = cross**2 * gain + h[:, None]
+    lost = np.flatnonzero(interpolated(h_train, w))
+    if len(lost):
+        with np.errstate(invalid="ignore"):
+            apart = _weighted(cross[:, lost] ** 2, None if w is None else w[lost]) > _OUTSIDE**2 * h[:, None]
+        result[:, lost] = np.where(apart, np.inf, h[:, None])
+    return result
+
+
+def loo_sampling_leverage_at(
+    s: Float[Array, " m"],
+    cross: Float[Array, "m n"],
+    smoothed: Float[Array, "m n"],
+    *,
+    s_train: Float[Array, " n"],
+    h_train: Float[Array, " n"],
+    w: Any = None,
+) -> Float[Array, "m n"]:
+    """Return s_-i(x) = sum over j != i of w_j h_-i(x, x_j)^2: sampling leverage of each row without each training row.
+
+    Parameters
+    ----------
+    s : array
+        Sampling leverage of the rows.
+    cross : array
+        Cross-leverage of these rows with the training rows.
+    smoothed : array
+        sum_j w_j h(x, x_j) h(x_j, x_i): the fit to the rows of `cross`, at the training rows.
+    s_train, h_train : array
+        Sampling leverage and leverage of the training rows.
+    w : array, optional
+        Sample weights.
+
+    Returns
+    -------
+    array
+        Column i: sampling leverage against the training rows without i; for interpolated i that of the whole fit.
+
+    Notes
+    -----
+    h_-i(x, z) = h(x, z) + f_i h(x, x_i) h(x_i, z), f_i = w_i / (1 - w_i h_i), squared and summed. Sherman and Morrison
+    1950.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband._leave_one_out import loo_sampling_leverage_at
+    >>> half = np.array([0.5])  # two equal rows, ridge 0: s = h = 1/2, and 1 for either alone
+    >>> loo_sampling_leverage_at(half, half[:, None], half[:, None], s_train=half, h_train=half)
+    array([[1.]])
+    """
+    weight = 1.0 if w is None else np.asarray(w)
+    lost, own = interpolated(h_train, w), _weighted(h_train, w)
+    shift = np.where(lost, 0.0, weight / _complement(h_train, w)) * cross
+    removed = np.where(lost, 0.0, weight) * cross**2
+    return s[:, None] - removed + 2 * shift * (smoothed - own * cross) + shift**2 * (s_train - own * h_train)
 
 
 def kernel_loo_residuals(dual: Float[Array, "n *q"], inverse_diagonal: Float[Array, " n"]) -> Float[Array, "n *q"]:

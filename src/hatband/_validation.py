@@ -1,12 +1,14 @@
 """Every check of what a user passes in, and every message that says what was required, seen and to be done."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_array
 
 from hatband._typing import Array
@@ -187,6 +189,134 @@ def check_bounds(lower: Array, upper: Array) -> None:
     if crossed.any():
         row = int(np.flatnonzero(crossed.reshape(len(crossed), -1).any(axis=1))[0])
         raise ValueError(f"lower must not exceed upper; row {row} has [{lower[row]}, {upper[row]}].")
+
+
+def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str, instead: str) -> None:
+    """Raise unless leave-one-out in closed form is exact for a model, or its tuning is accepted; warn about that."""
+    if exactness == "exact":
+        return
+    if exactness == "none":
+        raise ValueError(
+            f"{owner} needs a model that is a fixed linear smoother of y, such as LinearRegression, Ridge or "
+            f"KernelRidge; {model} with this geometry is none. Use {instead}, which refits any regressor."
+        )
+    if not allow_tuned:
+        raise ValueError(
+            f"{model} chose hyperparameters on the rows it is fitted to, which {owner} would have to choose anew for "
+            f"each refit. Fix them, use {instead}, or pass allow_tuned=True and lose the guarantee."
+        )
+    warnings.warn(
+        f"{model} chose hyperparameters on the same rows: intervals hold as if they had been fixed in advance, and the "
+        "coverage guarantee is lost.",
+        CalibrationWarning,
+        stacklevel=5,
+    )
+
+
+def check_smoother(predicted: Array, smooth: Array, total: Array, y: Array, name: str) -> None:
+    """Raise unless predictions (m,) are H y, or mean(y) + H (y - mean(y)), to 1e-3 of the spread of y."""
+    mean = float(y.mean())
+    scale = float(np.abs(y - mean).max()) or max(abs(mean), 1.0)
+    gaps = [float(np.abs(predicted - answer).max()) for answer in (smooth, mean + smooth - total * mean)]
+    if min(gaps) > 1e-3 * scale:
+        raise ValueError(
+            f"the predictions of {name} at its training rows must be those of the linear smoother that its geometry "
+            f"describes; they differ by {min(gaps):.3g}. Use the geometry of the model itself, these very rows for a "
+            "frozen model, and a solver that converges."
+        )
+
+
+def check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
+    """Raise unless a scale is a function of leverage alone, and one that is not fitted to residuals."""
+    name = type(scale).__name__
+    if not getattr(scale, "pointwise", False):
+        raise ValueError(
+            f"{owner} needs a scale that is a function of a row's leverage alone, because it has no refitted models to "
+            f"look at; {name} looks at more. Use scale='leverage' or 'constant', or CrossConformalRegressor, which "
+            "fits the scale in every fold."
+        )
+    if getattr(scale, "needs_residuals", False) and not allow_tuned:
+        raise ValueError(
+            f"{name} is fitted to the residuals of all rows, and {owner} would have to fit it anew without each. Use "
+            "scale='leverage', CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
+        )
+
+
+def check_kernel_size(n_samples: int, largest: int) -> None:
+    """Raise when an exact kernel would need more memory than it is allowed to."""
+    if n_samples > largest:
+        raise ValueError(
+            f"an exact kernel needs two n x n arrays and takes at most {largest} rows; got {n_samples}. Use a Pipeline "
+            "of scikit-learn's Nystroem and Ridge: its features are fixed, and leave-one-out stays exact."
+        )
+
+
+def check_folds(sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise unless every fold, given as (rows to train on, rows held out), has both."""
+    for number, (training, held) in enumerate(sizes):
+        if not training or not held:
+            raise ValueError(
+                f"every fold must train on some rows and hold out some; fold {number} trains on {training} and holds "
+                f"out {held}."
+            )
+    if not sizes:
+        raise ValueError("cv must yield at least one fold; got none.")
+
+
+def check_refittable(estimator: Any) -> None:
+    """Raise for a frozen estimator, of which no fold model can be made."""
+    if isinstance(estimator, FrozenEstimator):
+        raise ValueError(
+            "CrossConformalRegressor needs an estimator that it can refit without a fold; got a FrozenEstimator. Pass "
+            "the estimator itself, or use SplitConformalRegressor with fit_train and calibrate."
+        )
+
+
+def check_two_rows(y: Array, owner: str) -> None:
+    """Raise unless there are rows left when one is left out."""
+    if len(y) < 2:
+        raise ValueError(f"{owner} leaves one row out at a time and needs at least 2; got n_samples = {len(y)}.")
+
+
+def check_single_output(y: Array, owner: str) -> None:
+    """Raise unless y (n, q) has one output."""
+    if y.shape[1] != 1:
+        raise ValueError(f"{owner} takes one output; got {y.shape[1]}. Fit one for each.")
+
+
+def check_not_positive(model: Any) -> None:
+    """Raise for a linear model whose coefficients are bounded: a Newton step would not know the bounds."""
+    if model.positive:
+        raise ValueError(
+            f"approximate leave-one-out of {type(model).__name__} needs positive=False; got positive=True. Use "
+            "CrossConformalRegressor."
+        )
+
+
+def check_probabilities(p: Any) -> tuple[list[Any], bool]:
+    """Return probabilities in [0, 1] as a list, and whether one number (not a list) was given."""
+    single = np.ndim(p) == 0
+    values = [p] if single else list(p)
+    for value in values:
+        if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)) or not 0 <= float(value) <= 1:
+            raise ValueError(f"p must be a probability from 0 to 1, or a list of such; got {value!r}.")
+    if not values:
+        raise ValueError("p must be a probability from 0 to 1, or a list of such; got an empty list.")
+    return values, single
+
+
+def check_target_for(y: Any, n_rows: int, n_outputs: int) -> Array:
+    """Return values of y as float64 (m, q), one per row and output or one for all; infinities pass."""
+    values = np.asarray(y, dtype=np.float64)
+    check_no_nan(np.atleast_1d(values), "y")
+    if values.ndim == 1 and n_outputs == 1:
+        values = values[:, None]
+    if values.ndim and values.shape != (n_rows, n_outputs):
+        raise ValueError(
+            f"y must be one number, or hold one value per row and output of the distribution, shape ({n_rows}, "
+            f"{n_outputs}); got shape {np.shape(y)}."
+        )
+    return np.broadcast_to(values, (n_rows, n_outputs))
 
 
 def check_one_level(level: Any) -> Any:

@@ -1,13 +1,13 @@
 """Ridge and kernel ridge whose penalty is chosen by closed-form leave-one-out, from one spectrum."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from hatband._leverage import loo_residuals
+from hatband._leverage import kernel_loo_residuals, loo_residuals
 from hatband._typing import Array
 from hatband._validation import check_ridge, check_target, check_weights
 from hatband.geometry import FeatureGeometry, Geometry, KernelGeometry, PairwiseKernel, geometry_of
@@ -15,6 +15,7 @@ from hatband.linalg import KernelSpectrum, Spectral
 
 # Relative to the mean squared singular value (or kernel diagonal): from "no penalty" to "predict the mean".
 RELATIVE_RIDGES = np.logspace(-8, 3, 56)
+Slopes: TypeAlias = Callable[[int], Array]
 # A kernel keeps its factor and itself: two n x n arrays, 6.4 GB at this size.
 LARGEST_KERNEL = 20_000
 
@@ -72,16 +73,13 @@ class LeaveOneOutRidge(RegressorMixin, BaseEstimator):
         centred, residual = X - mean, target - y_mean
         scale = float(weights @ np.square(centred).sum(axis=1)) / min(centred.shape)
         ridges = _grid(self.ridges, scale)
-        spectrum = Spectral().factor(X, float(ridges[0]), weights, self.fit_intercept)
-        slopes = spectrum.solve_path(centred.T @ (weights[:, None] * residual), ridges)
-        leverages = spectrum.leverage_path(X, ridges)
-        errors = [
-            _mean_square(loo_residuals(residual - centred @ slope, h, weights), target, weights)
-            for slope, h in zip(slopes, leverages.T, strict=True)
-        ]
+        wide = len(X) <= X.shape[1] and (ridges > 0).all()
+        left_out, slopes_at = (_wide if wide else _tall)(centred, residual, weights, ridges, self.fit_intercept)
+        errors = np.array([_mean_square(residuals, target, weights) for residuals in left_out])
         best = int(np.argmin(errors))
-        self.ridges_, self.leave_one_out_error_, self.ridge_ = ridges, np.array(errors), float(ridges[best])
-        coef, intercept = slopes[best].T, y_mean - mean @ slopes[best]
+        self.ridges_, self.leave_one_out_error_, self.ridge_ = ridges, errors, float(ridges[best])
+        slopes = slopes_at(best)
+        coef, intercept = slopes.T, y_mean - mean @ slopes
         self.coef_: Array = coef[0] if single else coef
         self.intercept_: Any = float(intercept[0]) if single else intercept
         return self
@@ -173,14 +171,12 @@ class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
         if not (ridges > 0).all():
             raise ValueError(f"Every penalty of a kernel must be > 0; got {ridges.min()}.")
         spectrum = KernelSpectrum.of(K, weights, self.fit_intercept)
-        leverages, residuals = spectrum.training_leverage_path(ridges), spectrum.residual_path(target, ridges)
-        errors = [
-            _mean_square(loo_residuals(residuals[..., i], leverages[:, i], weights), target, weights)
-            for i in range(len(ridges))
-        ]
+        errors = np.array(
+            [_mean_square(residuals, target, weights) for residuals in _left_out(spectrum, target, ridges)]
+        )
         best = int(np.argmin(errors))
         dual, intercept = spectrum.at(float(ridges[best])).solve(target)
-        self.ridges_, self.leave_one_out_error_, self.ridge_ = ridges, np.array(errors), float(ridges[best])
+        self.ridges_, self.leave_one_out_error_, self.ridge_ = ridges, errors, float(ridges[best])
         self.X_fit_ = X
         self.dual_coef_: Array = dual[:, 0] if single else dual
         self.intercept_: Any = float(intercept[0]) if single else intercept
@@ -200,6 +196,27 @@ class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _tall(X: Array, y: Array, weights: Array, ridges: Array, fit_intercept: bool) -> tuple[list[Array], Slopes]:
+    """Return leave-one-out residuals (n, q) and slopes (d, q) per ridge, from the spectrum of centred X'WX."""
+    spectrum = Spectral().factor(X, float(ridges[0]), weights, fit_intercept)
+    slopes = spectrum.solve_path(X.T @ (weights[:, None] * y), ridges)
+    leverages = spectrum.leverage_path(X, ridges)
+    residuals = [loo_residuals(y - X @ b, h, weights) for b, h in zip(slopes, leverages.T, strict=True)]
+    return residuals, slopes.__getitem__
+
+
+def _wide(X: Array, y: Array, weights: Array, ridges: Array, fit_intercept: bool) -> tuple[list[Array], Slopes]:
+    """Return the same from the spectrum of XX', where e and 1 - h are no differences of almost equal numbers."""
+    spectrum = KernelSpectrum.of(X @ X.T, weights, fit_intercept)
+    return _left_out(spectrum, y, ridges), lambda i: X.T @ spectrum.at(float(ridges[i])).solve(y)[0]
+
+
+def _left_out(spectrum: KernelSpectrum, y: Array, ridges: Array) -> list[Array]:
+    """Return leave-one-out residuals (n, q) per ridge: e / (1 - w h), numerator and denominator exact where small."""
+    residuals, complements = spectrum.residual_path(y, ridges), spectrum.training_complement_path(ridges)
+    return [kernel_loo_residuals(residuals[..., i], complements[:, i]) for i in range(len(ridges))]
 
 
 def _means(X: Array, y: Array, weights: Array, fit_intercept: bool) -> tuple[Array, Array]:

@@ -88,7 +88,7 @@ def new_rows(estimator: Any, space: Space, X: Any, n_outputs: int) -> Rows:
         inputs=partial(space.inputs, features),
         leverage=partial(space.leverage, features),
         sampling_leverage=partial(space.sampling_leverage, features),
-        prediction=partial(_predict, estimator, space, features, n_outputs),
+        prediction=partial(predict_features, estimator, space, features, n_outputs),
     )
 
 
@@ -118,7 +118,7 @@ def training_rows(
         If the model is frozen, is not known to have seen or not seen the rows, and so cannot give honest residuals.
     """
     features = space.features(X)
-    predicted = _predict(estimator, space, features, y.shape[1])
+    predicted = predict_features(estimator, space, features, y.shape[1])
     h, s = space.leverages(features)
     frozen = isinstance(template, FrozenEstimator)
     own = not frozen or (residuals == "auto" and is_training_sample(space, estimator, features, y, sample_weight))
@@ -150,7 +150,7 @@ def training_rows(
     return (rows, honest, source) if defined.all() else (rows.take(defined), honest[defined], source)
 
 
-def _predict(estimator: Any, space: Space, features: Features, n_outputs: int) -> Array:
+def predict_features(estimator: Any, space: Space, features: Features, n_outputs: int) -> Array:
     """Predict from features that are already there, so that preprocessing does not run again."""
     final = space.final_step(estimator)
     return check_prediction(final.predict(features.model_inputs), len(features), n_outputs, type(final).__name__)

@@ -10,6 +10,7 @@ from hatband.ridge import LARGEST_KERNEL
 from oracles import leave_one_out_predictions
 
 RIDGES = [1e-3, 0.1, 1.0, 10.0, 100.0]
+TINY = [1e-12, 1e-9, 1e-6]
 SHAPES = {"tall": (40, 5), "square": (12, 12), "wide": (15, 40)}
 
 
@@ -28,11 +29,9 @@ def test_the_error_of_every_penalty_equals_refits(shape, weighted, rng):
     X, y = made(rng, shape)
     weights = rng.uniform(0.5, 2, len(y)) if weighted else np.ones(len(y))
     model = LeaveOneOutRidge(RIDGES).fit(X, y, sample_weight=weights)
-    # Where d > n a small ridge all but interpolates: e and 1 - h are differences that lose as many digits.
-    tolerance = 1e-5 if shape[0] < shape[1] else 1e-8
     for ridge, error in zip(RIDGES, model.leave_one_out_error_, strict=True):
         left_out = leave_one_out_predictions(lambda *a, r=ridge: refit(*a, r), X, y, weights)
-        assert error == pytest.approx(np.average((y - left_out) ** 2, weights=weights) / y.var(), rel=tolerance)
+        assert error == pytest.approx(np.average((y - left_out) ** 2, weights=weights) / y.var(), rel=1e-8)
     assert model.ridge_ == RIDGES[np.argmin(model.leave_one_out_error_)]
 
 
@@ -95,3 +94,17 @@ def test_the_penalty_is_chosen_on_the_training_part_only(model, rng):
 
     assert model.estimator_.ridge_ == model._regressor().fit(X[kept], y[kept]).ridge_
     assert model.space_.ridge == model.estimator_.ridge_
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_a_ridge_that_all_but_interpolates_keeps_its_digits(fit_intercept, rng):
+    """Wide features: the limit for ridge -> 0 is the leave-one-out error of the least-norm fit."""
+    X, y = made(rng, (20, 60))
+    model = LeaveOneOutRidge(TINY, fit_intercept=fit_intercept).fit(X, y)
+
+    def least_norm(X, y, w, rows):
+        mean, y_mean = (X.mean(0), y.mean()) if fit_intercept else (0.0, 0.0)
+        return (rows - mean) @ np.linalg.pinv(X - mean) @ (y - y_mean) + y_mean
+
+    expected = ((y - leave_one_out_predictions(least_norm, X, y)) ** 2).mean() / y.var()
+    np.testing.assert_allclose(model.leave_one_out_error_, expected, rtol=1e-5)

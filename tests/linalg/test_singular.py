@@ -143,3 +143,24 @@ def test_dual_refuses_features_without_ridge(design):
 def test_spectral_refuses_a_ridge_for_some_features_only(design):
     with pytest.raises(ValueError, match="ridge for all features or for none"):
         Spectral().factor(design, np.array([0.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(12, 30), (30, 8)], ids=["wide", "dependent"])
+def test_outside_the_row_space_predictions_are_those_of_the_least_norm_fit(shape, kind, rng):
+    features = rng.normal(size=shape) * np.exp2(rng.integers(-6, 7, size=shape[1]))
+    features[:, -1] = features[:, 0] + features[:, 1]
+    y, rows = rng.normal(size=(shape[0], 1)), rng.normal(size=(5, shape[1]))
+    centred, mean = features - features.mean(axis=0), features.mean(axis=0)
+    coefficients = np.linalg.pinv(centred) @ y
+    # Directions are determined up to eps times the condition number of the features.
+    kept = np.linalg.svd(centred, compute_uv=False)[: np.linalg.matrix_rank(centred)]
+    tolerance = 100 * EPS * kept[0] / kept[-1]
+
+    factor = Auto().factor(KINDS[kind](features))
+    slopes = np.asarray(factor.solve(KINDS["torch" if kind == "torch" else "numpy"](centred.T @ y)))
+    cross = np.asarray(factor.cross_leverage(KINDS[kind](rows), KINDS[kind](features)))
+
+    scale = np.abs(coefficients).max()
+    np.testing.assert_allclose(slopes, coefficients, atol=tolerance * kept[0] / kept[-1] * scale)
+    np.testing.assert_allclose(cross @ y, y.mean() + (rows - mean) @ coefficients, atol=tolerance * scale * 100)

@@ -1,6 +1,26 @@
-"""Estimators that return calibrated prediction intervals."""
+"""Estimators that return calibrated prediction intervals, and predictive distributions."""
 
+from hatband.conformal.approximate import ApproximateJackknifePlusRegressor
+from hatband.conformal.convex import ConvexFit, convex_fit
+from hatband.conformal.cross import CrossConformalRegressor
+from hatband.conformal.distribution import PredictiveDistribution
+from hatband.conformal.full import FullConformalRegressor
+from hatband.conformal.jackknife import JackknifePlusRegressor
+from hatband.conformal.predictive import leave_one_out_distribution, predictive_distribution
 from hatband.conformal.ridge import ConformalKernelRidge, ConformalRidge
 from hatband.conformal.split import SplitConformalRegressor
 
-__all__ = ["ConformalKernelRidge", "ConformalRidge", "SplitConformalRegressor"]
+__all__ = [
+    "ApproximateJackknifePlusRegressor",
+    "ConformalKernelRidge",
+    "ConformalRidge",
+    "ConvexFit",
+    "CrossConformalRegressor",
+    "FullConformalRegressor",
+    "JackknifePlusRegressor",
+    "PredictiveDistribution",
+    "SplitConformalRegressor",
+    "convex_fit",
+    "leave_one_out_distribution",
+    "predictive_distribution",
+]

@@ -2,8 +2,6 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +9,7 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clon
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import _safe_indexing, check_consistent_length, check_random_state, get_tags
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
-from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from hatband._typing import Array
 from hatband._validation import (
@@ -24,8 +22,9 @@ from hatband._validation import (
     check_weights,
     check_widths,
 )
+from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds
-from hatband.conformal.routing import fit_parameters
+from hatband.conformal.routing import fit_parameters, weights_used
 from hatband.conformal.target import split_target
 from hatband.geometry import as_geometry
 from hatband.order_statistics import minimum_calibration_size
@@ -85,12 +84,12 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         size = check_calibration_size(self.calibration_size, n)
         order = check_random_state(self.random_state).permutation(n)
         calibration, training = np.sort(order[:size]), np.sort(order[size:])
-        params = {name: _take(value, training, n) for name, value in fit_params.items()}
-        with self._input_names_kept_on_failure():
-            X, values = self._check_X(X, reset=True), np.asarray(y)
+        params = {name: take_rows(value, training, n) for name, value in fit_params.items()}
+        with input_names_kept_on_failure(self):
+            X, values = check_rows(self, X, reset=True), np.asarray(y)
             weight = None if weight is None else weight[training]
-            state = self._trained(_take(X, training, n), values[training], weight, params)
-            scores = self._scores(state, _take(X, calibration, n), target[calibration]) if size else None
+            state = self._trained(take_rows(X, training, n), values[training], weight, params)
+            scores = self._scores(state, take_rows(X, calibration, n), target[calibration]) if size else None
             self._forget()
             self.__dict__.update(state)
         if scores is not None:
@@ -115,8 +114,8 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         target, _ = check_target(y)
         check_consistent_length(X, target)
         weight = None if sample_weight is None else check_weights(sample_weight, len(target))
-        with self._input_names_kept_on_failure():
-            X = self._check_X(X, reset=True)
+        with input_names_kept_on_failure(self):
+            X = check_rows(self, X, reset=True)
             state = self._trained(X, np.asarray(y), weight, fit_params)
             self._forget()
             self.__dict__.update(state)
@@ -146,7 +145,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         target, _ = check_target(y)
         check_consistent_length(X, target)
         state = {name: getattr(self, name) for name in _TRAINED}
-        self.scores_ = self._scores(state, self._check_X(X, reset=False), target)
+        self.scores_ = self._scores(state, check_rows(self, X, reset=False), target)
         self.__dict__.pop("calibration_indices_", None)
         return self
 
@@ -158,8 +157,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         params = fit_parameters(self, template, sample_weight, fit_params)
         estimator = clone(template).fit(X, y, **params)
         model, scored = split_target(estimator, target)
-        # Metadata routing may keep the weights from the estimator; then the leverage is not weighted either.
-        weight = sample_weight if any(name.endswith("sample_weight") for name in params) else None
+        weight = weights_used(params, sample_weight)
         space = as_geometry(self.geometry, estimator).fit(X, weight)
         scale = as_scale(self.scale)
         rows, residuals, source = None, None, None
@@ -183,7 +181,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
     def _scores(self, state: dict[str, Any], X: Any, y: Array) -> Array:
         """Return signed scores (y - prediction - shift) / width of rows that the model has not seen."""
         rows = new_rows(state["model_"], state["space_"], X, state["n_outputs_"])
-        center, width = _band(state["scale_"], rows, state["target_"])
+        center, width = band_of(state["scale_"], rows, state["target_"])
         scores = (state["target_"].forward(y) - center) / width
         infinite = np.isinf(np.broadcast_to(width, scores.shape)).any(axis=1)
         if infinite.mean() >= 0.5:
@@ -227,9 +225,9 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         if return_interval:
             return self.predict_interval(X, confidence_level)
         self._check_trained("predict")
-        X = self._check_X(X, reset=False)
+        X = check_rows(self, X, reset=False)
         if not return_std:
-            return self._point(self.estimator_.predict(X))
+            return self._shaped(self.estimator_.predict(X))
         rows = self._rows(X)
         shift, width = _shift_and_width(self.scale_, rows)
         if np.any(shift):
@@ -237,7 +235,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
                 f"return_std needs an interval centred on the prediction; {type(self.scale_).__name__} shifts it. "
                 "Use predict_interval."
             )
-        return self._point(rows.prediction), self._point(np.broadcast_to(width, rows.prediction.shape).copy())
+        return self._shaped(rows.prediction), self._shaped(np.broadcast_to(width, rows.prediction.shape).copy())
 
     def predict_interval(self, X: Any, confidence_level: Any = None) -> tuple[Array, Array]:
         """Predict, with intervals prediction + shift -+ threshold x width that hold with the stated probability.
@@ -270,14 +268,14 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         if "scores_" not in vars(self):
             raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
-        rows = self._rows(self._check_X(X, reset=False))
-        center, width = _band(self.scale_, rows, self.target_)
+        rows = self._rows(check_rows(self, X, reset=False))
+        center, width = band_of(self.scale_, rows, self.target_)
         self._warn_if_infinite(levels, width)
         pairs = []
         for level in levels:
             pair = bounds(center, width, *thresholds(self.scores_, level, self.symmetric))
             pairs.append((self._bound(pair[0], -np.inf), self._bound(pair[1], np.inf)))
-        point = self._point(self.target_.backward(self.target_.read(rows.prediction)))
+        point = self._shaped(self.target_.backward(self.target_.read(rows.prediction)))
         return point, layout(pairs, self.single_target_, single)
 
     def leverage(self, X: Any) -> Array:
@@ -294,15 +292,13 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
             of a model without ridge.
         """
         self._check_trained("leverage")
-        return self.space_.leverage(self.space_.features(self._check_X(X, reset=False)))
+        return self.space_.leverage(self.space_.features(check_rows(self, X, reset=False)))
 
     def _rows(self, X: Any) -> Rows:
         return new_rows(self.model_, self.space_, X, self.n_outputs_)
 
-    def _point(self, prediction: Array) -> Array:
-        """Give predictions the shape that y had."""
-        values = np.asarray(prediction, dtype=np.float64).reshape(-1, self.n_outputs_)
-        return values[:, 0] if self.single_target_ else values
+    def _shaped(self, prediction: Array) -> Array:
+        return shaped_like_target(prediction, self.n_outputs_, self.single_target_)
 
     def _bound(self, bound: Array, unknown: float) -> Array:
         """Bring a bound to the scale of y; where the inverse has no value the bound is infinite."""
@@ -329,12 +325,6 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
 
     # ---------------------------------------------------------------- input, state, scikit-learn
 
-    def _check_X(self, X: Any, reset: bool) -> Any:
-        """Check shape, type and column names only: the estimator decides about NaN, strings and sparse formats."""
-        if _is_frame(X):
-            return validate_data(self, X, reset=reset, skip_check_array=True)
-        return validate_data(self, X, reset=reset, dtype=None, ensure_all_finite=False, accept_sparse="csr")
-
     def _check_trained(self, caller: str) -> None:
         check_is_fitted(
             self,
@@ -345,18 +335,6 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
     def _forget(self) -> None:
         for name in (*_TRAINED, *_CALIBRATED):
             self.__dict__.pop(name, None)
-
-    @contextmanager
-    def _input_names_kept_on_failure(self) -> Iterator[None]:
-        names = ("n_features_in_", "feature_names_in_")
-        before = {name: vars(self)[name] for name in names if name in vars(self)}
-        try:
-            yield
-        except Exception:
-            for name in names:
-                self.__dict__.pop(name, None)
-            self.__dict__.update(before)
-            raise
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Return the routing: this estimator uses sample_weight itself and passes it on to the estimator's fit."""
@@ -373,12 +351,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         return tags
 
 
-def _is_frame(X: Any) -> bool:
-    """Whether X is a DataFrame of any library: something with named columns that is no array."""
-    return callable(getattr(X, "__dataframe__", None)) or hasattr(X, "columns")
-
-
-def _take(values: Any, index: Array, n_samples: int) -> Any:
+def take_rows(values: Any, index: Array, n_samples: int) -> Any:
     """Return rows of something with one entry per row, anything else as it is."""
     if not (hasattr(values, "__len__") or hasattr(values, "shape")) or isinstance(values, (str, dict)):
         return values
@@ -391,7 +364,7 @@ def _shift_and_width(scale: Any, rows: Rows) -> tuple[Any, Array]:
     return shift, check_widths(width, lambda: np.isinf(rows.leverage), len(rows), name)
 
 
-def _band(scale: Any, rows: Rows, target: Any) -> tuple[Array, Array]:
+def band_of(scale: Any, rows: Rows, target: Any) -> tuple[Array, Array]:
     """Return centre (m, q) and width (m, 1) or (m, q) of the band, on the scale of the scores."""
     shift, width = _shift_and_width(scale, rows)
     return target.read(rows.prediction) + shift, width

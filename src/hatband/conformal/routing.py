@@ -37,6 +37,11 @@ def fit_parameters(
     return {**fit_params, f"{prefix}sample_weight": sample_weight}
 
 
+def weights_used(params: dict[str, Any], sample_weight: Array | None) -> Array | None:
+    """Return the weights if they reach the estimator by these parameters: metadata routing may keep them from it."""
+    return sample_weight if any(name.endswith("sample_weight") for name in params) else None
+
+
 def _weight_consumer(estimator: Any) -> tuple[str, Any]:
     """Return the prefix under which weights reach the step that trains, and that step."""
     match estimator:

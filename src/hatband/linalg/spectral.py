@@ -45,6 +45,19 @@ class Spectrum:
         """Whether the columns are the user's: none dropped, none divided."""
         return self.frame.constant is None and not bool((self.unit != 1).any())
 
+    def reader(self, rank: int) -> Float[Array, "k r"]:
+        """Return T with z = T'phi, the coordinates in V of the part of phi that lies in the row space.
+
+        Where columns are dependent there are many such T. This one projects orthogonally in the user's columns, not in
+        columns / unit, so that cross-leverages are those of the least-norm fit.
+        """
+        whole = self.vectors / self.unit[:, None]
+        if rank == len(self.unit) or not rank:
+            return whole
+        left, values, right = self.frame.backend.svd(self.vectors[:, :rank] * self.unit[:, None])
+        whole[:, :rank] = (left / values) @ right
+        return whole
+
     def raw(self) -> "Spectrum":
         """Return the decomposition of the user's columns, from this one."""
         if self.is_raw:
@@ -75,11 +88,14 @@ class SpectralFactor(Factor):
         t: the ridge, or 1 where each feature has a ridge of its own, whose root is then the unit.
     gain : array of shape (r,)
         1 / (s^2 + t); 0 for directions that ridge 0 leaves undetermined.
+    reader : array of shape (k, r), or None
+        At ridge 0, what reads coordinates off raw columns; None at other ridges.
     """
 
     spectrum: Spectrum
     strength: float
     gain: Float[Array, " r"]
+    reader: Float[Array, "k r"] | None = None
 
     def at(self, ridge: float) -> "SpectralFactor":
         """Return the factor at another ridge, without factoring the features again."""
@@ -153,6 +169,8 @@ class SpectralFactor(Factor):
         return inner @ self.gain + outer / self.strength, inner @ (self.gain * self.spectrum.values) ** 2
 
     def _half(self, block: Array) -> Array:
+        if self.reader is not None:
+            return (block @ self.reader) * self.gain**0.5
         inner, _ = self._split(block)
         half = self.frame.backend.empty(len(block), inner.shape[1] + (block.shape[1] if self._has_null else 0))
         half[:, : inner.shape[1]] = inner * self.gain**0.5
@@ -165,6 +183,8 @@ class SpectralFactor(Factor):
         return self.spectrum.is_thin and self.strength > 0
 
     def _solve(self, rhs: Array) -> Array:
+        if self.reader is not None:
+            return self.reader @ (self.gain[:, None] * (self.reader.T @ rhs))
         scaled = rhs / self.spectrum.unit[:, None]
         inner = self.spectrum.vectors.T @ scaled
         solution = self.spectrum.vectors @ (self.gain[:, None] * inner)
@@ -194,6 +214,7 @@ def factor_spectrum(spectrum: Spectrum, strength: float, ridge: Any, reason: str
         spectrum=spectrum,
         strength=float(strength),
         gain=gain,
+        reader=None if strength else spectrum.reader(rank),
     )
 
 

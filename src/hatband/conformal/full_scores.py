@@ -1,0 +1,80 @@
+"""The scores of full conformal prediction: how each turns a fit and a level into intervals and sets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from hatband._typing import Array
+from hatband.conformal.acceptance import (
+    Augmented,
+    Pieces,
+    Scales,
+    absolute_scales,
+    acceptance,
+    deleted_scales,
+    known,
+    studentised_interval,
+)
+from hatband.order_statistics import lower_rank, upper_rank
+
+
+class FullScore(Protocol):
+    """A conformity score whose prediction sets have a closed form."""
+
+    def bounds(self, fit: Augmented, level: Any) -> tuple[Array, Array]:
+        """Return the hull of each row's prediction set, (m,) and (m,)."""
+        ...
+
+    def sets(self, fit: Augmented, level: Any) -> list[Array]:
+        """Return the pieces (k, 2) of each row's prediction set."""
+        ...
+
+
+@dataclass(frozen=True)
+class Studentised:
+    """Residuals over sqrt(1 - h): every training row accepts an interval around mu(x), so the set is an interval."""
+
+    def bounds(self, fit: Augmented, level: Any) -> tuple[Array, Array]:
+        """Return the interval by selection."""
+        return studentised_interval(fit, upper_rank(len(fit.residuals), level))
+
+    def sets(self, fit: Augmented, level: Any) -> list[Array]:
+        """Return the interval as one piece."""
+        return list(np.stack(self.bounds(fit, level), axis=-1)[:, None, :])
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Any other scaling of residuals: a sweep over the ends of the sets that training rows accept.
+
+    Parameters
+    ----------
+    scales : callable(fit) -> Scales
+    """
+
+    scales: Callable[[Augmented], Scales]
+
+    def bounds(self, fit: Augmented, level: Any) -> tuple[Array, Array]:
+        """Return the hull of the pieces."""
+        low, high = self._pieces(fit, level).hull()
+        growth = fit.growth[:, 0]
+        return known(fit, fit.prediction + growth * low, fit.prediction + growth * high)
+
+    def sets(self, fit: Augmented, level: Any) -> list[Array]:
+        """Return the pieces; the whole line where the leverage is infinite."""
+        pieces, line = self._pieces(fit, level), np.array([[-np.inf, np.inf]])
+        known_rows = np.isfinite(fit.new_leverage)
+        at, growth = fit.prediction, fit.growth[:, 0]
+        return [at[i] + growth[i] * pieces.row(i) if known_rows[i] else line for i in range(len(at))]
+
+    def _pieces(self, fit: Augmented, level: Any) -> Pieces:
+        return Pieces.of(acceptance(fit, self.scales(fit)), lower_rank(len(fit.residuals), level))
+
+
+SCORES: dict[str, FullScore] = {
+    "studentised": Studentised(),
+    "absolute": Swept(absolute_scales),
+    "deleted": Swept(deleted_scales),
+}
