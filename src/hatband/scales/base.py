@@ -19,6 +19,8 @@ class Scale(BaseEstimator, ABC):
     # A function of a row's leverage alone (jackknife+ can use such a scale), and: does fit want honest residuals?
     pointwise: ClassVar[bool] = False
     needs_residuals: ClassVar[bool] = False
+    # Whether fit(None) is an answer too, where honest residuals are not to be had.
+    works_without_residuals: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
@@ -27,3 +29,11 @@ class Scale(BaseEstimator, ABC):
     @abstractmethod
     def predict(self, rows: Rows) -> tuple[Any, Array]:
         """Return (shift, width): width (m, 1) or (m, q) > 0, shift 0.0 or shaped like width."""
+
+
+def with_context(scale: Any, level: float, random_state: Any) -> Any:
+    """Return the scale with level and random_state of the estimator around it, where it has these and left them open."""
+    parameters = scale.get_params(deep=False) if isinstance(scale, BaseEstimator) else {}
+    context = {"level": level, "random_state": random_state}
+    open_ones = {name: value for name, value in context.items() if name in parameters and parameters[name] is None}
+    return scale.set_params(**open_ones) if open_ones else scale

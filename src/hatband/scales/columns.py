@@ -1,0 +1,48 @@
+"""What a learned scale looks at: the chosen columns of rows, one output at a time."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hatband._typing import Array
+from hatband._validation import check_in
+from hatband.rows import Rows
+
+COLUMNS = ("leverage", "prediction", "inputs")
+# Within float32, which trees compute in; a leverage may be 0 or infinite.
+SMALLEST, LARGEST = 1e-30, 1e30
+
+
+def check_columns(columns: tuple[str, ...]) -> None:
+    """Raise unless every column is one that rows have, and there is one."""
+    if not columns:
+        raise ValueError(f"columns must name at least one of {list(COLUMNS)}; got {columns!r}.")
+    for column in columns:
+        check_in(column, COLUMNS, "columns")
+
+
+def design(rows: Rows, columns: tuple[str, ...]) -> Array:
+    """Return the columns of rows with one output as numbers (m, k): leverage by its logarithm, NaN only in inputs."""
+    parts = {
+        "leverage": lambda: np.log(np.clip(rows.leverage, SMALLEST, LARGEST)).reshape(len(rows), 1),
+        "prediction": lambda: rows.prediction,
+        "inputs": lambda: rows.inputs,
+    }
+    return np.clip(np.hstack([parts[column]() for column in columns]), -LARGEST, LARGEST)
+
+
+def outputs(rows: Rows, n_outputs: int) -> Iterator[Rows]:
+    """Yield the rows as each output sees them: its own prediction (m, 1) and leverage (m,)."""
+    for j in range(n_outputs):
+        yield Rows(
+            len(rows),
+            inputs=lambda: rows.inputs,
+            leverage=lambda j=j: _column(rows.leverage, j),
+            sampling_leverage=lambda j=j: _column(rows.sampling_leverage, j),
+            prediction=lambda j=j: rows.prediction[:, j : j + 1],
+        )
+
+
+def _column(values: Array, j: int) -> Array:
+    """Return the leverage that belongs to an output: there is one for all, or one for each."""
+    return values if values.ndim == 1 else values[:, j]

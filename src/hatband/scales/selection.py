@@ -1,0 +1,59 @@
+"""Choosing between scales on training rows: out-of-fold interval scores and the one-standard-error rule."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+
+from hatband._typing import Array
+from hatband.interval_metrics import interval_score
+from hatband.order_statistics import conformal_quantile
+from hatband.rows import Rows
+from hatband.scales.base import Scale
+
+
+def out_of_fold(
+    scale: Scale, rows: Rows, residual: Array, sample_weight: Array | None, folds: list[tuple[Array, Array]]
+) -> tuple[Array, Array]:
+    """Return shift and width (n,) of each row by a clone of the scale that has not seen its fold."""
+    shift, width = np.empty(len(rows)), np.empty(len(rows))
+    for train, test in folds:
+        weight = None if sample_weight is None else sample_weight[train]
+        fitted = clone(scale).fit(rows.take(train), residual[train, None], weight)
+        found_shift, found_width = fitted.predict(rows.take(test))
+        shift[test] = np.broadcast_to(found_shift, (len(test), 1))[:, 0]
+        width[test] = found_width[:, 0]
+    return shift, width
+
+
+def scores_at_own_threshold(residual: Array, shift: Array, width: Array, level: float) -> Array:
+    """Return the interval score (n,) of shift -+ threshold x width, the threshold being calibrated on the same rows."""
+    threshold = conformal_quantile(np.abs(residual - shift)[:, None] / width[:, None], level)[0]
+    half = threshold * width
+    return interval_score(residual, shift - half, shift + half, level)
+
+
+def simplest_within_one_error(scores: Array) -> tuple[int, Array, Array]:
+    """Return (choice, mean excess over the best, its standard error) for scores (n, k) of k candidates, simple first.
+
+    The choice is the first candidate whose excess is at most its standard error: that of paired differences. Breiman
+    et al. (1984), *Classification and regression trees*, section 3.4.3, with the rows paired.
+    """
+    best = int(scores.mean(axis=0).argmin())
+    excess = scores - scores[:, [best]]
+    mean, error = excess.mean(axis=0), excess.std(axis=0) / np.sqrt(len(scores))
+    return int(np.flatnonzero(mean <= error)[0]), mean, error
+
+
+def better_of(names: Sequence[str], alike: Sequence[str], choice: int, means: Array) -> int:
+    """Return the best of the candidates that count as equally simple, when the choice is one of them."""
+    group = [index for index, name in enumerate(names) if name in alike]
+    return min(group, key=lambda index: means[index]) if choice in group else choice
+
+
+def trial_version(scale: Any, n_trees: int) -> Any:
+    """Return a clone that is cheap enough to be fitted in every fold: fewer trees, where it has them."""
+    parameters = scale.get_params(deep=False)
+    smaller = min(parameters["n_trees"], n_trees) if "n_trees" in parameters else None
+    return clone(scale) if smaller is None else clone(scale).set_params(n_trees=smaller)
