@@ -25,12 +25,21 @@ from hatband.conformal import (
 from hatband.geometry import InputsGeometry, geometry_of
 from hatband.interval_metrics import interval_score
 from hatband.ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
-from hatband.scales import ConstantScale, LeverageScale, Scale
+from hatband.scales import (
+    AutoScale,
+    ConstantScale,
+    LeverageScale,
+    MagnitudeScale,
+    QuantileScale,
+    Scale,
+    StrengthScale,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ApproximateJackknifePlusRegressor",
+    "AutoScale",
     "CalibrationWarning",
     "ConformalKernelRidge",
     "ConformalRidge",
@@ -43,9 +52,12 @@ __all__ = [
     "LeaveOneOutRidge",
     "LeverageScale",
     "LeverageWarning",
+    "MagnitudeScale",
     "PredictiveDistribution",
+    "QuantileScale",
     "Scale",
     "SplitConformalRegressor",
+    "StrengthScale",
     "cross_leverage",
     "effective_dimension",
     "geometry_of",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from sklearn.base import clone
@@ -15,6 +15,10 @@ from hatband._validation import check_prediction
 from hatband.geometry import Features, Space, is_training_sample
 
 RESIDUAL_FOLDS = 5
+
+
+class NoHonestResiduals(ValueError):
+    """A frozen model may have been trained on the rows, and cannot be refitted without them."""
 
 
 class Rows:
@@ -80,6 +84,18 @@ class Rows:
         )
 
 
+class TrainingRows(NamedTuple):
+    """Training rows as if each had not been seen."""
+
+    rows: Rows
+    residuals: Array
+    """Honest residuals (n, q)."""
+    source: str
+    """Where the residuals came from."""
+    sample_weight: Array | None
+    """Weights (n,) of these rows."""
+
+
 def new_rows(estimator: Any, space: Space, X: Any, n_outputs: int) -> Rows:
     """Return rows that the model has not seen; X runs through the model's preprocessing once."""
     features = space.features(X)
@@ -104,8 +120,8 @@ def training_rows(
     residuals: Literal["auto", "unseen"] = "auto",
     random_state: Any = None,
     n_jobs: int | None = None,
-) -> tuple[Rows, Array, str]:
-    """Return the training rows as if each had not been seen: (rows, residuals (n, q), where those came from).
+) -> TrainingRows:
+    """Return the training rows as if each had not been seen, with residuals, where those came from, and weights.
 
     Leverage becomes h / (1 - w h) and sampling leverage (s - w h^2) / (1 - w h)^2. Predictions and residuals are exact
     leave-one-out where the model is a linear smoother that was trained on these rows, taken as they are where the
@@ -114,7 +130,7 @@ def training_rows(
 
     Raises
     ------
-    ValueError
+    NoHonestResiduals
         If the model is frozen, is not known to have seen or not seen the rows, and so cannot give honest residuals.
     """
     features = space.features(X)
@@ -128,7 +144,7 @@ def training_rows(
     elif frozen and (residuals == "unseen" or space.exactness != "none"):
         honest, source = y - predicted, "unseen rows"
     elif frozen:
-        raise ValueError(
+        raise NoHonestResiduals(
             "A frozen model cannot be refitted for honest residuals, and whether it was trained on the rows of "
             "fit_train cannot be seen from it. Pass residuals='unseen' with rows that it has not seen, or a scale that "
             "needs no residuals, such as 'leverage'."
@@ -141,7 +157,10 @@ def training_rows(
         source = f"{folds.get_n_splits()}-fold cross-validation"
     rows = honest_rows(space, features, y - honest, h, sample_weight)
     defined = np.isfinite(honest).all(axis=1)
-    return (rows, honest, source) if defined.all() else (rows.take(defined), honest[defined], source)
+    if defined.all():
+        return TrainingRows(rows, honest, source, sample_weight)
+    weight = None if sample_weight is None else sample_weight[defined]
+    return TrainingRows(rows.take(defined), honest[defined], source, weight)
 
 
 def left_out(residuals: Array, h: Array, weights: Array | None) -> Array:

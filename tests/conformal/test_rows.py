@@ -25,7 +25,8 @@ def honest(estimator, X, y, weights=None, **more):
     params = {} if weights is None else {"sample_weight": weights}
     fitted = estimator.fit(X, y, **params)
     space = geometry_of(fitted).fit(X, weights)
-    return training_rows(fitted, space, X, y[:, None], template=estimator, sample_weight=weights, **more)
+    found = training_rows(fitted, space, X, y[:, None], template=estimator, sample_weight=weights, **more)
+    return found.rows, found.residuals, found.source
 
 
 @pytest.mark.parametrize("weighted", [False, True])

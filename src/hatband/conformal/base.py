@@ -2,6 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -29,7 +30,7 @@ from hatband.conformal.target import split_target
 from hatband.geometry import as_geometry
 from hatband.order_statistics import minimum_calibration_size
 from hatband.rows import Rows, new_rows, training_rows
-from hatband.scales import as_scale
+from hatband.scales import as_scale, fit_scale
 
 _TRAINED = ("estimator_", "model_", "target_", "space_", "scale_", "residuals_from_", "n_outputs_", "single_target_")
 _CALIBRATED = ("scores_", "calibration_indices_")
@@ -151,7 +152,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
 
     def _trained(self, X: Any, y: Array, sample_weight: Array | None, fit_params: dict[str, Any]) -> dict[str, Any]:
         """Return everything that training produces, and change nothing before all of it is there."""
-        check_confidence_level(self.confidence_level)
+        levels, _ = check_confidence_level(self.confidence_level)
         check_in(self.residuals, ("auto", "unseen"), "residuals")
         template, (target, single) = self._regressor(), check_target(y)
         params = fit_parameters(self, template, sample_weight, fit_params)
@@ -159,10 +160,11 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         model, scored = split_target(estimator, target)
         weight = weights_used(params, sample_weight)
         space = as_geometry(self.geometry, estimator).fit(X, weight)
-        scale = as_scale(self.scale)
-        rows, residuals, source = None, None, None
-        if getattr(scale, "needs_residuals", False):
-            rows, residuals, source = training_rows(
+        scale = as_scale(self.scale, levels[0], self.random_state)
+        source = fit_scale(
+            scale,
+            partial(
+                training_rows,
                 model,
                 space,
                 X,
@@ -173,8 +175,8 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
                 residuals=self.residuals,  # type: ignore[arg-type]
                 random_state=self.random_state,
                 n_jobs=self.n_jobs,
-            )
-        scale.fit(rows, residuals, weight)
+            ),
+        )
         values = (estimator, model, scored, space, scale, source, target.shape[1], single)
         return dict(zip(_TRAINED, values, strict=True))
 

@@ -104,7 +104,7 @@ class AutoScale(Scale):
         self.random_state = random_state
 
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
-        """Choose and fit on honest training rows and their residuals (n, q); None: the leverage scale, and a warning."""
+        """Choose and fit on honest training rows and residuals (n, q); None: the leverage scale, and a warning."""
         (level, *_), _ = check_confidence_level(DEFAULT_LEVEL if self.level is None else self.level)
         if rows is None or residuals is None:
             warnings.warn(
@@ -119,9 +119,10 @@ class AutoScale(Scale):
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         candidates = default_candidates() if self.candidates is None else self.candidates
         candidates = {name: with_context(clone(scale), level, seed) for name, scale in candidates.items()}
-        self.scales_, self.report_ = [], []
+        self.scales_: list[Scale] = []
+        self.report_: list[dict[str, Any]] = []
         for j, one in enumerate(outputs(rows, residuals.shape[1])):
-            chosen = self._choose(j, candidates, one, residuals[:, j], sample_weight, float(level), seed)
+            chosen = self._choose(j, candidates, one, residuals[:, j], sample_weight, level=float(level), seed=seed)
             self.scales_.append(clone(candidates[chosen]).fit(one, residuals[:, [j]], sample_weight))
         return self
 
@@ -146,6 +147,7 @@ class AutoScale(Scale):
         rows: Rows,
         residual: Array,
         sample_weight: Array | None,
+        *,
         level: float,
         seed: int,
     ) -> str:

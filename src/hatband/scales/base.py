@@ -31,8 +31,15 @@ class Scale(BaseEstimator, ABC):
         """Return (shift, width): width (m, 1) or (m, q) > 0, shift 0.0 or shaped like width."""
 
 
+def given(rows: Rows | None, residuals: Array | None, name: str) -> tuple[Rows, Array]:
+    """Return honest rows and residuals; ValueError where a scale that learns from them got none."""
+    if rows is None or residuals is None:
+        raise ValueError(f"{name} learns from honest training rows and their residuals; fit got none. Pass both.")
+    return rows, residuals
+
+
 def with_context(scale: Any, level: float, random_state: Any) -> Any:
-    """Return the scale with level and random_state of the estimator around it, where it has these and left them open."""
+    """Return the scale with level and random_state of the estimator around it, where it left these open."""
     parameters = scale.get_params(deep=False) if isinstance(scale, BaseEstimator) else {}
     context = {"level": level, "random_state": random_state}
     open_ones = {name: value for name, value in context.items() if name in parameters and parameters[name] is None}

@@ -1,6 +1,7 @@
 """What a learned scale looks at: the chosen columns of rows, one output at a time."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -36,11 +37,20 @@ def outputs(rows: Rows, n_outputs: int) -> Iterator[Rows]:
     for j in range(n_outputs):
         yield Rows(
             len(rows),
-            inputs=lambda: rows.inputs,
-            leverage=lambda j=j: _column(rows.leverage, j),
-            sampling_leverage=lambda j=j: _column(rows.sampling_leverage, j),
-            prediction=lambda j=j: rows.prediction[:, j : j + 1],
+            inputs=partial(getattr, rows, "inputs"),
+            leverage=partial(_field, rows, "leverage", j),
+            sampling_leverage=partial(_field, rows, "sampling_leverage", j),
+            prediction=partial(_prediction, rows, j),
         )
+
+
+def _field(rows: Rows, name: str, j: int) -> Array:
+    """Return the leverage that belongs to an output, in the form named."""
+    return _column(getattr(rows, name), j)
+
+
+def _prediction(rows: Rows, j: int) -> Array:
+    return rows.prediction[:, j : j + 1]
 
 
 def _column(values: Array, j: int) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 from hatband._typing import Array
 from hatband._validation import check_widths
 from hatband.rows import Rows
-from hatband.scales.base import Scale
+from hatband.scales.base import Scale, given
 from hatband.scales.columns import COLUMNS, check_columns, design, outputs
 from hatband.scales.envelope import Envelope, smallest_width
 from hatband.scales.learners import fit_regressor, magnitude_regressor
@@ -71,8 +71,9 @@ class MagnitudeScale(Scale):
         self.growth = growth
         self.random_state = random_state
 
-    def fit(self, rows: Rows, residuals: Array, sample_weight: Array | None = None) -> Self:
+    def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
         """Learn from honest training rows and their residuals (n, q)."""
+        rows, residuals = given(rows, residuals, type(self).__name__)
         check_columns(self.columns)
         regressor = magnitude_regressor(self.random_state) if self.regressor is None else self.regressor
         self.regressors_, self.envelopes_ = [], []

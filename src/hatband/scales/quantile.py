@@ -7,7 +7,7 @@ import numpy as np
 from hatband._typing import Array
 from hatband._validation import check_confidence_level
 from hatband.rows import Rows
-from hatband.scales.base import Scale
+from hatband.scales.base import Scale, given
 from hatband.scales.columns import COLUMNS, check_columns, design, outputs
 from hatband.scales.envelope import Envelope
 from hatband.scales.learners import ForestBounds, RegressorBounds
@@ -88,8 +88,9 @@ class QuantileScale(Scale):
         self.n_trees = n_trees
         self.random_state = random_state
 
-    def fit(self, rows: Rows, residuals: Array, sample_weight: Array | None = None) -> Self:
+    def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
         """Learn from honest training rows and their residuals (n, q)."""
+        rows, residuals = given(rows, residuals, type(self).__name__)
         check_columns(self.columns)
         self.learners_, self.envelopes_ = [], []
         for one, residual in zip(outputs(rows, residuals.shape[1]), residuals.T, strict=True):

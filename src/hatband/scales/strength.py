@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from hatband._typing import Array
 from hatband._validation import check_in
 from hatband.rows import Rows
-from hatband.scales.base import Scale
+from hatband.scales.base import Scale, given
 from hatband.scales.columns import outputs
 from hatband.scales.envelope import reach
 
@@ -59,8 +59,9 @@ class StrengthScale(Scale):
     def __init__(self, form: Literal["posterior", "sampling"] = "posterior") -> None:
         self.form = form
 
-    def fit(self, rows: Rows, residuals: Array, sample_weight: Array | None = None) -> Self:
+    def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
         """Estimate c on honest training rows and their residuals (n, q)."""
+        rows, residuals = given(rows, residuals, type(self).__name__)
         check_in(self.form, ("posterior", "sampling"), "form")
         weight = np.ones(len(residuals)) if sample_weight is None else sample_weight
         views = list(outputs(rows, residuals.shape[1]))

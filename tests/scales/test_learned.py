@@ -1,0 +1,187 @@
+"""Scales learned from honest residuals: what they recover, what bounds them, and that they cost no calibration row."""
+
+import pickle
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.base import clone
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import LinearRegression, Ridge
+
+from hatband import AutoScale, LeverageScale, MagnitudeScale, QuantileScale, SplitConformalRegressor, StrengthScale
+from hatband.rows import Rows
+from oracles import exact_upper_rank
+
+LEARNED = {
+    "strength": StrengthScale(),
+    "sampling strength": StrengthScale(form="sampling"),
+    "magnitude": MagnitudeScale(),
+    "quantile": QuantileScale(n_trees=20),
+    "auto": AutoScale({"leverage": LeverageScale(), "magnitude": MagnitudeScale()}),
+}
+
+
+def rows_of(leverage, prediction, inputs):
+    return Rows(
+        len(leverage),
+        inputs=lambda: inputs,
+        leverage=lambda: leverage,
+        sampling_leverage=lambda: leverage,
+        prediction=lambda: prediction,
+    )
+
+
+def draw(rng, n, noise=lambda x: 0.2 + np.abs(x)):
+    X = rng.uniform(-2, 2, (n, 3))
+    return X, X[:, 1] + noise(X[:, 0]) * rng.standard_normal(n)
+
+
+@pytest.fixture
+def made(rng):
+    return draw(rng, 800)
+
+
+@pytest.mark.parametrize("scale", LEARNED.values(), ids=LEARNED)
+class TestEveryLearnedScale:
+    def test_gives_positive_widths_and_covers_its_training_like_rows(self, scale, made, rng):
+        model = SplitConformalRegressor(Ridge(), scale=scale, random_state=0).fit(*made)
+        X, y = draw(rng, 2000)
+        lower, upper = model.predict_interval(X)[1].T
+
+        assert (lower < upper).all()
+        # 200 calibration rows: coverage has a standard deviation of 0.021 over calibration sets.
+        assert abs(((lower <= y) & (y <= upper)).mean() - 0.9) < 5 * 0.022
+        assert model.residuals_from_ == "leave-one-out"
+
+    def test_survives_pickle_and_clone_and_repeats_itself(self, scale, made):
+        X, y = made
+        one = SplitConformalRegressor(Ridge(), scale=scale, random_state=0).fit(X, y)
+        again = clone(one).fit(X, y)
+        expected = one.predict_interval(X)[1]
+
+        np.testing.assert_array_equal(again.predict_interval(X)[1], expected)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(one)).predict_interval(X)[1], expected)
+
+    def test_scales_with_the_units_of_y(self, scale, made):
+        X, y = made
+        one = SplitConformalRegressor(Ridge(), scale=scale, random_state=0).fit(X, y)
+        thousand = SplitConformalRegressor(Ridge(), scale=scale, random_state=0).fit(X, 1024 * y)
+
+        np.testing.assert_allclose(thousand.predict_interval(X)[1], 1024 * one.predict_interval(X)[1], rtol=1e-6)
+
+    def test_keeps_one_model_per_output(self, scale, made, rng):
+        X, y = made
+        Y = np.c_[y, X[:, 1] + 0.1 * rng.standard_normal(len(y))]
+        both = SplitConformalRegressor(Ridge(), scale=scale, random_state=0).fit(X, Y)
+        width = np.diff(both.predict_interval(X)[1], axis=2)[..., 0]
+
+        assert width.shape == (len(X), 2)
+        assert np.median(width[:, 1]) < 0.5 * np.median(width[:, 0])
+
+    @pytest.mark.parametrize("estimator", [Ridge(), KernelRidge(kernel="rbf", alpha=0.5)], ids=["linear", "kernel"])
+    def test_is_at_its_widest_far_off_the_data(self, estimator, scale, made):
+        X, y = made
+        model = SplitConformalRegressor(estimator, scale=scale, random_state=0).fit(X, y)
+        far = 1000 * np.abs(X).max() * np.vstack([np.eye(3), -np.eye(3)])
+        widest = np.ptp(model.predict_interval(X)[1], axis=1).max()
+
+        assert np.ptp(model.predict_interval(far)[1], axis=1).min() >= widest * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("scale", [MagnitudeScale(), QuantileScale()], ids=["magnitude", "quantile"])
+def test_learned_widths_follow_noise_that_leverage_does_not_know(scale, made, rng):
+    model = SplitConformalRegressor(Ridge(), scale=scale, random_state=0).fit(*made)
+    X, _ = draw(rng, 1000)
+    width = np.ptp(model.predict_interval(X)[1], axis=1)
+
+    assert stats.spearmanr(width, 0.2 + np.abs(X[:, 0])).statistic > 0.8
+
+
+def test_a_quantile_scale_moves_the_centre_where_residuals_are_skewed(rng):
+    X = rng.uniform(-2, 2, (1500, 2))
+    y = np.where(X[:, 0] > 0, 3.0, -3.0) * rng.exponential(size=1500) + 5 * X[:, 1]
+    model = SplitConformalRegressor(Ridge(), scale=QuantileScale(), random_state=0).fit(X, y)
+    prediction, interval = model.predict_interval(X)
+    shift = interval.mean(axis=1) - prediction
+
+    assert shift[X[:, 0] > 0.3].mean() > shift[X[:, 0] < -0.3].mean() + 1
+    with pytest.raises(ValueError, match="centred on the prediction"):
+        model.predict(X, return_std=True)
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, 4.0])
+def test_strength_is_recovered_from_residuals_of_that_strength(strength, rng):
+    h = rng.exponential(0.5, 40_000)
+    residuals = 3 * np.sqrt(1 + strength * h)[:, None] * rng.standard_normal((40_000, 1))
+    scale = StrengthScale().fit(rows_of(h, np.zeros((40_000, 1)), np.zeros((40_000, 1))), residuals)
+
+    # Fisher information of c at these leverages: standard deviation below 0.05 (c = 0) to 0.15 (c = 4).
+    assert abs(scale.strength_[0] - strength) < 0.2 + 0.1 * strength
+
+
+@pytest.mark.parametrize("scale", [MagnitudeScale(), QuantileScale(n_trees=20)], ids=["magnitude", "quantile"])
+def test_widths_have_a_floor_where_residuals_vanish(scale, rng):
+    h, inputs = np.full(300, 0.01), np.linspace(0, 1, 300)[:, None]
+    residuals = np.where(inputs > 0.5, rng.standard_normal((300, 1)), 0.0)
+    rows = rows_of(h, inputs, inputs)
+    _, width = scale.fit(rows, residuals).predict(rows)
+
+    typical = np.median(np.abs(residuals)) or np.abs(residuals).mean()
+    assert width.min() >= 1e-3 * typical * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("scale", [StrengthScale(), MagnitudeScale(), QuantileScale()], ids=lambda s: type(s).__name__)
+def test_fitting_without_residuals_is_refused(scale):
+    with pytest.raises(ValueError, match="learns from honest training rows"):
+        scale.fit(None)
+
+
+class TestAutoScale:
+    def test_reports_every_candidate_and_marks_its_choice(self, made):
+        model = SplitConformalRegressor(Ridge(), scale=AutoScale(), random_state=0).fit(*made)
+        report = model.scale_.report_
+
+        assert sum(entry["chosen"] for entry in report) == 1
+        assert {"output", "candidate", "score", "excess", "standard_error", "chosen"} <= set(report[0])
+        assert min(entry["excess"] for entry in report) == 0
+        chosen = next(entry for entry in report if entry["chosen"])
+        assert chosen["excess"] <= chosen["standard_error"]
+
+    def test_learns_where_noise_differs_and_stays_simple_where_it_does_not(self, rng):
+        noisy = SplitConformalRegressor(Ridge(), scale=AutoScale(), random_state=0).fit(*draw(rng, 1500))
+        plain = SplitConformalRegressor(Ridge(), scale=AutoScale(), random_state=0)
+        plain.fit(*draw(rng, 1500, noise=lambda x: 1.0))
+
+        chosen = [next(e["candidate"] for e in m.scale_.report_ if e["chosen"]) for m in (noisy, plain)]
+        assert chosen[0].startswith(("magnitude", "quantile"))
+        assert chosen[1] in {"leverage", "strength", "constant"}
+
+    def test_few_rows_get_the_leverage_scale_and_the_report_says_why(self, rng):
+        model = SplitConformalRegressor(Ridge(), scale=AutoScale(), random_state=0).fit(*draw(rng, 100))
+
+        assert isinstance(model.scale_.scales_[0], LeverageScale)
+        assert "75 training rows, fewer than 100" in model.scale_.report_[0]["reason"]
+
+    @pytest.mark.parametrize("calibration", [19, 29, 49])
+    def test_the_choice_uses_no_calibration_row(self, calibration):
+        """Covered of all tests lies inside exact bounds; false-alarm rate 1e-6 each."""
+        rng = np.random.default_rng(calibration)
+        model = SplitConformalRegressor(LinearRegression(), scale=LEARNED["auto"], random_state=0)
+        model.fit_train(*draw(rng, 200))
+        repetitions, tests = 200, 20
+        covered = 0
+        for _ in range(repetitions):
+            model.calibrate(*draw(rng, calibration))
+            X, y = draw(rng, tests)
+            lower, upper = model.predict_interval(X)[1].T
+            covered += int(((lower <= y) & (y <= upper)).sum())
+        k = exact_upper_rank(calibration, Fraction(9, 10))
+        law = stats.betabinom(tests, k, calibration + 1 - k).pmf(np.arange(tests + 1))
+        total = np.array([1.0])
+        for _ in range(repetitions):
+            total = np.convolve(total, law)
+        below = np.cumsum(total)
+
+        assert np.searchsorted(below, 5e-7) <= covered <= np.searchsorted(below, 1 - 5e-7)
