@@ -143,7 +143,11 @@ class CrossConformalRegressor(CallbackSupportMixin, BaseEveryRow):
         check_refittable(self._regressor())
         folds = folds_of(self.cv, given)
         whole = SplitConformalRegressor(
-            self._regressor(), geometry=self.geometry, scale=self.scale, random_state=self.random_state
+            self._regressor(),
+            geometry=self.geometry,
+            scale=self.scale,
+            confidence_level=self.confidence_level,
+            random_state=self.random_state,
         ).fit_train(given.X, given.values, given.weight, **given.fit_params)
         if _in_closed_form(whole, folds, len(given.y)):
             params = fit_parameters(self, self._regressor(), given.weight, given.fit_params)

@@ -46,10 +46,9 @@ def simplest_within_one_error(scores: Array) -> tuple[int, Array, Array]:
     return int(np.flatnonzero(mean <= error)[0]), mean, error
 
 
-def better_of(names: Sequence[str], alike: Sequence[str], choice: int, means: Array) -> int:
-    """Return the best of the candidates that count as equally simple, when the choice is one of them."""
-    group = [index for index, name in enumerate(names) if name in alike]
-    return min(group, key=lambda index: means[index]) if choice in group else choice
+def best_of_its_kind(kinds: Sequence[tuple[str, ...]], choice: int, means: Array) -> int:
+    """Return the best of the candidates that count as simple as the choice."""
+    return min((i for i, kind in enumerate(kinds) if kind == kinds[choice]), key=lambda i: means[i])
 
 
 def trial_version(scale: Any, n_trees: int) -> Any:
