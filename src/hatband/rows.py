@@ -120,13 +120,15 @@ def training_rows(
     residuals: Literal["auto", "unseen"] = "auto",
     random_state: Any = None,
     n_jobs: int | None = None,
+    target: Any = None,
 ) -> TrainingRows:
     """Return the training rows as if each had not been seen, with residuals, where those came from, and weights.
 
     Leverage becomes h / (1 - w h) and sampling leverage (s - w h^2) / (1 - w h)^2. Predictions and residuals are exact
     leave-one-out where the model is a linear smoother that was trained on these rows, taken as they are where the
-    model has not seen the rows, and from 5-fold refits of `template` otherwise. Rows whose leave-one-out is undefined
-    (the model interpolates them) are left out.
+    model has not seen the rows, and from 5-fold refits of `template` otherwise. With a `target` that the model learns
+    on another scale than y, residuals are on the scale of its scores and predictions on the scale of the model. Rows
+    whose leave-one-out is undefined (the model interpolates them) are left out.
 
     Raises
     ------
@@ -139,10 +141,10 @@ def training_rows(
     frozen = isinstance(template, FrozenEstimator)
     own = not frozen or (residuals == "auto" and is_training_sample(space, estimator, features, y, sample_weight))
     if own and space.exactness != "none":
-        honest = left_out(y - predicted, h, sample_weight)
+        prediction = y - left_out(y - predicted, h, sample_weight)
         source = "leave-one-out" if space.exactness == "exact" else "leave-one-out, hyperparameters as tuned"
     elif frozen and (residuals == "unseen" or space.exactness != "none"):
-        honest, source = y - predicted, "unseen rows"
+        prediction, source = predicted, "unseen rows"
     elif frozen:
         raise NoHonestResiduals(
             "A frozen model cannot be refitted for honest residuals, and whether it was trained on the rows of "
@@ -151,11 +153,13 @@ def training_rows(
         )
     else:
         folds = KFold(min(RESIDUAL_FOLDS, len(y)), shuffle=True, random_state=random_state)
-        target = y[:, 0] if y.shape[1] == 1 else y
-        folded = cross_val_predict(clone(template), X, target, cv=folds, params=fit_params or None, n_jobs=n_jobs)
-        honest = y - check_prediction(folded, len(y), y.shape[1], type(template).__name__)
+        observed = y[:, 0] if y.shape[1] == 1 else y
+        folded = cross_val_predict(clone(template), X, observed, cv=folds, params=fit_params or None, n_jobs=n_jobs)
+        prediction = check_prediction(folded, len(y), y.shape[1], type(template).__name__)
+        prediction = prediction if target is None else target.transform(prediction)
         source = f"{folds.get_n_splits()}-fold cross-validation"
-    rows = honest_rows(space, features, y - honest, h, sample_weight)
+    honest = y - prediction if target is None else target.forward(y) - target.read(prediction)
+    rows = honest_rows(space, features, prediction, h, sample_weight)
     defined = np.isfinite(honest).all(axis=1)
     if defined.all():
         return TrainingRows(rows, honest, source, sample_weight)

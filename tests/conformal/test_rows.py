@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
@@ -151,3 +152,14 @@ def test_outputs_with_ridges_of_their_own_get_residuals_of_their_own(data):
     one_by_one = [honest(Ridge(ridge), X, Y[:, j])[1] for j, ridge in enumerate((0.5, 20.0))]
 
     np.testing.assert_allclose(both.scale_.spread_, [np.abs(residuals).mean() for residuals in one_by_one], rtol=1e-9)
+
+
+def test_residuals_of_a_transformed_target_are_on_the_scale_of_the_scores(data):
+    X, y = data[0], np.abs(data[1])
+    template = TransformedTargetRegressor(Ridge(), func=np.log1p, inverse_func=np.expm1)
+    model = SplitConformalRegressor(template, scale=ResidualSpread(), random_state=3).fit_train(X, y)
+    folds = KFold(5, shuffle=True, random_state=3)
+    residuals = np.log1p(y) - np.log1p(cross_val_predict(template, X, y, cv=folds))
+
+    assert model.residuals_from_ == "5-fold cross-validation"
+    np.testing.assert_allclose(model.scale_.spread_, np.abs(residuals).mean(), rtol=1e-9)

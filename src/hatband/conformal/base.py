@@ -168,13 +168,14 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
                 model,
                 space,
                 X,
-                scored.forward(target),
+                target,
                 template=template,
                 sample_weight=weight,
                 fit_params=params,
                 residuals=self.residuals,  # type: ignore[arg-type]
                 random_state=self.random_state,
                 n_jobs=self.n_jobs,
+                target=scored,
             ),
         )
         values = (estimator, model, scored, space, scale, source, target.shape[1], single)

@@ -22,6 +22,10 @@ class Target(Protocol):
         """Bring y (n, q) to the scale of the scores."""
         ...
 
+    def transform(self, y: Array) -> Array:
+        """Bring y (n, q), or predictions of it, to the scale of the model."""
+        ...
+
     def backward(self, bound: Array) -> Array:
         """Bring bounds (m, q) to the scale of y, infinities to infinities."""
         ...
@@ -36,6 +40,10 @@ class PlainTarget:
 
     def forward(self, y: Array) -> Array:
         """Bring y to the scale of the scores."""
+        return y
+
+    def transform(self, y: Array) -> Array:
+        """Bring y to the scale of the model."""
         return y
 
     def backward(self, bound: Array) -> Array:
@@ -56,6 +64,10 @@ class MonotoneTarget:
     def forward(self, y: Array) -> Array:
         """Bring y to the scale of the scores."""
         return _columns(self.transformer.transform, y)
+
+    def transform(self, y: Array) -> Array:
+        """Bring y to the scale of the model."""
+        return self.forward(y)
 
     def backward(self, bound: Array) -> Array:
         """Bring bounds to the scale of y."""
@@ -78,6 +90,10 @@ class BackTransformedTarget:
     def forward(self, y: Array) -> Array:
         """Bring y to the scale of the scores."""
         return y
+
+    def transform(self, y: Array) -> Array:
+        """Bring y to the scale of the model."""
+        return _columns(self.transformer.transform, y)
 
     def backward(self, bound: Array) -> Array:
         """Bring bounds to the scale of y."""
