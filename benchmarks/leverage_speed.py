@@ -67,7 +67,7 @@ def comparisons(data: Data) -> Iterator[Comparison]:
     yield Comparison("both forms / dtrmm", lambda: factor.leverages(features), multiply, 2.3)
     yield Comparison(
         "fit_train / Ridge.fit",
-        lambda: SplitConformalRegressor(Ridge()).fit_train(features, data.target),
+        lambda: SplitConformalRegressor(Ridge(), scale="leverage").fit_train(features, data.target),
         lambda: Ridge().fit(features, data.target),
         2.0,
     )
@@ -102,7 +102,7 @@ def make(n_samples: int, n_features: int) -> Data:
     # The identity: multiplying by it again and again neither overflows nor underflows.
     triangle = np.asfortranarray(np.eye(n_features))
     target = features[:, 0] + rng.normal(size=n_samples)
-    model = SplitConformalRegressor(Ridge(RIDGE)).fit_train(features[CALIBRATION_ROWS:], target[CALIBRATION_ROWS:])
+    model = SplitConformalRegressor(Ridge(RIDGE), scale="leverage").fit_train(features[CALIBRATION_ROWS:], target[CALIBRATION_ROWS:])
     model.calibrate(features[:CALIBRATION_ROWS], target[:CALIBRATION_ROWS])
     return Data(features, target, features.copy(), triangle, Auto().factor(features, RIDGE), model)
 

@@ -95,7 +95,7 @@ def test_the_facts_say_what_was_trained_calibrated_and_promised(bench, capsys):
         "70 trained on, 30 calibrated on, 30 new",
         "2 numbers, 1 text; ridge",
         "chosen by leave-one-out",
-        "scale     auto (LeverageScale)",
+        "scale     auto (leverage: 70 training rows, fewer than 100)",
         "level     0.9: mean width",
         "with a probability of at least the level",
         "99% quantile of the calibration rows",

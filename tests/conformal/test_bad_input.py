@@ -134,7 +134,7 @@ def test_a_column_of_predictions_is_never_broadcast_against_a_flat_target(data):
 
 
 def test_predictions_of_the_wrong_shape_are_refused_with_the_name_of_the_model(data):
-    with pytest.raises(ValueError, match=r"Scalar\.predict must return .* shape \(15, 1\); got shape \(1, 1\)"):
+    with pytest.raises(ValueError, match=r"Scalar\.predict must return .* shape \(45, 1\); got shape \(1, 1\)"):
         SplitConformalRegressor(Scalar(), random_state=0).fit(*data)
 
 

@@ -57,7 +57,7 @@ MODELS = {
 @pytest.mark.parametrize("estimator", MODELS.values(), ids=MODELS)
 def test_every_model_gets_finite_intervals_around_its_own_prediction(estimator, data):
     X, y = data[0], np.abs(data[1])
-    model = SplitConformalRegressor(estimator, random_state=0).fit(X, y)
+    model = SplitConformalRegressor(estimator, scale="leverage", random_state=0).fit(X, y)
     prediction, interval = model.predict_interval(X)
 
     np.testing.assert_allclose(prediction, model.estimator_.predict(X), rtol=1e-10)
@@ -87,7 +87,7 @@ class Counting(TransformerMixin, BaseEstimator):
 )
 def test_a_pipeline_transforms_once_per_call(last, data):
     X, y = data
-    model = SplitConformalRegressor(make_pipeline(Counting(), last))
+    model = SplitConformalRegressor(make_pipeline(Counting(), last), scale="leverage")
     for call, times in [
         (lambda: model.fit_train(X[:100], y[:100]), 2),  # once in the Pipeline's own fit, once for the space
         (lambda: model.calibrate(X[100:], y[100:]), 1),
@@ -188,9 +188,9 @@ class TestTransformedTarget:
     def test_bounds_are_those_of_the_transformed_scale_mapped_back(self, data):
         X, y = data[0], np.abs(data[1])
         outer = SplitConformalRegressor(
-            TransformedTargetRegressor(Ridge(), func=np.log1p, inverse_func=np.expm1), random_state=0
+            TransformedTargetRegressor(Ridge(), func=np.log1p, inverse_func=np.expm1), scale="leverage", random_state=0
         ).fit(X, y)
-        inner = SplitConformalRegressor(Ridge(), random_state=0).fit(X, np.log1p(y))
+        inner = SplitConformalRegressor(Ridge(), scale="leverage", random_state=0).fit(X, np.log1p(y))
 
         np.testing.assert_allclose(outer.predict_interval(X)[1], np.expm1(inner.predict_interval(X)[1]), rtol=1e-9)
 
@@ -223,8 +223,8 @@ class TestFrozenModel:
     def test_is_not_refitted_and_its_rows_set_the_reference_of_leverage(self, data):
         X, y = data
         fitted = Ridge(3.0).fit(X[:100], y[:100])
-        model = SplitConformalRegressor(FrozenEstimator(fitted)).fit_train(X[:100], y[:100])
-        refitted = SplitConformalRegressor(Ridge(3.0)).fit_train(X[:100], y[:100])
+        model = SplitConformalRegressor(FrozenEstimator(fitted), random_state=0).fit_train(X[:100], y[:100])
+        refitted = SplitConformalRegressor(Ridge(3.0), random_state=0).fit_train(X[:100], y[:100])
         for one in (model, refitted):
             one.calibrate(X[100:], y[100:])
 
@@ -235,7 +235,7 @@ class TestFrozenModel:
         X, y = data
         forest = RandomForestRegressor(10, random_state=0).fit(X[:100], y[:100])
         geometry = InputsGeometry(standardise=False, fit_intercept=False, ridge=0.0)
-        model = SplitConformalRegressor(FrozenEstimator(forest), geometry=geometry).fit_train(X[:100], y[:100])
+        model = SplitConformalRegressor(FrozenEstimator(forest), geometry=geometry, scale="leverage").fit_train(X[:100], y[:100])
 
         np.testing.assert_allclose(model.leverage(X), dense_leverage(X[:100], X, 0.0, None, False), rtol=1e-9)
 

@@ -142,7 +142,7 @@ def test_a_scale_of_the_users_gets_honest_residuals_and_their_source_is_shown(da
     assert model.residuals_from_ == "leave-one-out"
     assert model.scale_.rows_ == 30
     assert model.scale_.spread_[0] == pytest.approx(np.abs(honest(Ridge(), X[kept], y[kept])[1]).mean(), rel=1e-10)
-    assert SplitConformalRegressor(Ridge()).fit_train(X, y).residuals_from_ is None
+    assert SplitConformalRegressor(Ridge(), scale="leverage").fit_train(X, y).residuals_from_ is None
 
 
 def test_outputs_with_ridges_of_their_own_get_residuals_of_their_own(data):

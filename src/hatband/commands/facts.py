@@ -11,6 +11,7 @@ from hatband.commands.columns import Columns
 from hatband.commands.recipes import MAX_LEVELS, chosen
 from hatband.commands.tables import quoted
 from hatband.interval_metrics import covered
+from hatband.scales import AutoScale, Scale
 
 
 def facts(request: IntervalsRequest, columns: Columns, train: Table, new: Table, answer: Answer) -> Iterator[str]:
@@ -18,7 +19,7 @@ def facts(request: IntervalsRequest, columns: Columns, train: Table, new: Table,
     yield _row_fact(request, train, new, len(answer.model.scores_))
     numbers, texts = len(columns.numbers), len(columns.texts)
     yield f"features  {_count(numbers, 'number')}, {_count(texts, 'text')}; {chosen(answer.model.estimator_)}"
-    yield f"scale     {request.scale} ({type(answer.model.scale_).__name__})"
+    yield f"scale     {request.scale} ({_scale(answer.model.scale_)})"
     for position, level in enumerate(request.levels):
         yield _level_fact(level, *answer.interval[:, :, position].T)
     yield (
@@ -35,6 +36,14 @@ def facts(request: IntervalsRequest, columns: Columns, train: Table, new: Table,
 def _row_fact(request: IntervalsRequest, train: Table, new: Table, calibration: int) -> str:
     line = f"rows      {len(train) - calibration} trained on, {calibration} calibrated on, {len(new)} new"
     return line + (f"; {train.dropped} of {train.path} left out: no {request.target!r}" if train.dropped else "")
+
+
+def _scale(scale: Scale) -> str:
+    """Name the class, or what was chosen and why."""
+    if not isinstance(scale, AutoScale):
+        return type(scale).__name__
+    chosen = next(entry for entry in scale.report_ if entry["chosen"])
+    return f"{chosen['candidate']}: {chosen.get('reason', 'best or simplest of those near it in cross-validation')}"
 
 
 def _level_fact(level: float, lower: Array, upper: Array) -> str:

@@ -21,8 +21,9 @@ class SplitConformalRegressor(BaseSplitConformal):
         The space of leverage. "auto" reads it from the fitted estimator, its ridge and intercept included
         (see `hatband.geometry`); a transformer is cloned and fitted on the training X.
     scale : str, Scale or callable(rows) -> width, default="auto"
-        The shape of the band: "constant", "leverage", "auto" (now the same as "leverage"); "strength", "magnitude",
-        "quantile", learned from honest training residuals; `AutoScale` to choose between these; or your own.
+        The shape of the band: "auto" chooses between the others by cross-validation on honest training residuals
+        (`AutoScale`); "constant" and "leverage" are fixed; "strength", "magnitude" and "quantile" are learned from
+        these residuals; or your own.
     confidence_level : float or list of float, default=0.9
         Probability with which an interval is to hold.
     calibration_size : float or int, default=0.25

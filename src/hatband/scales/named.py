@@ -6,6 +6,7 @@ from typing import Any
 from sklearn.base import clone
 
 from hatband.rows import NoHonestResiduals, TrainingRows
+from hatband.scales.auto import AutoScale
 from hatband.scales.base import Scale, with_context
 from hatband.scales.fixed import CallableScale, ConstantScale, LeverageScale
 from hatband.scales.magnitude import MagnitudeScale
@@ -13,7 +14,7 @@ from hatband.scales.quantile import QuantileScale
 from hatband.scales.strength import StrengthScale
 
 _NAMED: dict[str, Callable[[], Scale]] = {
-    "auto": LeverageScale,
+    "auto": AutoScale,
     "constant": ConstantScale,
     "leverage": LeverageScale,
     "magnitude": MagnitudeScale,
