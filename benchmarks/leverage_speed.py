@@ -102,7 +102,8 @@ def make(n_samples: int, n_features: int) -> Data:
     # The identity: multiplying by it again and again neither overflows nor underflows.
     triangle = np.asfortranarray(np.eye(n_features))
     target = features[:, 0] + rng.normal(size=n_samples)
-    model = SplitConformalRegressor(Ridge(RIDGE), scale="leverage").fit_train(features[CALIBRATION_ROWS:], target[CALIBRATION_ROWS:])
+    model = SplitConformalRegressor(Ridge(RIDGE), scale="leverage")
+    model.fit_train(features[CALIBRATION_ROWS:], target[CALIBRATION_ROWS:])
     model.calibrate(features[:CALIBRATION_ROWS], target[:CALIBRATION_ROWS])
     return Data(features, target, features.copy(), triangle, Auto().factor(features, RIDGE), model)
 

@@ -114,7 +114,8 @@ def test_bounds_equal_those_of_mapie(name, method):
 def test_transformers_are_fitted_inside_each_fold_unless_they_learn_nothing():
     X, y, _ = rows_of()
     learned = CrossConformalRegressor(make_pipeline(StandardScaler(), Ridge()), scale="leverage").fit(X, y)
-    stateless = CrossConformalRegressor(make_pipeline(FunctionTransformer(np.tanh), Ridge()), scale="leverage").fit(X, y)
+    stateless = CrossConformalRegressor(make_pipeline(FunctionTransformer(np.tanh), Ridge()), scale="leverage")
+    stateless.fit(X, y)
 
     means = {tuple(model.estimator_[0].mean_) for model in learned.held_out_.models}
     assert len(means) == 5

@@ -235,7 +235,8 @@ class TestFrozenModel:
         X, y = data
         forest = RandomForestRegressor(10, random_state=0).fit(X[:100], y[:100])
         geometry = InputsGeometry(standardise=False, fit_intercept=False, ridge=0.0)
-        model = SplitConformalRegressor(FrozenEstimator(forest), geometry=geometry, scale="leverage").fit_train(X[:100], y[:100])
+        model = SplitConformalRegressor(FrozenEstimator(forest), geometry=geometry, scale="leverage")
+        model.fit_train(X[:100], y[:100])
 
         np.testing.assert_allclose(model.leverage(X), dense_leverage(X[:100], X, 0.0, None, False), rtol=1e-9)
 
