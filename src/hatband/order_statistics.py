@@ -237,13 +237,29 @@ def conformal_bounds(scores: Float[Array, "n *q"], level: Level) -> tuple[Float[
     >>> [float(bound) for bound in conformal_bounds(np.arange(-19.0, 20.0), 0.9)]
     [-18.0, 18.0]
     """
-    side = _side_level(level)
+    side = side_level(level)
     n = len(scores)
     return kth_smallest(scores, lower_rank(n, side)), kth_smallest(scores, upper_rank(n, side))
 
 
-def _side_level(level: Level) -> Fraction:
-    """The level of one side when two sides share the miscoverage."""
+def side_level(level: Level) -> Fraction:
+    """Return (1 + level) / 2, the level of one side when two sides share the miscoverage.
+
+    Parameters
+    ----------
+    level : float, Fraction, Decimal or NumPy scalar
+        Confidence level in (0, 1) of the two sides together.
+
+    Returns
+    -------
+    Fraction
+
+    Examples
+    --------
+    >>> from hatband.order_statistics import side_level
+    >>> side_level(0.9)
+    Fraction(19, 20)
+    """
     return (1 + exact_level(level)) / 2
 
 
@@ -268,7 +284,7 @@ def minimum_calibration_size(level: Level, symmetric: bool = True) -> int:
     >>> minimum_calibration_size(0.9), minimum_calibration_size(0.9, symmetric=False)
     (9, 19)
     """
-    miscoverage = 1 - (exact_level(level) if symmetric else _side_level(level))
+    miscoverage = 1 - (exact_level(level) if symmetric else side_level(level))
     return -(-miscoverage.denominator // miscoverage.numerator) - 1
 
 
@@ -322,3 +338,36 @@ def weighted_quantile(
     needed = (1 - np.longdouble(WEIGHT_SLACK)) * float(exact_level(level)) * total
     position = np.where(total > 0, np.searchsorted(cumulated, needed), len(cumulated))
     return np.append(scores[order], np.inf)[np.minimum(position - 1, len(scores))]
+
+
+def effective_sample_size(weights: Shaped[Array, " n"]) -> float:
+    """Return (sum of w)^2 / sum of w^2, the number of equally heavy rows that a weighted sum is worth.
+
+    Parameters
+    ----------
+    weights : array
+        Weights >= 0, such as likelihood ratios.
+
+    Returns
+    -------
+    float
+        From 1 to n; 0 where all weights are 0.
+
+    Notes
+    -----
+    Kish (1965), *Survey Sampling*; for weighted conformal prediction Tibshirani et al. (2019).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.order_statistics import effective_sample_size
+    >>> effective_sample_size(np.ones(50)), effective_sample_size(np.array([1.0, 0.0, 0.0]))
+    (50.0, 1.0)
+    """
+    weights = _floating(weights)
+    check_likelihood_ratio(weights, "weights")
+    largest = weights.max(initial=0.0)
+    if largest == 0:
+        return 0.0
+    share = weights / largest
+    return float(share.sum() ** 2 / (share**2).sum())

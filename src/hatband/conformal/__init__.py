@@ -5,19 +5,24 @@ from hatband.conformal.convex import ConvexFit, convex_fit
 from hatband.conformal.cross import CrossConformalRegressor
 from hatband.conformal.distribution import PredictiveDistribution
 from hatband.conformal.full import FullConformalRegressor
+from hatband.conformal.groups import Groups, LeverageBins
 from hatband.conformal.jackknife import JackknifePlusRegressor
 from hatband.conformal.predictive import leave_one_out_distribution, predictive_distribution
 from hatband.conformal.ridge import ConformalKernelRidge, ConformalRidge
+from hatband.conformal.shift import ClassifierRatio
 from hatband.conformal.split import SplitConformalRegressor
 
 __all__ = [
     "ApproximateJackknifePlusRegressor",
+    "ClassifierRatio",
     "ConformalKernelRidge",
     "ConformalRidge",
     "ConvexFit",
     "CrossConformalRegressor",
     "FullConformalRegressor",
+    "Groups",
     "JackknifePlusRegressor",
+    "LeverageBins",
     "PredictiveDistribution",
     "SplitConformalRegressor",
     "convex_fit",

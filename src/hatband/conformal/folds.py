@@ -13,9 +13,11 @@ from sklearn.utils.validation import _num_samples
 
 from hatband._typing import Array
 from hatband._validation import check_folds
-from hatband.conformal.base import BaseSplitConformal, band_of, take_rows
+from hatband.conformal.band import band_of
+from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.crossing import row_blocks
 from hatband.conformal.held_out import Given, HeldOut, Reach
+from hatband.conformal.inputs import take_rows
 from hatband.conformal.progress import reported
 from hatband.rows import new_rows
 

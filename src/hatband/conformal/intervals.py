@@ -1,17 +1,27 @@
 """From scores to thresholds to bounds: the arithmetic that every split-conformal estimator shares."""
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import numpy as np
 
 from hatband._typing import Array
-from hatband.order_statistics import conformal_bounds, conformal_quantile
+from hatband.order_statistics import side_level
+
+#: Upper thresholds (q,) or (m, q) of scores (n, q) at a level.
+Quantile: TypeAlias = Callable[[Array, Any], Array]
 
 
-def thresholds(scores: Array, confidence_level: float, symmetric: bool) -> tuple[Array, Array]:
-    """Return (lower, upper) thresholds (q,) of signed scores (n, q): -q and q when symmetric."""
+def thresholds(scores: Array, confidence_level: Any, symmetric: bool, quantile: Quantile) -> tuple[Array, Array]:
+    """Return (lower, upper) thresholds of signed scores (n, q): -q and q when symmetric, else half the miscoverage.
+
+    The lower threshold is minus the upper one of the scores with their signs changed.
+    """
     if symmetric:
-        upper = conformal_quantile(np.abs(scores), confidence_level)
+        upper = quantile(np.abs(scores), confidence_level)
         return -upper, upper
-    return conformal_bounds(scores, confidence_level)
+    side = side_level(confidence_level)
+    return -quantile(-scores, side), quantile(scores, side)
 
 
 def bounds(center: Array, width: Array, lower: Array, upper: Array) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from hatband._checks_calibration import check_pooled
 from hatband._typing import Array
 from hatband._validation import LeverageWarning, check_widths
 from hatband.conformal.acceptance import INTERPOLATED, predictive_atoms
@@ -17,6 +18,7 @@ from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistri
 from hatband.conformal.full import FullConformalRegressor
 from hatband.conformal.inputs import check_rows
 from hatband.conformal.jackknife import JackknifePlusRegressor
+from hatband.conformal.ranking import PooledRanking
 from hatband.conformal.smoother import TrainedSmoother
 from hatband.conformal.target import PlainTarget
 from hatband.geometry import Features
@@ -50,6 +52,8 @@ def predictive_distribution(model: Any, X: Any) -> PredictiveDistribution:
     ------
     TypeError
         If the model is none of these.
+    ValueError
+        If it was calibrated by groups or with a likelihood ratio: its scores are then not one sample.
 
     Notes
     -----
@@ -77,6 +81,7 @@ def predictive_distribution(model: Any, X: Any) -> PredictiveDistribution:
 @predictive_distribution.register
 def _of_split(model: BaseSplitConformal, X: Any) -> PredictiveDistribution:
     check_is_fitted(model, "scores_")
+    check_pooled(isinstance(model.calibration_.ranking, PooledRanking))
     rows = new_rows(model.model_, model.space_, check_rows(model, X, reset=False), model.n_outputs_)
     shift, width = model.scale_.predict(rows)
     width = check_widths(width, lambda: np.isinf(rows.leverage), len(rows), type(model.scale_).__name__)

@@ -18,7 +18,8 @@ class ConformalRidge(BaseSplitConformal):
     ----------
     ridges, fit_intercept
         As in `LeaveOneOutRidge`.
-    geometry, scale, confidence_level, calibration_size, symmetric, residuals, random_state, n_jobs
+    geometry, scale, confidence_level, calibration_size, symmetric, groups, likelihood_ratio, joint,
+    residuals, random_state, n_jobs
         As in `SplitConformalRegressor`.
 
     Attributes
@@ -52,6 +53,9 @@ class ConformalRidge(BaseSplitConformal):
         confidence_level: Any = 0.9,
         calibration_size: float = 0.25,
         symmetric: bool = True,
+        groups: Any = None,
+        likelihood_ratio: Any = None,
+        joint: bool = False,
         residuals: Literal["auto", "unseen"] = "auto",
         random_state: Any = None,
         n_jobs: int | None = None,
@@ -63,6 +67,9 @@ class ConformalRidge(BaseSplitConformal):
         self.confidence_level = confidence_level
         self.calibration_size = calibration_size
         self.symmetric = symmetric
+        self.groups = groups
+        self.likelihood_ratio = likelihood_ratio
+        self.joint = joint
         self.residuals = residuals
         self.random_state = random_state
         self.n_jobs = n_jobs
@@ -81,7 +88,8 @@ class ConformalKernelRidge(BaseSplitConformal):
     ----------
     kernel, gamma, degree, coef0, kernel_params, ridges, fit_intercept
         As in `LeaveOneOutKernelRidge`.
-    geometry, scale, confidence_level, calibration_size, symmetric, residuals, random_state, n_jobs
+    geometry, scale, confidence_level, calibration_size, symmetric, groups, likelihood_ratio, joint,
+    residuals, random_state, n_jobs
         As in `SplitConformalRegressor`.
 
     Attributes
@@ -121,6 +129,9 @@ class ConformalKernelRidge(BaseSplitConformal):
         confidence_level: Any = 0.9,
         calibration_size: float = 0.25,
         symmetric: bool = True,
+        groups: Any = None,
+        likelihood_ratio: Any = None,
+        joint: bool = False,
         residuals: Literal["auto", "unseen"] = "auto",
         random_state: Any = None,
         n_jobs: int | None = None,
@@ -137,6 +148,9 @@ class ConformalKernelRidge(BaseSplitConformal):
         self.confidence_level = confidence_level
         self.calibration_size = calibration_size
         self.symmetric = symmetric
+        self.groups = groups
+        self.likelihood_ratio = likelihood_ratio
+        self.joint = joint
         self.residuals = residuals
         self.random_state = random_state
         self.n_jobs = n_jobs

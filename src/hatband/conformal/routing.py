@@ -1,5 +1,7 @@
 """Bring sample_weight and further fit parameters to the step of the estimator that takes them."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sklearn.compose import TransformedTargetRegressor
@@ -14,9 +16,15 @@ from hatband._typing import Array
 
 
 def fit_parameters(
-    owner: Any, estimator: Any, sample_weight: Array | None, fit_params: dict[str, Any]
+    owner: Any,
+    estimator: Any,
+    sample_weight: Array | None,
+    fit_params: dict[str, Any],
+    routed: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return the keyword arguments of ``estimator.fit``: by metadata routing when that is on, by step name otherwise.
+
+    What is `routed` is the owner's own metadata, which the estimator gets as well where it requests it.
 
     Raises
     ------
@@ -24,7 +32,7 @@ def fit_parameters(
         If there are weights and the estimator does not take any: they are never dropped in silence.
     """
     if _routing_enabled():
-        given = dict(fit_params) if sample_weight is None else {**fit_params, "sample_weight": sample_weight}
+        given = {**routed, **fit_params} | ({} if sample_weight is None else {"sample_weight": sample_weight})
         return dict(process_routing(owner, "fit", **given).estimator.fit)
     if sample_weight is None:
         return dict(fit_params)

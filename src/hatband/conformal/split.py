@@ -30,6 +30,14 @@ class SplitConformalRegressor(BaseSplitConformal):
         Share or number of rows that `fit` keeps for calibration; 0 trains only.
     symmetric : bool, default=True
         One threshold for both sides; False gives each side half of the miscoverage.
+    groups : None, str, callable, LeverageBins or Groups, default=None
+        Calibrate each group of rows by itself: a column name, a callable(X) -> labels, bins of leverage, or `Groups`
+        with what to do about small and unseen groups. None: groups are those passed with the rows, if any are.
+    likelihood_ratio : None, callable or ClassifierRatio, default=None
+        For new rows from another population: its density over that of the calibration rows, as a callable(X), or
+        learned from `X_target` given to fit. None: it is passed with the rows, if it is.
+    joint : bool, default=False
+        Intervals of several outputs that hold all at once, P(all outputs inside) >= level, instead of each by itself.
     residuals : {"auto", "unseen"}, default="auto"
         For frozen models and scales that learn from residuals: "unseen" states that the rows given to `fit_train` were
         not used to train the frozen model.
@@ -48,15 +56,18 @@ class SplitConformalRegressor(BaseSplitConformal):
         Signed calibration scores (y - prediction - shift) / width.
     residuals_from_ : str or None
         Where the residuals came from that the scale learned from.
+    effective_sample_size_ : float
+        Equally heavy rows that the calibration rows are worth: (sum w)^2 / sum w^2 for likelihood ratios w, else n_cal.
     calibration_indices_ : array (n_cal,)
         After `fit`: which rows calibrated.
 
     Notes
     -----
     P(y in interval) >= confidence_level for exchangeable rows, whatever estimator, geometry and scale: the threshold
-    is the ceil((n + 1) level)-th smallest score, by exact rational arithmetic. Cost beyond the estimator's own:
-    one factorisation, n d^2 + d^3 / 3. Papadopoulos et al. (2002); Lei et al. (2018); Fadnavis (2026), arXiv
-    2602.12693.
+    is the ceil((n + 1) level)-th smallest score, by exact rational arithmetic. With groups it holds in every group;
+    with the true likelihood ratio, for rows of the other population, each of which counts with its own weight. Cost
+    beyond the estimator's own: one factorisation, n d^2 + d^3 / 3. Papadopoulos et al. (2002); Lei et al. (2018);
+    Fadnavis (2026), arXiv 2602.12693; groups: Vovk (2012); likelihood ratio: Tibshirani et al. (2019).
 
     Examples
     --------
@@ -77,6 +88,9 @@ class SplitConformalRegressor(BaseSplitConformal):
         confidence_level: Any = 0.9,
         calibration_size: float = 0.25,
         symmetric: bool = True,
+        groups: Any = None,
+        likelihood_ratio: Any = None,
+        joint: bool = False,
         residuals: Literal["auto", "unseen"] = "auto",
         random_state: Any = None,
         n_jobs: int | None = None,
@@ -87,6 +101,9 @@ class SplitConformalRegressor(BaseSplitConformal):
         self.confidence_level = confidence_level
         self.calibration_size = calibration_size
         self.symmetric = symmetric
+        self.groups = groups
+        self.likelihood_ratio = likelihood_ratio
+        self.joint = joint
         self.residuals = residuals
         self.random_state = random_state
         self.n_jobs = n_jobs

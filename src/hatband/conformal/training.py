@@ -1,0 +1,98 @@
+"""What the training rows give a split-conformal estimator: model, space, scale, and a plan for calibration."""
+
+from collections.abc import Mapping
+from functools import cache, partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from sklearn.base import clone
+
+from hatband._typing import Array
+from hatband._validation import check_confidence_level, check_in, check_target
+from hatband.conformal.calibration import Plan
+from hatband.conformal.groups import Grouping
+from hatband.conformal.inputs import check_rows
+from hatband.conformal.joint import fit_outputs
+from hatband.conformal.routing import fit_parameters, weights_used
+from hatband.conformal.shift import fit_ratio
+from hatband.conformal.target import split_target
+from hatband.geometry import as_geometry
+from hatband.rows import Rows, honest_rows, new_rows, training_rows
+from hatband.scales import as_scale, fit_scale
+
+TRAINED = (
+    "estimator_",
+    "model_",
+    "target_",
+    "space_",
+    "scale_",
+    "residuals_from_",
+    "n_outputs_",
+    "single_target_",
+    "plan_",
+)
+
+
+class Given(NamedTuple):
+    """Training rows and what came with them."""
+
+    X: Any
+    y: Array
+    sample_weight: Array | None
+    fit_params: dict[str, Any]
+    X_target: Any = None
+    routed: Mapping[str, Any] = MappingProxyType({})
+
+
+def train(owner: Any, template: Any, given: Given) -> dict[str, Any]:
+    """Return everything that training produces, and change nothing before all of it is there."""
+    levels, _ = check_confidence_level(owner.confidence_level)
+    check_in(owner.residuals, ("auto", "unseen"), "residuals")
+    check_in(owner.joint, (True, False), "joint")
+    X, (target, single) = given.X, check_target(given.y)
+    ratio = fit_ratio(owner.likelihood_ratio, X, _checked(owner, given.X_target))
+    params = fit_parameters(owner, template, given.sample_weight, given.fit_params, given.routed)
+    estimator = clone(template).fit(X, given.y, **params)
+    model, scored = split_target(estimator, target)
+    weight = weights_used(params, given.sample_weight)
+    space = as_geometry(owner.geometry, estimator).fit(X, weight)
+    scale = as_scale(owner.scale, levels[0], owner.random_state)
+    # Refits may stand behind these residuals: they are made once, and only for what asks.
+    honest = cache(
+        partial(
+            training_rows,
+            model,
+            space,
+            X,
+            target,
+            template=template,
+            sample_weight=weight,
+            fit_params=params,
+            residuals=owner.residuals,
+            random_state=owner.random_state,
+            n_jobs=owner.n_jobs,
+            target=scored,
+        )
+    )
+    source = fit_scale(scale, honest)
+
+    def seen() -> tuple[Rows, Array]:
+        rows = new_rows(model, space, X, target.shape[1])
+        return rows, scored.forward(target) - scored.read(rows.prediction)
+
+    outputs = fit_outputs(owner.joint and target.shape[1] > 1, scale, honest, seen, levels[0])
+    grouping = None if owner.groups is None else Grouping.of(owner.groups, partial(_honest, space, X, weight))
+    plan = Plan(grouping, ratio, outputs)
+    values = (estimator, model, scored, space, scale, source, target.shape[1], single, plan)
+    return dict(zip(TRAINED, values, strict=True))
+
+
+def _checked(owner: Any, X_target: Any) -> Any:
+    return None if X_target is None else check_rows(owner, X_target, reset=False)
+
+
+def _honest(space: Any, X: Any, weight: Array | None) -> Rows:
+    """Training rows with leave-one-out leverage, and no prediction."""
+    features = space.features(X)
+    leverage = space.leverage(features)
+    return honest_rows(space, features, leverage, leverage, weight)
