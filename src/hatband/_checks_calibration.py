@@ -46,11 +46,11 @@ def check_not_given(given: Any, name: str, reason: str) -> None:
 
 
 def check_given(given: Any, name: str) -> None:
-    """Raise if metadata that calibration had is missing for new rows."""
+    """Raise if metadata is missing that calibration has."""
     if given is None:
         raise ValueError(
-            f"{name} is needed for every new row, because calibration had it; got none. Pass {name}=..., one entry per "
-            f"row, or give the constructor a function of X as {name}."
+            f"{name} must be passed: this model is calibrated with it; got none. Pass {name}=..., one entry per row, or "
+            f"give the constructor a function of X as {name}."
         )
 
 

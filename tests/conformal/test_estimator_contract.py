@@ -22,8 +22,10 @@ from sklearn.utils.estimator_checks import (
 from hatband import (
     ConformalKernelRidge,
     ConformalRidge,
+    Groups,
     LeaveOneOutKernelRidge,
     LeaveOneOutRidge,
+    LeverageBins,
     SplitConformalRegressor,
 )
 
@@ -32,6 +34,7 @@ CONFORMAL = [
     SplitConformalRegressor(Ridge(), random_state=0),
     SplitConformalRegressor(make_pipeline(StandardScaler(with_mean=False), Ridge()), random_state=0),
     SplitConformalRegressor(Ridge(), scale="constant", symmetric=False, random_state=0),
+    SplitConformalRegressor(Ridge(), groups=Groups(LeverageBins(2)), joint=True, random_state=0),
     ConformalRidge(random_state=0),
     ConformalKernelRidge(random_state=0),
 ]
@@ -52,7 +55,7 @@ def test_scikit_learn_checks_pass(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("estimator", CONFORMAL[:1] + CONFORMAL[3:] + PLAIN, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("estimator", CONFORMAL[:1] + CONFORMAL[4:] + PLAIN, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize(
     "check",
     [check_dataframe_column_names_consistency, check_regressor_data_not_an_array, check_readonly_memmap_input],

@@ -312,8 +312,13 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"groups must not be passed here: calibration had none\. Pass it to"):
             trained.predict_interval(X, groups=groups)
         trained.calibrate(X, y, groups=groups)
-        with pytest.raises(ValueError, match="groups is needed for every new row, because calibration had it"):
+        with pytest.raises(ValueError, match="groups must be passed: this model is calibrated with it; got none"):
             trained.predict_interval(X)
+
+    def test_no_groups_where_they_were_asked_for(self, rng):
+        X, y, _ = draw(rng, [30, 30])
+        with pytest.raises(ValueError, match="groups must be passed"):
+            SplitConformalRegressor(groups=Groups(unseen="pooled")).fit(X, y)
 
     def test_groups_from_two_places(self, rng):
         X, y, groups = draw(rng, [30, 30])
