@@ -49,8 +49,8 @@ def check_given(given: Any, name: str) -> None:
     """Raise if metadata is missing that calibration has."""
     if given is None:
         raise ValueError(
-            f"{name} must be passed: this model is calibrated with it; got none. Pass {name}=..., one entry per row, or "
-            f"give the constructor a function of X as {name}."
+            f"{name} must be passed: this model is calibrated with it; got none. Pass {name}=..., one entry per row, "
+            f"or give the constructor a function of X as {name}."
         )
 
 
