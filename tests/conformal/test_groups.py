@@ -356,7 +356,6 @@ class TestErrors:
             (Groups(sign, minimum_size=0), ValueError, "minimum_size must be an integer >= 1; got 0"),
             (LeverageBins(0), ValueError, "n_bins must be an integer >= 1; got 0"),
         ],
-        ids=str,
     )
     def test_settings_that_are_none(self, rng, setting, error, message):
         X, y, _ = draw(rng, [30, 30])
