@@ -21,7 +21,10 @@ def check_labels(labels: Any, n_samples: int) -> list[Any]:
     for row, label in enumerate(found):
         if not isinstance(label, Hashable):
             raise ValueError(f"groups must be labels such as strings or integers; row {row} has {label!r}.")
+    # There are few labels and many rows: each label is looked at once.
+    for label in set(found):
         if label is None or is_scalar_nan(label) or is_pandas_na(label):
+            row = next(row for row, other in enumerate(found) if other is label)
             raise ValueError(
                 f"groups must not be missing; row {row} has {label!r}. Give such rows a label of their own."
             )
