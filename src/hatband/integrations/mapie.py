@@ -27,9 +27,9 @@ estimators give it to StdConformityScore, which asks every fold's model for ``pr
 (142, 2, 1)
 
 Intervals of a list of levels from our own estimators have MAPIE's layout (m, 2, levels), so `mapie.metrics.regression`
-takes them as they are. MAPIE 1.6
-raises where calibration rows are too few for the level, and ours are infinite; its StdConformityScore takes some lower
-bounds of split intervals one rank too close, `LeverageConformityScore` takes both where ours are.
+takes them as they are. Where calibration rows are too few for the level, MAPIE 1.6 raises and ours are infinite; its
+StdConformityScore takes some lower bounds of split intervals one rank too close, `LeverageConformityScore` takes both
+where ours are.
 """
 
 from typing import Any
