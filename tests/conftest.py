@@ -7,6 +7,7 @@ NUMERICAL_LAYERS = [
     "hatband._leave_one_out",
     "hatband._leverage",
     "hatband.conformal.acceptance",
+    "hatband.diagnostics",
     "hatband.interval_metrics",
     "hatband.linalg",
     "hatband.order_statistics",
