@@ -87,8 +87,9 @@ def leverage_alignment(scores: Any, leverage: Any, *, significance: Level = 0.05
     -----
     Spearman's (1904) correlation, because leverages are skewed and the spread of scores is what varies: the p-value of
     a least squares slope would hold for neither. Student's t with n - 2 degrees of freedom. A monotone trend is what it
-    sees. To choose a scale, use `AutoScale`, which spends no calibration rows: a scale that is chosen by these very
-    scores loses the guarantee.
+    sees. The error of the fit is one draw that all rows share: with thousands of rows a small p-value may speak of this
+    fit more than of the scale, so look at the ratio too. To choose a scale, use `AutoScale`, which spends no
+    calibration rows: a scale that is chosen by these very scores loses the guarantee.
 
     Examples
     --------
