@@ -101,3 +101,13 @@ def check_features(X: Any, n_samples: int) -> Array:
         row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
         raise ValueError(f"X must be finite; row {row} holds NaN or infinity. Impute or drop such rows first.")
     return values
+
+
+def check_scored(interval: Any, y: Array) -> None:
+    """Raise unless intervals (m, [q,] 2, L) belong to targets (m[, q])."""
+    shape = np.shape(interval)
+    if len(shape) < 3 or shape[:-2] != y.shape or shape[-2] != 2:
+        raise ValueError(
+            "y must have the shape of the y that the estimator was fitted to, and its intervals one more axis for "
+            f"lower and upper and one for levels; got y of shape {y.shape} and intervals of shape {shape}."
+        )

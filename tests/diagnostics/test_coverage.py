@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom, binomtest
 
+from hatband import SplitConformalRegressor
 from hatband.diagnostics import (
     binomial_interval,
     coverage_by_leverage,
@@ -122,6 +123,16 @@ def test_a_band_of_constant_width_has_one_size():
     [row] = size_stratified_coverage(np.zeros(10), band(np.full(10, 2.0))).rows
 
     assert (row.n_samples, row.smallest, row.largest) == (10, 2.0, 2.0)
+
+
+def test_widths_that_differ_by_rounding_are_one_size(rng):
+    X = rng.standard_normal((100, 2))
+    y = 100 * X[:, 0] + rng.standard_normal(100)
+    _, interval = SplitConformalRegressor(scale="constant", random_state=0).fit(X, y).predict_interval(X)
+    table = size_stratified_coverage(y, interval)
+
+    assert len(np.unique(np.diff(interval))) > 1
+    assert len(table.rows) == 1
 
 
 def test_infinite_intervals_are_the_largest():

@@ -89,9 +89,15 @@ def test_the_ratio_is_that_of_mean_sizes_in_the_outer_fifths():
     assert leverage_alignment(np.zeros(10), np.arange(10.0)).ratio == 1.0
 
 
-@pytest.mark.parametrize("leverage", [np.ones(9), np.full(9, np.inf)])
-def test_leverages_that_are_all_equal_show_no_misalignment(rng, leverage):
-    found = leverage_alignment(rng.standard_normal(9), leverage)
+def test_rows_of_infinite_leverage_have_no_say(rng):
+    scores, h = rng.standard_normal(20), rng.uniform(0, 1, 20)
+    with_infinite = leverage_alignment(np.append(scores, [0.0, 0.0]), np.append(h, [np.inf, np.inf]))
+
+    assert with_infinite == leverage_alignment(scores, h)
+
+
+def test_leverages_that_are_all_equal_show_no_misalignment(rng):
+    found = leverage_alignment(rng.standard_normal(9), np.ones(9))
 
     assert (found.rank_correlation, found.p_value, found.ratio) == (0.0, 1.0, 1.0)
 
@@ -210,7 +216,8 @@ def test_the_guard_keeps_its_own_leverages(rng):
         (lambda: leverage_variation([0.1, np.inf]), "leverage must be finite; row 1"),
         (lambda: leverage_variation([0.1, -0.1]), "leverage must be >= 0; row 1 has -0.1"),
         (lambda: leverage_variation([]), "at least one row"),
-        (lambda: leverage_alignment([1.0, 2.0], [0.1, 0.2]), "at least 3 rows; got 2"),
+        (lambda: leverage_alignment([1.0, 2.0], [0.1, 0.2]), "at least 3 rows of finite leverage; got 2"),
+        (lambda: leverage_alignment([1.0, 2.0, 3.0], [np.inf, 0.1, 0.2]), "at least 3 rows of finite leverage; got 2"),
         (lambda: leverage_alignment(np.ones((4, 2)), np.ones(4)), r"scores must hold one number per row, shape \(4,\)"),
         (lambda: leverage_alignment([1.0, np.nan, 2.0], np.ones(3)), "scores must not hold NaN; row 1"),
         (lambda: width_decomposition([[0.0, 1.0]], [0.1, 0.2]), "leverage must hold one number per row"),

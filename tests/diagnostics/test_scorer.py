@@ -74,6 +74,12 @@ def test_one_column_is_scored_as_one_number_per_row(data):
     assert interval_scorer()(column, X[80:], y[80:, None]) == interval_scorer()(flat, X[80:], y[80:])
 
 
+def test_targets_of_another_shape_are_refused(data):
+    X, y = data
+    with pytest.raises(ValueError, match=r"y must have the shape of the y that the estimator was fitted to"):
+        interval_scorer()(model().fit(X, y[:, None]), X, y)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_it_reaches_through_pipelines(data, metric):
     X, y = data

@@ -70,7 +70,8 @@ def leverage_alignment(scores: Any, leverage: Any, *, significance: Level = 0.05
     scores : array-like (n,) or (n, 1)
         Scores of rows that the model has not seen, signed or not: a model's ``scores_``.
     leverage : array-like (n,)
-        Leverages of the same rows: ``model.leverage(X[model.calibration_indices_])`` after ``fit``.
+        Leverages of the same rows: ``model.leverage(X[model.calibration_indices_])`` after ``fit``. Rows of infinite
+        leverage are left out: their width is infinite and their score 0, whatever their error.
     significance : float
         The p-value from which misalignment is stated.
 
@@ -81,7 +82,7 @@ def leverage_alignment(scores: Any, leverage: Any, *, significance: Level = 0.05
     Raises
     ------
     ValueError
-        If shapes differ, anything is NaN, or there are fewer than 3 rows.
+        If shapes differ, anything is NaN, or there are fewer than 3 rows of finite leverage.
 
     Notes
     -----
@@ -103,8 +104,10 @@ def leverage_alignment(scores: Any, leverage: Any, *, significance: Level = 0.05
     """
     h = check_leverages(leverage)
     size = np.abs(check_row_values(scores, len(h), "scores"))
+    finite = np.isfinite(h)
+    size, h = size[finite], h[finite]
     if len(h) < 3:
-        raise ValueError(f"alignment needs at least 3 rows; got {len(h)}.")
+        raise ValueError(f"alignment needs at least 3 rows of finite leverage; got {len(h)}.")
     correlation = _rank_correlation(size, h)
     return LeverageAlignment(
         rank_correlation=correlation,

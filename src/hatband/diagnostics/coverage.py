@@ -51,6 +51,8 @@ class CoverageTable:
         What the rows were sorted by.
     rows : tuple of BinCoverage
         One named tuple (smallest, largest, n_samples, coverage, lower, upper, mean_width) per bin.
+    confidence : float
+        Of the bars.
 
     Examples
     --------
@@ -63,7 +65,6 @@ class CoverageTable:
     by: str
     rows: tuple[BinCoverage, ...]
     confidence: float = 0.95
-    """Of the bars."""
 
     @property
     def lowest(self) -> BinCoverage:
@@ -129,7 +130,8 @@ def coverage_by_leverage(
             0.2 to 0.2       2     0.500  0.013 to 0.987           2
     """
     y, bounds, h = check_interval_rows(y_true, interval, leverage)
-    return _table("leverage", y, bounds, h, n_bins=n_bins, confidence=confidence)
+    bins = quantile_bins(h, check_count(n_bins, 1, "n_bins"))
+    return CoverageTable("leverage", _rows(y, bounds, h, bins, confidence), float(confidence))
 
 
 def size_stratified_coverage(y_true: Any, interval: Any, *, n_bins: int = 5, confidence: Level = 0.95) -> CoverageTable:
@@ -170,15 +172,25 @@ def size_stratified_coverage(y_true: Any, interval: Any, *, n_bins: int = 5, con
     # inf - inf is NaN, and both ends at the same infinity say as little as one at each.
     infinite = np.isinf(bounds).any(axis=1)
     width = np.where(infinite, np.inf, np.subtract(bounds[:, 1], bounds[:, 0], where=~infinite, out=np.zeros(len(y))))
-    return _table("width", y, bounds, width, n_bins=n_bins, confidence=confidence)
+    bins = quantile_bins(_sizes(width, bounds[~infinite]), check_count(n_bins, 1, "n_bins"))
+    return CoverageTable("width", _rows(y, bounds, width, bins, confidence), float(confidence))
 
 
-def _table(by: str, y: Array, bounds: Array, values: Array, *, n_bins: int, confidence: Level) -> CoverageTable:
-    """Coverage by bins of values."""
-    bins = quantile_bins(values, check_count(n_bins, 1, "n_bins"))
+def _sizes(width: Float[Array, " m"], finite: Float[Array, "k 2"]) -> Array:
+    """Number of the size of each row; widths that differ by the rounding of their ends are one size."""
+    rounding = 4 * np.finfo(np.float64).eps * np.abs(finite).max(initial=0)
+    order = np.argsort(width)
+    with np.errstate(invalid="ignore"):  # infinite widths are one size: inf - inf > rounding is False
+        larger = np.diff(width[order]) > rounding
+    size = np.empty(len(width), dtype=int)
+    size[order] = np.concatenate([[0], np.cumsum(larger)])
+    return size
+
+
+def _rows(y: Array, bounds: Array, values: Array, bins: Array, confidence: Level) -> tuple[BinCoverage, ...]:
+    """Coverage of each bin that holds rows."""
     hits = covered(y, bounds[:, 0], bounds[:, 1])
-    rows = tuple(_bin(hits[bins == b], bounds[bins == b], values[bins == b], confidence) for b in np.unique(bins))
-    return CoverageTable(by, rows, float(confidence))
+    return tuple(_bin(hits[bins == b], bounds[bins == b], values[bins == b], confidence) for b in np.unique(bins))
 
 
 def _bin(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.pipeline import Pipeline
 
+from hatband._checks_diagnostics import check_scored
 from hatband._typing import Array
 from hatband._validation import check_confidence_level, check_in
 from hatband.interval_metrics import covered, interval_score, mean_width
@@ -51,6 +52,7 @@ class IntervalScorer:
         )
         _, interval = estimator.predict(X, return_interval=True, confidence_level=levels)
         target = np.asarray(y, dtype=np.float64)
+        check_scored(interval, target)
         ends = np.moveaxis(interval, (target.ndim, -1), (0, 1))
         scores = [
             _METRICS[self.metric](target, lower, upper, level)
