@@ -6,13 +6,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from hatband._typing import Array
-from hatband.order_statistics import side_level
+from hatband.order_statistics import conformal_quantile, side_level
 
 #: Upper thresholds (q,) or (m, q) of scores (n, q) at a level.
 Quantile: TypeAlias = Callable[[Array, Any], Array]
 
 
-def thresholds(scores: Array, confidence_level: Any, symmetric: bool, quantile: Quantile) -> tuple[Array, Array]:
+def thresholds(
+    scores: Array, confidence_level: Any, symmetric: bool, quantile: Quantile = conformal_quantile
+) -> tuple[Array, Array]:
     """Return (lower, upper) thresholds of signed scores (n, q): -q and q when symmetric, else half the miscoverage.
 
     The lower threshold is minus the upper one of the scores with their signs changed.
