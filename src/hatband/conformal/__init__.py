@@ -6,18 +6,25 @@ from hatband.conformal.cross import CrossConformalRegressor
 from hatband.conformal.distribution import PredictiveDistribution
 from hatband.conformal.full import FullConformalRegressor
 from hatband.conformal.jackknife import JackknifePlusRegressor
+from hatband.conformal.online import OnlineConformalRegressor
+from hatband.conformal.online_levels import AdaptiveLevel, AggregatedLevel, FixedLevel, LevelAdaptation
 from hatband.conformal.predictive import leave_one_out_distribution, predictive_distribution
 from hatband.conformal.ridge import ConformalKernelRidge, ConformalRidge
 from hatband.conformal.split import SplitConformalRegressor
 
 __all__ = [
+    "AdaptiveLevel",
+    "AggregatedLevel",
     "ApproximateJackknifePlusRegressor",
     "ConformalKernelRidge",
     "ConformalRidge",
     "ConvexFit",
     "CrossConformalRegressor",
+    "FixedLevel",
     "FullConformalRegressor",
     "JackknifePlusRegressor",
+    "LevelAdaptation",
+    "OnlineConformalRegressor",
     "PredictiveDistribution",
     "SplitConformalRegressor",
     "convex_fit",
