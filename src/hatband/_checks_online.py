@@ -7,6 +7,9 @@ import numpy as np
 
 from hatband._validation import check_ridge
 
+# Sums of squares stay below the largest double.
+_LARGEST_FEATURE = 1e140
+
 
 def check_window(window: Any) -> int | None:
     """Return the number of rows that a sliding model keeps; None for all."""
@@ -41,6 +44,17 @@ def check_streaming_scale(scale: Any) -> None:
         raise ValueError(
             f"OnlineConformalRegressor measures the posterior leverage; {name} asks for {scale.form!r}. Use "
             "LeverageScale(form='posterior')."
+        )
+
+
+def check_squares(features: Any) -> None:
+    """Raise where squares of features could not be added up."""
+    size = np.abs(features).max(axis=1, initial=0.0)
+    if (size > _LARGEST_FEATURE).any():
+        row = int(np.argmax(size > _LARGEST_FEATURE))
+        raise ValueError(
+            f"features must not exceed {_LARGEST_FEATURE:.0e} in size, for their squares to be added up; row {row} has "
+            f"{size[row]:.3g}. Rescale the columns first."
         )
 
 

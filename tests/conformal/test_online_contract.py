@@ -117,6 +117,16 @@ def test_a_stream_that_failed_to_start_is_not_started(data):
     assert vars(model) == vars(OnlineConformalRegressor(ridge=-1.0))
 
 
+def test_features_whose_squares_overflow_are_refused(data):
+    X, y = data
+    model = OnlineConformalRegressor().partial_fit(X, y)
+    X[5] *= 1e200
+    with pytest.raises(ValueError, match=r"features must not exceed 1e\+140 in size.* row 5 has"):
+        model.partial_fit(X, y)
+    with pytest.raises(ValueError, match="row 5"):
+        model.predict_interval(X)
+
+
 def test_a_block_of_other_columns_or_outputs_is_refused(data):
     X, y = data
     model = OnlineConformalRegressor().partial_fit(X, y)

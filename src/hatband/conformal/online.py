@@ -13,6 +13,7 @@ from hatband._checks_online import (
     check_count,
     check_one_ridge,
     check_same_outputs,
+    check_squares,
     check_streaming_scale,
     check_window,
 )
@@ -78,12 +79,12 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
 
     Notes
     -----
-    With "adaptive", for ANY stream, the share of rows missed by the intervals of `predict_then_fit` exceeds
-    1 - confidence_level by at most (max(a, 1 - a) + step) / (step T) after T rows, a the larger of level and 1 - level;
-    to that end intervals are infinite for a while where rows grow stranger and stranger. "aggregated" chooses among
-    steps and keeps regret bounds instead; "fixed" is valid for exchangeable rows. Rows of infinite leverage (the first
-    row; ridge=0 and a new direction) have infinite intervals; they are learned, but neither scored nor counted. Nor are
-    rows counted that come before there are scores enough for the level, whose intervals are infinite too.
+    With "adaptive", for ANY stream, of T rows in turn the share that the intervals of `predict_then_fit` miss exceeds
+    1 - confidence_level by at most (max(level, 1 - level) + step) / (step T); to that end they become infinite for a
+    while where rows grow ever stranger. With symmetric=False this holds on each side. "aggregated" needs no step and
+    keeps regret bounds instead; "fixed" is valid for exchangeable rows. Rows of infinite leverage (the first; with
+    ridge=0 a new direction) have infinite intervals, are learned, but neither scored nor counted. Rows that come
+    before there are scores enough for a level have infinite intervals too and do not move it.
 
     O(d^2) operations per row: one factorisation per block of b = max(64, d) rows (window / 8, where that is less), and
     rank-one steps between. Memory: d^2 numbers, b (b + 2 d) for rows since the factorisation, 4 `calibration_size` per
@@ -392,4 +393,6 @@ def _features(transformer: Any, X: Any) -> Array:
     """Features (n, d) in float64, dense and finite."""
     values = X if transformer is None else dense_inputs(as_numbers(transformer.transform(X)), None)
     check_finite(values, "X" if transformer is None else "the features")
-    return np.asarray(values, dtype=np.float64)
+    features = np.asarray(values, dtype=np.float64)
+    check_squares(features)
+    return features

@@ -231,7 +231,6 @@ class StreamingRidge:
     def _taken(self, rows: Block) -> tuple[Seen, "StreamingRidge"]:
         """Take as many of the rows as this factorisation can stand, at least one."""
         seen = self.base.seen(rows.features)
-        # NaN where the features overflow: such a row stands for itself and fails in the statistics.
         trusted = seen.leverage * np.maximum(rows.weights, 1.0) <= _LARGEST_LEVERAGE
         count = len(trusted) if trusted.all() else int(np.argmin(trusted))
         if count:

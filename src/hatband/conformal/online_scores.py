@@ -16,7 +16,7 @@ def rank_at(miscoverage: float, n: int) -> int:
     numbers, at and beyond 0 and 1 too: rank n + 1 (infinite) at <= 0, and rank 1 (the least score) at its limit of 0.
     Comparing rounded quotients makes "p-value <= miscoverage" and "score > threshold" the same event.
     """
-    dropped = min(max(int(miscoverage * (n + 1)), 0), n)
+    dropped = min(int(min(max(miscoverage, 0.0), 1.0) * (n + 1)), n)
     while dropped < n and (dropped + 1) / (n + 1) <= miscoverage:
         dropped += 1
     while dropped and dropped / (n + 1) > miscoverage:
