@@ -53,11 +53,12 @@ def outcomes(estimator: RegressorMixin, parts: _lwcp.Parts, levels: Iterable[flo
         WEIGHTED: (about_origin, "leverage"),
         CORRECTED: ("auto", "leverage"),
     }
-    return {name: _outcome(estimator, *method, parts, list(levels)) for name, method in methods.items()}
+    return {name: outcome(estimator, *method, parts, list(levels)) for name, method in methods.items()}
 
 
-def _outcome(estimator: RegressorMixin, geometry: Any, scale: str, parts: _lwcp.Parts, levels: list[float]) -> Outcome:
-    model = SplitConformalRegressor(clone(estimator), geometry=geometry, scale=scale)
+def outcome(estimator: RegressorMixin, geometry: Any, scale: str, parts: _lwcp.Parts, levels: list[float]) -> Outcome:
+    """Train, calibrate and test one method."""
+    model = SplitConformalRegressor(clone(estimator), geometry=geometry, scale=scale, random_state=0)
     model.fit_train(*parts.train).calibrate(*parts.calibration)
     X, y = parts.test
     _, interval = model.predict_interval(X, confidence_level=levels)
@@ -230,8 +231,8 @@ def real(report: Report, sets: list[str]) -> None:
 
 
 def _real(report: Report, table: Table, name: str) -> None:
-    data = _data(name)
-    runs = repeated(lambda seed: _scaled(_lwcp.permuted(data, seed), StandardScaler()), 30)
+    data = dataset(name)
+    runs = repeated(lambda seed: scaled(_lwcp.permuted(data, seed), StandardScaler()), 30)
     printed = _lwcp.REAL[name]
     table.row(name, "coverage", (printed[0], printed[3]), _means(runs, "covered"))
     table.row(name, "width", (printed[1], printed[4]), _means(runs, "width"))
@@ -240,25 +241,25 @@ def _real(report: Report, table: Table, name: str) -> None:
     table.row(name, "mean gap, low less high", (None, None), gaps)
 
 
-def _data(name: str) -> _lwcp.Rows:
+def dataset(name: str) -> _lwcp.Rows:
     if name == "heavy_tailed_set":
         return _lwcp.heavy_tailed_set()
     found = load(name)
     return found.data, found.target
 
 
-def _scaled(parts: _lwcp.Parts, scaler: Any) -> _lwcp.Parts:
+def scaled(parts: _lwcp.Parts, scaler: Any) -> _lwcp.Parts:
     scaler.fit(parts.train[0])
     return _lwcp.Parts(*[(scaler.transform(X), y) for X, y in parts])
 
 
 def scalers(report: Report) -> None:
     """Change of the interval under an affine change of the features: none, once leverage is measured from the mean."""
-    designs = {"textbook": _lwcp.design("textbook", 0), "diabetes": _lwcp.permuted(_data("diabetes"), 0)}
+    designs = {"textbook": _lwcp.design("textbook", 0), "diabetes": _lwcp.permuted(dataset("diabetes"), 0)}
     for name, parts in designs.items():
         plain = outcomes(LinearRegression(), parts)
         for scaler in (StandardScaler(), MinMaxScaler(), RobustScaler()):
-            moved = outcomes(LinearRegression(), _scaled(parts, scaler))
+            moved = outcomes(LinearRegression(), scaled(parts, scaler))
             change = {method: _relative_change(plain[method], moved[method]) for method in plain}
             title = f"{name}, {type(scaler).__name__}"
             report.row(**{"change of width under": title}, LWCP=change[WEIGHTED], corrected=change[CORRECTED])

@@ -14,7 +14,7 @@ SOURCE = Path(hatband.__file__).parent
 # Lower layers first. A module imports from layers above its own line never, from its own line only what stands to its
 # left, and within its own package what does not lead back to it.
 LAYERS = [
-    ["_typing", "_compat", "_validation", "_checks_online", "_backend"],
+    ["_typing", "_compat", "_validation", "_checks_bridges", "_checks_diagnostics", "_checks_online", "_backend"],
     ["linalg"],
     ["_leave_one_out", "_leverage", "order_statistics", "interval_metrics"],
     ["geometry"],
@@ -90,7 +90,7 @@ def test_the_walk_would_see_an_import_upwards(tmp_path):
 
 def test_importing_hatband_loads_no_optional_package():
     # pandas is not in this list: scikit-learn loads it where it is installed.
-    optional = {"torch", "mapie", "dask", "distributed", "matplotlib", "skops", "polars"}
+    optional = {"torch", "mapie", "crepes", "dask", "distributed", "matplotlib", "skops", "polars"}
     code = f"import sys, hatband; print(*sorted({optional!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
@@ -99,7 +99,8 @@ def test_importing_hatband_loads_no_optional_package():
 CORE_ONLY = """
 import sys
 
-ABSENT = {"torch", "mapie", "dask", "distributed", "matplotlib", "skops", "polars", "pandas", "jaxtyping", "beartype"}
+ABSENT = {"torch", "mapie", "crepes", "dask", "distributed", "matplotlib", "skops", "polars", "pandas"}
+ABSENT |= {"jaxtyping", "beartype"}
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
