@@ -1,0 +1,160 @@
+"""What the model of a stream knows: equal to refits on exactly the rows in its window, whatever blocks rows came in."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from hatband import OnlineConformalRegressor
+from hatband.conformal.online_ridge import Block, StreamingRidge
+from hatband.conformal.online_window import GrowingMemory, SlidingMemory, row_memory
+from oracles import dense_leverage, ridge_predictions
+
+
+def made_stream(rng, n=260, d=3, outputs=1):
+    X = rng.standard_normal((n, d)) * [1.0, 10.0, 0.1][:d] + 5
+    y = X @ rng.standard_normal((d, outputs)) + rng.standard_normal((n, outputs))
+    return X, y, rng.uniform(0.1, 3, n)
+
+
+def blocks_of(n, sizes):
+    edges = np.minimum(np.cumsum([0, *sizes]), n)
+    return [slice(a, b) for a, b in pairwise(edges) if b > a]
+
+
+BLOCKS = {"one by one": [1] * 260, "uneven": [7, 100, 1, 1, 64, 87], "at once": [260]}
+CASES = [
+    pytest.param({"ridge": 1.0}, id="growing"),
+    pytest.param({"ridge": 0.0}, id="least squares"),
+    pytest.param({"ridge": 1e-9}, id="tiny ridge"),
+    pytest.param({"ridge": 1.0, "fit_intercept": False}, id="no intercept"),
+    pytest.param({"ridge": 0.5, "window": 40}, id="window"),
+    pytest.param({"ridge": 0.0, "window": 20, "fit_intercept": False}, id="window of least squares"),
+]
+
+
+@pytest.mark.parametrize("parameters", CASES)
+def test_each_row_is_predicted_by_a_refit_on_the_rows_of_the_window_before_it(parameters, rng):
+    X, y, weights = made_stream(rng)
+    plain = {key: value for key, value in parameters.items() if key != "window"}
+    model = OnlineConformalRegressor(**parameters)
+    for row in range(len(X)):
+        kept = slice(row - model.window_size_, row) if row else slice(0, 0)
+        part = slice(row, row + 1)
+        prediction, _ = model.predict_then_fit(X[part], y[part, 0], weights[part])
+        if row < 6:  # fewer rows than coefficients: nothing to compare with at ridge 0
+            continue
+        given = {**plain, "weights": weights[kept]}
+        np.testing.assert_allclose(prediction, ridge_predictions(X[kept], y[kept, 0], X[part], **given), rtol=1e-8)
+
+
+@pytest.mark.parametrize("parameters", CASES)
+@pytest.mark.parametrize("sizes", BLOCKS.values(), ids=BLOCKS)
+def test_after_any_blocks_it_is_the_refit_on_the_rows_in_the_window(parameters, sizes, rng):
+    X, y, weights = made_stream(rng)
+    plain = {key: value for key, value in parameters.items() if key != "window"}
+    model, rows = OnlineConformalRegressor(**parameters), rng.standard_normal((30, 3)) * 4
+    for part in blocks_of(len(X), sizes):
+        model.partial_fit(X[part], y[part, 0], weights[part])
+    kept = slice(len(X) - model.window_size_, None)
+    given = {**plain, "weights": weights[kept]}
+
+    expected = ridge_predictions(X[kept], y[kept, 0], rows, **given)
+    np.testing.assert_allclose(model.predict(rows), expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(model.leverage(rows), dense_leverage(X[kept], rows, **given), rtol=1e-8)
+
+
+@pytest.mark.parametrize("parameters", CASES)
+def test_what_is_said_of_a_row_does_not_depend_on_the_blocks(parameters, rng):
+    X, y, weights = made_stream(rng, outputs=2)
+    said = []
+    for sizes in BLOCKS.values():
+        model = OnlineConformalRegressor(**parameters, calibration_size=30)
+        parts = blocks_of(len(X), sizes)
+        intervals = [model.predict_then_fit(X[part], y[part], weights[part])[1] for part in parts]
+        said.append((np.concatenate(intervals), model.scores_, model.window_size_))
+
+    for interval, scores, size in said[1:]:
+        np.testing.assert_allclose(interval, said[0][0], rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(scores, said[0][1], rtol=1e-8, atol=1e-8)
+        assert size == said[0][2]
+
+
+@pytest.mark.parametrize("window", [1, 2, 7, 30, 90, 300])
+def test_the_window_holds_what_it_promises(window, rng):
+    X, y, _ = made_stream(rng)
+    model = OnlineConformalRegressor(window=window)
+    block = max(1, min(64, window // 8))
+    for row in range(len(X)):
+        model.partial_fit(X[row : row + 1], y[row : row + 1, 0])
+        assert min(window, row + 1) <= model.window_size_ <= min(window + 3 * block - 1, row + 1)
+
+
+@pytest.mark.parametrize(("window", "block_size"), [(5, 1), (20, 4), (20, 7), (64, 64)])
+def test_a_sliding_memory_is_the_statistics_of_its_latest_rows_in_bounded_room(window, block_size, rng):
+    X, y, weights = made_stream(rng)
+    memory = row_memory(3, 1, window, block_size)
+    for part in blocks_of(len(X), [1, 2, 3] * 44):
+        memory = memory.add(X[part], y[part], weights[part])
+        total = memory.total()
+        kept = slice(part.stop - total.n_samples, part.stop)
+        centred = np.hstack([X, y])[kept]
+        centred = centred - np.average(centred, axis=0, weights=weights[kept])
+        gram = centred.T @ (weights[kept, None] * centred)
+
+        assert min(window, part.stop) <= total.n_samples < window + 3 * max(block_size, 3)
+        np.testing.assert_allclose(total.triangle.T @ total.triangle, gram, rtol=1e-9, atol=1e-9 * (1 + np.trace(gram)))
+        assert len(memory.old) + len(memory.new) <= window / block_size + 2
+    assert isinstance(memory, SlidingMemory)
+    assert isinstance(row_memory(3, 1, None, 4), GrowingMemory)
+
+
+def test_a_window_forgets_without_a_trace_of_what_left_it(rng):
+    X, y, _ = made_stream(rng)
+    huge = X.copy()
+    huge[:100] *= 1e8  # a difference of Gram matrices would lose 16 digits here
+    model = OnlineConformalRegressor(window=40).partial_fit(huge, y[:, 0])
+    kept = slice(len(X) - model.window_size_, None)
+
+    expected = dense_leverage(X[kept], X, ridge=1.0)
+    np.testing.assert_allclose(model.leverage(X), expected, rtol=1e-10)
+
+
+def test_a_row_of_weight_zero_is_scored_and_leaves_no_trace(rng):
+    X, y, weights = made_stream(rng)
+    weights[::3] = 0
+    model = OnlineConformalRegressor().partial_fit(X, y[:, 0], weights)
+    without = OnlineConformalRegressor().partial_fit(X[weights > 0], y[weights > 0, 0], weights[weights > 0])
+
+    np.testing.assert_allclose(model.predict(X), without.predict(X), rtol=1e-9)
+    np.testing.assert_allclose(model.leverage(X), without.leverage(X), rtol=1e-9)
+    assert len(model.scores_) == len(X) - 2  # the first row, of weight 0, leaves the second without a model too
+
+
+def test_leverage_scores_are_recursive_residuals(rng):
+    # Brown, Durbin and Evans 1975: they are an orthogonal transformation of the errors, so their squares add up.
+    X, y, _ = made_stream(rng)
+    model = OnlineConformalRegressor(ridge=0.0).partial_fit(X, y[:, 0])
+    residual = y[:, 0] - ridge_predictions(X, y[:, 0], X)
+
+    assert len(model.scores_) == len(X) - 4
+    np.testing.assert_allclose(np.sum(model.scores_**2), residual @ residual, rtol=1e-9)
+
+
+def test_rows_that_repeat_under_a_tiny_ridge_keep_their_digits(rng):
+    X, y, _ = made_stream(rng, n=60)
+    X, y = np.repeat(X, 5, axis=0), np.repeat(y, 5, axis=0)
+    model = OnlineConformalRegressor(ridge=1e-12).partial_fit(X, y[:, 0])
+    np.testing.assert_allclose(model.predict(X), ridge_predictions(X, y[:, 0], X, ridge=1e-12), rtol=1e-8)
+
+
+def test_factorisations_are_as_rare_as_promised(rng, monkeypatch):
+    counted = []
+    refactored = StreamingRidge._refactored
+    monkeypatch.setattr(StreamingRidge, "_refactored", lambda *args: counted.append(1) or refactored(*args))
+    X, y = rng.standard_normal((2000, 5)), rng.standard_normal((2000, 1))
+    model = StreamingRidge.empty(5, 1, ridge=1.0, fit_intercept=True, window=None)
+    for row in range(len(X)):
+        _, model = model.follow(Block(X[row : row + 1], y[row : row + 1], np.ones(1)))
+
+    assert len(counted) <= 2000 / 64 + 8
