@@ -5,4 +5,13 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("hatband.nn needs PyTorch; install it with: pip install 'hatband[torch]'.") from error
 
-__all__: list[str] = []
+from hatband.nn.head import find_head
+from hatband.nn.last_layer import LastLayerConformalRegressor
+from hatband.nn.streaming import all_reduce, feature_statistics
+
+__all__ = [
+    "LastLayerConformalRegressor",
+    "all_reduce",
+    "feature_statistics",
+    "find_head",
+]
