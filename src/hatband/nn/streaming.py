@@ -10,10 +10,9 @@ from torch import nn
 
 from hatband._backend import AnyBackend, NumpyBackend, backend_of
 from hatband._typing import Array
-from hatband._validation import check_finite
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
-from hatband.nn.features import ArrayBatches, Batches, as_batches, targets
+from hatband.nn.features import ArrayBatches, Batches, as_batches, check_finite_from, targets
 from hatband.nn.head import Head, find_head, watching
 
 # Entries of a block: 32 MB on a CPU, 256 MB on an accelerator, which needs larger products to be busy.
@@ -100,9 +99,6 @@ class RunningGram:
         centre = Centre(count, float(count), backend.asarray(self._shift) + offset)
         joint = backend.mirror(self._gram + 0.0) - count * offset[:, None] * offset
         backend.set_diagonal(joint, joint.diagonal().clip(0.0))
-        if not backend.isfinite(centre.mean):
-            check_finite(backend.numpy(centre.mean)[None, : self._n_features], "the mean of the features")
-            check_finite(backend.numpy(centre.mean)[None, self._n_features :], "the mean of y")
         return GramStatistics(centre, self._n_features, joint)
 
 
@@ -146,7 +142,23 @@ def streamed(module: nn.Module, batches: Batches | ArrayBatches, layer: str | nn
         for inputs, y in rows:
             features = run(inputs).features
             running.add(features, None if y is None else targets(y, len(features)))
-    return Streamed(head, running.statistics(), n_outputs, flat)
+    statistics = running.statistics()
+    if not statistics.backend.isfinite(statistics.centre.mean):
+        _refuse_not_finite(module, batches, head)
+    return Streamed(head, statistics, n_outputs, flat)
+
+
+def _refuse_not_finite(module: nn.Module, batches: Batches | ArrayBatches, head: Head) -> None:
+    """Raise, after a second pass that finds the row: the first does not stop to look."""
+    start = 0
+    with watching(module, head) as run:
+        for inputs, y in batches:
+            features = run(inputs).features
+            check_finite_from(features, "the features of the module", start)
+            if y is not None:
+                check_finite_from(torch.as_tensor(targets(y, len(features))), "y", start)
+            start += len(features)
+    raise ValueError("the features of the module and y must be finite; their sum is not.")
 
 
 def feature_statistics(
