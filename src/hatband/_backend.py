@@ -20,12 +20,18 @@ from hatband._validation import LeverageWarning
 EPS = float(np.finfo(np.float64).eps)
 # A block of rows fits the cache (2 MB) unless that left too few rows for full BLAS speed; it never passes 32 MB.
 _CACHE_ENTRIES, _MOST_ENTRIES = 2**18, 2**22
+_DEVICE_ENTRIES = 2**24
 
 
 def block_rows(n_features: int) -> int:
     """Return how many rows go into one block: 1,024 to 4,096, fewer where there are very many features."""
     cached = min(max(_CACHE_ENTRIES // max(n_features, 1), 1_024), 4_096)
     return min(cached, max(_MOST_ENTRIES // max(n_features, 1), 64))
+
+
+def device_rows(n_features: int) -> int:
+    """Return how many rows go into one block on an accelerator: 128 MB, because every kernel costs its launch."""
+    return min(max(_DEVICE_ENTRIES // max(n_features, 1), 1_024), 65_536)
 
 
 def on_host(values: Any) -> Any:
@@ -46,6 +52,7 @@ def is_sparse(rows: Any) -> bool:
 class Backend(Protocol):
     """What the numerical layers ask of an array library."""
 
+    def block_rows(self, n_features: int) -> int: ...
     def empty(self, *shape: int) -> Array: ...
     def zeros(self, *shape: int) -> Array: ...
     def ones(self, *shape: int) -> Array: ...
@@ -74,6 +81,10 @@ class Backend(Protocol):
 @dataclass(frozen=True)
 class NumpyBackend:
     """NumPy arrays and CSR matrices through SciPy's BLAS and LAPACK."""
+
+    def block_rows(self, n_features: int) -> int:
+        """Return how many rows go into one block."""
+        return block_rows(n_features)
 
     def empty(self, *shape: int) -> Array:
         """Return an uninitialised float64 array."""
@@ -192,6 +203,10 @@ class TorchBackend:
 
     device: str
 
+    def block_rows(self, n_features: int) -> int:
+        """Return how many rows go into one block."""
+        return block_rows(n_features) if self.device == "cpu" else device_rows(n_features)
+
     def empty(self, *shape: int) -> Array:
         """Return an uninitialised float64 tensor."""
         return _torch().empty(shape, dtype=_torch().float64, device=self.device)
@@ -220,7 +235,9 @@ class TorchBackend:
         return np.asarray(on_host(values))
 
     def read(self, rows: Any, part: slice) -> Array:
-        """Return some rows, dense, on the device of this backend."""
+        """Return some rows, dense, on the device of this backend; float32 stays, to be widened where it is used."""
+        if _is_tensor(rows) and rows.dtype == _torch().float32:
+            return rows[part].detach().to(self.device)
         return self.asarray(rows[part].toarray() if is_sparse(rows) else rows[part])
 
     def subtract(self, rows: Array, shift: Array | None, out: Array) -> Array:
@@ -282,8 +299,8 @@ class TorchBackend:
         return NumpyBackend().rcond_triangle(self.numpy(triangle))
 
     def row_squares(self, block: Array) -> Array:
-        """Return the squared norm of each row."""
-        return (block * block).sum(1)
+        """Return the squared norm of each row, in one pass over the memory."""
+        return _torch().linalg.vector_norm(block, dim=1) ** 2
 
     def isfinite(self, values: Array) -> bool:
         """Whether all values are finite."""

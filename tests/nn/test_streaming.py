@@ -44,7 +44,7 @@ def test_statistics_of_batches_are_those_of_all_rows(net, batch_size):
 
 @pytest.mark.parametrize("sizes", [[5], [1, 2, 3, 4], [40, 1], [64, 64]])
 def test_blocks_of_any_size_give_the_same_sums_to_rounding(device, monkeypatch, rng, sizes):
-    monkeypatch.setattr(streaming_module, "rows_per_block", lambda device, n_columns: 16)
+    monkeypatch.setattr(streaming_module, "rows_per_block", lambda backend, n_columns: 16)
     values = rng.normal(size=(sum(sizes), 3)) * [1, 10, 100] + [0, 1e3, -1e5]
     running = RunningGram(backend_for(torch.zeros(1, device=device)), 3, 0)
 
@@ -57,7 +57,7 @@ def test_blocks_of_any_size_give_the_same_sums_to_rounding(device, monkeypatch, 
 
 
 def test_sorted_rows_lose_nothing(device, monkeypatch):
-    monkeypatch.setattr(streaming_module, "rows_per_block", lambda device, n_columns: 64)
+    monkeypatch.setattr(streaming_module, "rows_per_block", lambda backend, n_columns: 64)
     values = np.linspace(0, 1e6, 4_096)[:, None] ** [1, 0.5]
     running = RunningGram(backend_for(torch.zeros(1, device=device)), 2, 0)
 
@@ -117,7 +117,7 @@ def test_memory_does_not_grow_with_the_number_of_rows():
         assert len(net.seen) == repeats // 10 + 1
         return max(net.seen)
 
-    # Blocks hold 4,096 rows: 10,000 rows fill them, and 100,000 need no more.
+    # Blocks hold at most 4,096 rows: 10,000 rows fill them, and 100,000 need no more.
     assert peak(200) < 1.05 * peak(20)
 
 
