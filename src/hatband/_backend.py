@@ -291,12 +291,36 @@ class TorchBackend:
         return tuple(_torch().linalg.eigh(matrix))
 
     def rcond_cholesky(self, triangle: Array, norm: float) -> float:
-        """Estimate the reciprocal condition number of R'R, whose 1-norm is `norm`, on the CPU."""
-        return NumpyBackend().rcond_cholesky(self.numpy(triangle), norm)
+        """Estimate the reciprocal condition number of R'R, whose 1-norm is `norm`, without leaving the device."""
+        if self.device == "cpu" or not len(triangle):
+            return NumpyBackend().rcond_cholesky(self.numpy(triangle), norm)
+        inverse = self.tri_inv(triangle)
+        return _reciprocal(norm * self._norm_of_square(inverse))
 
     def rcond_triangle(self, triangle: Array) -> float:
-        """Estimate the reciprocal condition number of an upper triangle, on the CPU."""
-        return NumpyBackend().rcond_triangle(self.numpy(triangle))
+        """Estimate the reciprocal condition number of an upper triangle, without leaving the device."""
+        if self.device == "cpu" or not len(triangle):
+            return NumpyBackend().rcond_triangle(self.numpy(triangle))
+        norms = [abs(matrix.triu()).sum(0).max() for matrix in (triangle, self.tri_inv(triangle))]
+        return _reciprocal(float(norms[0] * norms[1]))
+
+    def _norm_of_square(self, inverse: Array) -> float:
+        """Estimate |B|_1 of B = U U' from below by products with B. Higham 2002, algorithm 15.1 and eq. 15.8."""
+        size = len(inverse)
+        steps = _torch().linspace(1, 2, size, dtype=inverse.dtype, device=inverse.device)
+        steps[1::2] *= -1
+        largest = 2 / (3 * size) * float(abs(inverse @ (inverse.T @ steps)).sum())
+        x = _torch().full_like(steps, 1 / size)
+        for _ in range(5):
+            y = inverse @ (inverse.T @ x)
+            largest = max(largest, float(abs(y).sum()))
+            z = inverse @ (inverse.T @ y.sign())
+            place = int(abs(z).argmax())
+            if not float(abs(z[place])) > float(z @ x):
+                break
+            x = _torch().zeros_like(x)
+            x[place] = 1.0
+        return largest
 
     def row_squares(self, block: Array) -> Array:
         """Return the squared norm of each row, in one pass over the memory."""
@@ -305,6 +329,11 @@ class TorchBackend:
     def isfinite(self, values: Array) -> bool:
         """Whether all values are finite."""
         return bool(_torch().isfinite(values).all())
+
+
+def _reciprocal(condition: float) -> float:
+    """Return 1 / condition; 0 where that is infinite or no number."""
+    return 1 / condition if 0 < condition < np.inf else 0.0
 
 
 AnyBackend: TypeAlias = NumpyBackend | TorchBackend
