@@ -13,6 +13,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 from scipy.linalg import blas, lapack
+from scipy.spatial.distance import cdist
 
 from hatband._typing import Array
 from hatband._validation import LeverageWarning
@@ -76,6 +77,8 @@ class Backend(Protocol):
     def rcond_triangle(self, triangle: Array) -> float: ...
     def row_squares(self, block: Array) -> Array: ...
     def isfinite(self, values: Array) -> bool: ...
+    def exp(self, values: Array) -> Array: ...
+    def distances(self, rows: Array, others: Array, order: int) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,14 @@ class NumpyBackend:
     def isfinite(self, values: Array) -> bool:
         """Whether all values are finite."""
         return bool(np.isfinite(values).all())
+
+    def exp(self, values: Array) -> Array:
+        """Return e to the power of each value."""
+        return np.exp(values)
+
+    def distances(self, rows: Array, others: Array, order: int) -> Array:
+        """Return |x - z| of all pairs in the 1-norm or 2-norm, by differences."""
+        return cdist(rows, others, "cityblock" if order == 1 else "euclidean")
 
 
 @dataclass(frozen=True)
@@ -329,6 +340,15 @@ class TorchBackend:
     def isfinite(self, values: Array) -> bool:
         """Whether all values are finite."""
         return bool(_torch().isfinite(values).all())
+
+    def exp(self, values: Array) -> Array:
+        """Return e to the power of each value."""
+        return values.exp()
+
+    def distances(self, rows: Array, others: Array, order: int) -> Array:
+        """Return |x - z| of all pairs in the 1-norm or 2-norm, by differences."""
+        # The default takes a product from 25 rows on, and loses half the digits of small distances.
+        return _torch().cdist(rows, others, p=float(order), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _reciprocal(condition: float) -> float:

@@ -30,6 +30,26 @@ def test_leverage_is_the_dense_formula(device, intercept, ridge):
     np.testing.assert_allclose(model.leverage(new), answer, rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_leverage_is_the_functional_variance_of_laplace_torch(device):
+    laplace = pytest.importorskip("laplace", reason="laplace-torch is not installed")
+    net, (X, y), new = network().to(device), rows(300), 3 * rows(50, seed=1)[0]
+    other = laplace.Laplace(
+        net,
+        "regression",
+        subset_of_weights="last_layer",
+        hessian_structure="full",
+        sigma_noise=1.0,
+        prior_precision=1.0,
+    )
+    other.fit(loader(X.to(device), y[:, None].to(device)))
+    _, variance = other(new.to(device))
+
+    model = LastLayerConformalRegressor(net, scale="leverage", ridge=1.0, penalise_bias=True).fit_train(X)
+
+    np.testing.assert_allclose(model.leverage(new), variance.detach().cpu().numpy().reshape(-1), rtol=1e-5)
+
+
 def test_float32_features_are_summed_in_float64(net):
     X, new = rows(3_000)[0], rows(20, seed=1)[0]
 
