@@ -1,5 +1,6 @@
 """The head of a network: its last linear layer, found in the order of execution, and the features that enter it."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from hatband.geometry.convert import DENSE_COLUMNS
 from hatband.nn.features import called, home, placed
 
 Pooling: TypeAlias = Literal["row", "first", "last", "mean"]
@@ -68,8 +70,8 @@ class Seen:
 
     Parameters
     ----------
-    inputs : tensor, tuple or dict
-        As the module got them.
+    table : tensor (b, k) or None
+        The inputs, where they are numbers in at most 256 columns.
     features : tensor (b, d)
         What enters the head.
     prediction : tensor (b, q)
@@ -78,7 +80,7 @@ class Seen:
         Whether the module returned one number per row without an axis for outputs.
     """
 
-    inputs: Any
+    table: torch.Tensor | None
     features: torch.Tensor
     prediction: torch.Tensor
     is_flat: bool
@@ -112,9 +114,12 @@ def watching(module: nn.Module, head: Head) -> Iterator[Callable[[Any], Seen]]:
     """Give a function that runs the module on a batch and returns what entered the head and what came out."""
     device, dtype = home(module)
     entered: list[torch.Tensor] = []
+    owner = threading.get_ident()
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entered[:] = [args[0] if args else kwargs["input"]]
+        # Another thread may be using the module too.
+        if threading.get_ident() == owner:
+            entered[:] = [args[0] if args else kwargs["input"]]
 
     def run(inputs: Any) -> Seen:
         entered.clear()
@@ -123,7 +128,7 @@ def watching(module: nn.Module, head: Head) -> Iterator[Callable[[Any], Seen]]:
         if not entered:
             raise ValueError(f"the layer {head.name!r} was not called in a forward pass; pass another layer.")
         features = head.features(entered.pop())
-        return Seen(there, features, *head.prediction(output, len(features)))
+        return Seen(_table(there), features, *head.prediction(output, len(features)))
 
     handle = head.layer.register_forward_pre_hook(keep, with_kwargs=True)
     try:
@@ -131,6 +136,12 @@ def watching(module: nn.Module, head: Head) -> Iterator[Callable[[Any], Seen]]:
             yield run
     finally:
         handle.remove()
+
+
+def _table(inputs: Any) -> torch.Tensor | None:
+    """Return inputs that a scale can learn from; codes of tokens or categories are no numbers."""
+    is_table = isinstance(inputs, torch.Tensor) and inputs.ndim == 2 and inputs.is_floating_point()
+    return inputs.detach() if is_table and inputs.shape[1] <= DENSE_COLUMNS else None
 
 
 def find_head(module: nn.Module, inputs: Any, layer: str | nn.Module | None = None) -> Head:
