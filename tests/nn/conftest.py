@@ -2,17 +2,24 @@
 
 import pytest
 import torch
-
 from nn.cases import network
+
+from hatband._backend import TorchBackend
+from hatband.nn import saving, streaming
 
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 )
 
 
-@pytest.fixture(params=["cpu", CUDA])
-def device(request) -> torch.device:
-    return torch.device(request.param)
+# "tensors" is the code of an accelerator, run on the CPU.
+@pytest.fixture(params=["cpu", "tensors", CUDA])
+def device(request, monkeypatch) -> torch.device:
+    if request.param != "tensors":
+        return torch.device(request.param)
+    for module in (saving, streaming):
+        monkeypatch.setattr(module, "backend_for", lambda features: TorchBackend("cpu"))
+    return torch.device("cpu")
 
 
 @pytest.fixture
