@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from nn.cases import network
 
 from hatband._backend import TorchBackend
 from hatband.nn import saving, streaming
+from nn.cases import network
 
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
