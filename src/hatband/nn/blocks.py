@@ -1,7 +1,7 @@
 """Rows of a loader in blocks: what is known of a new row, and of training rows as if each had not been seen."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -80,6 +80,8 @@ def blocks_of(space: LastLayerSpace, batches: Batches | ArrayBatches) -> Iterato
     with watching(space.module, space.head) as run:
         for inputs, y in batches:
             seen = run(inputs)
+            # Images and the like are not to wait for the block to fill.
+            seen = replace(seen, inputs=seen.table)
             pending.append((seen, None if y is None else targets(y, len(seen.features))))
             filled += len(seen.features)
             if filled >= rows_per_block(space.factor.frame.backend, seen.features.shape[1]):
@@ -96,7 +98,7 @@ def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
     check_finite_from(values, "the features of the module", start)
     prediction = torch.cat([seen.prediction for seen in passes])
     check_finite_from(prediction, "the prediction of the module", start)
-    tables = [seen.table for seen in passes if seen.table is not None]
+    tables = [seen.inputs for seen in passes if seen.inputs is not None]
     inputs = torch.cat(tables) if len(tables) == len(passes) else None
     target = None if any(part is None for part in found) else np.concatenate(found)
     if target is not None:

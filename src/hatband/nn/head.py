@@ -70,8 +70,8 @@ class Seen:
 
     Parameters
     ----------
-    table : tensor (b, k) or None
-        The inputs, where they are numbers in at most 256 columns.
+    inputs : tensor, tuple or dict
+        As the module got them.
     features : tensor (b, d)
         What enters the head.
     prediction : tensor (b, q)
@@ -80,10 +80,17 @@ class Seen:
         Whether the module returned one number per row without an axis for outputs.
     """
 
-    table: torch.Tensor | None
+    inputs: Any
     features: torch.Tensor
     prediction: torch.Tensor
     is_flat: bool
+
+    @property
+    def table(self) -> torch.Tensor | None:
+        """Inputs that a scale can learn from, at most 256 columns; codes of tokens or categories are no numbers."""
+        X = self.inputs
+        is_table = isinstance(X, torch.Tensor) and X.ndim == 2 and X.is_floating_point()
+        return X.detach() if is_table and X.shape[1] <= DENSE_COLUMNS else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +135,7 @@ def watching(module: nn.Module, head: Head) -> Iterator[Callable[[Any], Seen]]:
         if not entered:
             raise ValueError(f"the layer {head.name!r} was not called in a forward pass; pass another layer.")
         features = head.features(entered.pop())
-        return Seen(_table(there), features, *head.prediction(output, len(features)))
+        return Seen(there, features, *head.prediction(output, len(features)))
 
     handle = head.layer.register_forward_pre_hook(keep, with_kwargs=True)
     try:
@@ -136,12 +143,6 @@ def watching(module: nn.Module, head: Head) -> Iterator[Callable[[Any], Seen]]:
             yield run
     finally:
         handle.remove()
-
-
-def _table(inputs: Any) -> torch.Tensor | None:
-    """Return inputs that a scale can learn from; codes of tokens or categories are no numbers."""
-    is_table = isinstance(inputs, torch.Tensor) and inputs.ndim == 2 and inputs.is_floating_point()
-    return inputs.detach() if is_table and inputs.shape[1] <= DENSE_COLUMNS else None
 
 
 def find_head(module: nn.Module, inputs: Any, layer: str | nn.Module | None = None) -> Head:
