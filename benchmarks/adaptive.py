@@ -168,7 +168,7 @@ def main(args: Namespace) -> int:
             files = [args.cells / f"{set_name}-{model}-{cap}-{seed}.json" for seed in range(splits)]
             cells = [cell(file, model, data, seed, cap) for seed, file in enumerate(files)]
             judged += cells
-            costs.append(_mean(found[CHOSEN]["cost"] for found in cells))
+            costs.append(_mean(found[CHOSEN]["cost"] for found in cells if "cost" in found[CHOSEN]))
             for name in cells[0]:
                 table[set_name, model, name] = summary(cells, name)
                 rounded = {key: round(value, 5) for key, value in table[set_name, model, name].items()}
