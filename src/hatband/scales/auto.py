@@ -84,10 +84,10 @@ class AutoScale(Scale):
 
     Notes
     -----
-    Three folds. A trial forest has 25 trees, the scale chosen 80; so scores of forests count 5 % less than they are,
-    which is what the rest of the trees and rows gains. Candidates learned from the same columns count as equally
+    Three folds. Forests have 25 trees in the trial, all of theirs in the scale chosen; so their scores count 5 %
+    less than they are, which is what those trees and the rows of the fold gain. Candidates learned from the same columns count as equally
     simple: the best is taken. Rows of weight 0 and of infinite leverage, and all but 20,000, take no part in the
-    choice. Cost: that of four to six boosted quantile regressions.
+    choice. Cost: about that of five boosted quantile regressions.
 
     Examples
     --------
@@ -169,11 +169,18 @@ class _Choice:
         weight = None if sample_weight is None else sample_weight[usable]
         trials = self._trials(rows.take(usable), residual[usable], weight)
         chosen, report = self._decide(output, trials)
+        thresholds = [trials[part].threshold for part in members(chosen, self.candidates[chosen])]
+        return self._fitted(chosen, rows, residual, sample_weight, thresholds), report
+
+    def _fitted(
+        self, chosen: str, rows: Rows, residual: Array, sample_weight: Array | None, thresholds: list[float]
+    ) -> Scale | FittedBlend:
+        """Fit what was chosen on all rows; thresholds (k,) are those of its members."""
         parts = members(chosen, self.candidates[chosen])
         fitted = {name: clone(self.scales[name]).fit(rows, residual[:, None], sample_weight) for name in set(parts)}
         if len(fitted) == 1:
-            return fitted[parts[0]], report
-        return FittedBlend([fitted[part] for part in parts], np.array([trials[p].threshold for p in parts])), report
+            return fitted[parts[0]]
+        return FittedBlend([fitted[part] for part in parts], np.array(thresholds))
 
     def _usable(self, rows: Rows, sample_weight: Array | None) -> Array:
         """Return the rows that take part in the choice."""

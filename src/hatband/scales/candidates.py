@@ -13,9 +13,6 @@ from hatband.scales.magnitude import MagnitudeScale
 from hatband.scales.quantile import QuantileScale
 from hatband.scales.strength import StrengthScale
 
-# Twenty more, as in a forest of its own, would lower the interval score by less than half a per cent.
-FOREST_TREES = 80
-
 Blend: TypeAlias = tuple[str, ...]
 Candidates: TypeAlias = dict[str, Scale | Blend]
 
@@ -32,7 +29,7 @@ def default_candidates() -> Candidates:
         "sampling strength": StrengthScale(form="sampling"),
         "magnitude (leverage, prediction)": MagnitudeScale(columns=("leverage", "prediction")),
         "magnitude": MagnitudeScale(),
-        "quantile": QuantileScale(n_trees=FOREST_TREES),
+        "quantile": QuantileScale(),
         "magnitude and quantile": ("magnitude", "quantile", "quantile"),
     }
 
