@@ -84,10 +84,10 @@ class AutoScale(Scale):
 
     Notes
     -----
-    Three folds. Forests have 25 trees in the trial, all of theirs in the scale chosen; so their scores count 5 %
-    less than they are, which is what those trees and the rows of the fold gain. Candidates learned from the same columns count as equally
-    simple: the best is taken. Rows of weight 0 and of infinite leverage, and all but 20,000, take no part in the
-    choice. Cost: about that of five boosted quantile regressions.
+    Three folds. Forests have 25 trees in the trial, all of theirs in the scale chosen; so their scores count 5 % less
+    than they are, which is what those trees and the rows of the fold gain. Candidates learned from the same columns
+    count as equally simple: the best is taken. Rows of weight 0 and of infinite leverage, and all but 20,000, take no
+    part in the choice. Cost: about that of five boosted quantile regressions.
 
     Examples
     --------
