@@ -14,7 +14,7 @@ from hatband import (
     SplitConformalRegressor,
     StrengthScale,
 )
-from hatband.scales import auto
+from hatband.scales import CallableScale, auto
 from hatband.scales.candidates import FittedBlend, default_candidates
 from scales.cases import chosen, draw, rows_of
 
@@ -186,6 +186,27 @@ class TestOffTheData:
         widest = np.ptp(model.predict_interval(X)[1], axis=1).max()
 
         assert np.ptp(model.predict_interval(far)[1], axis=1).min() >= widest * (1 - 1e-9)
+
+
+def deviation_of_inputs(rows):
+    return np.exp(2 * rows.inputs[:, 0])
+
+
+class TestFunctionsOfTheUsers:
+    def test_compete_with_flat_widths_too(self, rng):
+        rows, residuals = made_rows(rng, 300, lambda h, p, x: np.exp(2 * x[:, 0]))
+        candidates = {"constant": ConstantScale(), "mine": CallableScale(deviation_of_inputs)}
+        scale = AutoScale(candidates, random_state=0).fit(rows, residuals)
+        _, width = scale.predict(rows)
+
+        assert chosen(scale.report_) == ["mine"]
+        np.testing.assert_array_equal(width[:, 0], deviation_of_inputs(rows))
+
+    @pytest.mark.parametrize("width", [0.0, -1.0, np.nan, np.inf])
+    def test_must_give_widths(self, width, rng):
+        candidates = {"mine": CallableScale(lambda rows: np.full(len(rows), width))}
+        with pytest.raises(ValueError, match="widths that are finite and > 0"):
+            AutoScale(candidates).fit(*made_rows(rng, 150, lambda h, p, x: 1.0))
 
 
 class TestErrors:

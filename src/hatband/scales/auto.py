@@ -12,7 +12,7 @@ from hatband._typing import Array
 from hatband._validation import LeverageWarning, check_confidence_level
 from hatband.order_statistics import minimum_calibration_size
 from hatband.rows import Rows
-from hatband.scales.base import Scale, with_context
+from hatband.scales.base import Scale, band_of_one, with_context
 from hatband.scales.candidates import (
     Candidates,
     FittedBlend,
@@ -139,7 +139,7 @@ class AutoScale(Scale):
         if len(self.scales_) == 1 and isinstance(self.scales_[0], LeverageScale):
             return self.scales_[0].predict(rows)
         views = zip(self.scales_, outputs(rows, len(self.scales_)), strict=True)
-        shifts, widths = zip(*(scale.predict(one) for scale, one in views), strict=True)
+        shifts, widths = zip(*(band_of_one(scale, one) for scale, one in views), strict=True)
         columns = [np.broadcast_to(shift, (len(rows), 1)) for shift in shifts]
         return (np.hstack(columns) if any(map(np.any, columns)) else 0.0), np.hstack(widths)
 

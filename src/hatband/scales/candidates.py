@@ -7,7 +7,7 @@ import numpy as np
 
 from hatband._typing import Array
 from hatband.rows import Rows
-from hatband.scales.base import Scale
+from hatband.scales.base import Scale, band_of_one
 from hatband.scales.fixed import ConstantScale, LeverageScale
 from hatband.scales.magnitude import MagnitudeScale
 from hatband.scales.quantile import QuantileScale
@@ -87,5 +87,5 @@ class FittedBlend:
 
     def predict(self, rows: Rows) -> tuple[Any, Array]:
         """Return shift and width."""
-        found = {id(scale): scale.predict(rows) for scale in self.scales}
+        found = {id(scale): band_of_one(scale, rows) for scale in self.scales}
         return mean_band([found[id(scale)] for scale in self.scales], np.asarray(self.thresholds))

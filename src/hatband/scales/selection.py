@@ -10,7 +10,7 @@ from hatband._typing import Array
 from hatband.interval_metrics import interval_score
 from hatband.order_statistics import conformal_quantile
 from hatband.rows import Rows
-from hatband.scales.base import Scale
+from hatband.scales.base import Scale, band_of_one
 
 TRIAL_TREES = 25
 # By how much the interval score of a forest falls from the trial, 25 trees on two thirds of the rows, to the scale
@@ -26,7 +26,7 @@ def out_of_fold(
     for train, test in folds:
         weight = None if sample_weight is None else sample_weight[train]
         fitted = clone(scale).fit(rows.take(train), residual[train, None], weight)
-        found_shift, found_width = fitted.predict(rows.take(test))
+        found_shift, found_width = band_of_one(fitted, rows.take(test))
         shift[test] = np.broadcast_to(found_shift, (len(test), 1))[:, 0]
         width[test] = found_width[:, 0]
     return shift, width
