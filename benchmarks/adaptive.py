@@ -4,6 +4,8 @@ Every split draws at most `--rows` rows with its own seed: half train, a quarter
 methods see the same rows and the same model; what they learn, they learn from the training half (MAPIE's normalised
 score takes a share of the calibration quarter instead). Ranked are the methods that keep the model's prediction as
 base; conformal quantile regression, which has a centre of its own, is ranked with boosting and shown apart with Ridge.
+The default is judged by its rank among the fixed scales and the methods of others; the learned scales by name, from
+which it chooses, stand beside it, and the rank among all methods is shown too.
 
 A cell is one split of one set with one model. Cells are kept as JSON in `--cells` and only missing methods are run, so
 a run can be interrupted; delete the folder to measure anew.
@@ -35,6 +37,7 @@ from hatband.order_statistics import upper_rank
 FALSE_ALARM = 1e-3
 CHOSEN = "AutoScale"
 OWN_CENTRE = "CQR, boosting"
+BY_NAME = ("strength", "magnitude", "quantile")
 # Sizes of the cells of a quick run: other cells than those of a full one.
 QUICK_ROWS, QUICK_SPLITS = 1_200, 2
 
@@ -120,8 +123,8 @@ def compare(report: Report, table: dict[tuple[str, str, str], dict[str, float]],
     for model in MODELS:
         methods = [name for name in METHODS if (set_names[0], model, name) in table]
         ranked = [name for name in methods if model == "boosting" or name != OWN_CENTRE]
-        scores = np.array([[table[key, model, name]["score"] for name in ranked] for key in set_names])
-        ranks = dict(zip(ranked, rankdata(scores, axis=1).mean(axis=0), strict=True))
+        ranks = mean_ranks(table, model, set_names, ranked)
+        rivals = mean_ranks(table, model, set_names, [name for name in ranked if name not in BY_NAME])
         for name in methods:
             rows = [table[key, model, name] for key in set_names]
             report.row(
@@ -134,11 +137,18 @@ def compare(report: Report, table: dict[tuple[str, str, str], dict[str, float]],
                     "worst set": round(max(row["score"] for row in rows), 3),
                     "width ratio": round(_mean(row["width"] for row in rows), 4),
                     "decile error x 1e4": round(1e4 * _mean(row["error"] for row in rows), 2),
-                    "mean rank": round(float(ranks[name]), 2) if name in ranks else None,
+                    "mean rank": round(rivals[name], 2) if name in rivals else None,
+                    "rank of all": round(ranks[name], 2) if name in ranks else None,
                     "seconds": round(_mean(row["seconds"] for row in rows), 2),
                 },
             )
-        _targets(report, model, table, set_names, ranks)
+        _targets(report, model, table, set_names, rivals)
+
+
+def mean_ranks(table: Any, model: str, set_names: list[str], methods: list[str]) -> dict[str, float]:
+    """Return the mean over sets of each method's rank by interval score; 1 is the best."""
+    scores = np.array([[table[key, model, name]["score"] for name in methods] for key in set_names])
+    return dict(zip(methods, rankdata(scores, axis=1).mean(axis=0).tolist(), strict=True))
 
 
 def _targets(report: Report, model: str, table: Any, set_names: list[str], ranks: dict[str, float]) -> None:
@@ -168,7 +178,7 @@ def main(args: Namespace) -> int:
             files = [args.cells / f"{set_name}-{model}-{cap}-{seed}.json" for seed in range(splits)]
             cells = [cell(file, model, data, seed, cap) for seed, file in enumerate(files)]
             judged += cells
-            costs.append(_mean(found[CHOSEN]["cost"] for found in cells))
+            costs.append(_mean(found[CHOSEN]["cost"] for found in cells if "cost" in found[CHOSEN]))
             for name in cells[0]:
                 table[set_name, model, name] = summary(cells, name)
                 rounded = {key: round(value, 5) for key, value in table[set_name, model, name].items()}

@@ -1,18 +1,16 @@
-"""Scales learned from honest residuals: what they recover, what bounds them, and that they cost no calibration row."""
+"""Scales learned from honest residuals: what they recover and what bounds them."""
 
 import pickle
-from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn.base import clone
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.linear_model import Ridge
 
 from hatband import AutoScale, LeverageScale, MagnitudeScale, QuantileScale, SplitConformalRegressor, StrengthScale
-from hatband.rows import Rows
-from oracles import exact_upper_rank
+from scales.cases import draw, rows_of
 
 LEARNED = {
     "strength": StrengthScale(),
@@ -20,22 +18,10 @@ LEARNED = {
     "magnitude": MagnitudeScale(),
     "quantile": QuantileScale(n_trees=20),
     "auto": AutoScale({"leverage": LeverageScale(), "magnitude": MagnitudeScale()}),
+    "blend": AutoScale(
+        {"magnitude": MagnitudeScale(), "quantile": QuantileScale(n_trees=10), "both": ("magnitude", "quantile")}
+    ),
 }
-
-
-def rows_of(leverage, prediction, inputs):
-    return Rows(
-        len(leverage),
-        inputs=lambda: inputs,
-        leverage=lambda: leverage,
-        sampling_leverage=lambda: leverage,
-        prediction=lambda: prediction,
-    )
-
-
-def draw(rng, n, noise=lambda x: 0.2 + np.abs(x)):
-    X = rng.uniform(-2, 2, (n, 3))
-    return X, X[:, 1] + noise(X[:, 0]) * rng.standard_normal(n)
 
 
 @pytest.fixture
@@ -136,52 +122,3 @@ def test_widths_have_a_floor_where_residuals_vanish(scale, rng):
 def test_fitting_without_residuals_is_refused(scale):
     with pytest.raises(ValueError, match="learns from honest training rows"):
         scale.fit(None)
-
-
-class TestAutoScale:
-    def test_reports_every_candidate_and_marks_its_choice(self, made):
-        model = SplitConformalRegressor(Ridge(), scale=AutoScale(), random_state=0).fit(*made)
-        report = model.scale_.report_
-
-        assert sum(entry["chosen"] for entry in report) == 1
-        assert {"output", "candidate", "score", "excess", "standard_error", "chosen"} <= set(report[0])
-        assert min(entry["excess"] for entry in report) == 0
-        chosen = next(entry for entry in report if entry["chosen"])
-        assert chosen["excess"] <= chosen["standard_error"]
-
-    def test_learns_where_noise_differs_and_stays_simple_where_it_does_not(self, rng):
-        noisy = SplitConformalRegressor(Ridge(), scale=AutoScale(), random_state=0).fit(*draw(rng, 1500))
-        plain = SplitConformalRegressor(Ridge(), scale=AutoScale(), random_state=0)
-        plain.fit(*draw(rng, 1500, noise=lambda x: 1.0))
-
-        chosen = [next(e["candidate"] for e in m.scale_.report_ if e["chosen"]) for m in (noisy, plain)]
-        assert chosen[0].startswith(("magnitude", "quantile"))
-        assert chosen[1] in {"leverage", "strength", "constant"}
-
-    def test_few_rows_get_the_leverage_scale_and_the_report_says_why(self, rng):
-        model = SplitConformalRegressor(Ridge(), scale=AutoScale(), random_state=0).fit(*draw(rng, 100))
-
-        assert isinstance(model.scale_.scales_[0], LeverageScale)
-        assert "75 training rows, fewer than 100" in model.scale_.report_[0]["reason"]
-
-    @pytest.mark.parametrize("calibration", [19, 29, 49])
-    def test_the_choice_uses_no_calibration_row(self, calibration):
-        """Covered of all tests lies inside exact bounds; false-alarm rate 1e-6 each."""
-        rng = np.random.default_rng(calibration)
-        model = SplitConformalRegressor(LinearRegression(), scale=LEARNED["auto"], random_state=0)
-        model.fit_train(*draw(rng, 200))
-        repetitions, tests = 200, 20
-        covered = 0
-        for _ in range(repetitions):
-            model.calibrate(*draw(rng, calibration))
-            X, y = draw(rng, tests)
-            lower, upper = model.predict_interval(X)[1].T
-            covered += int(((lower <= y) & (y <= upper)).sum())
-        k = exact_upper_rank(calibration, Fraction(9, 10))
-        law = stats.betabinom(tests, k, calibration + 1 - k).pmf(np.arange(tests + 1))
-        total = np.array([1.0])
-        for _ in range(repetitions):
-            total = np.convolve(total, law)
-        below = np.cumsum(total)
-
-        assert np.searchsorted(below, 5e-7) <= covered <= np.searchsorted(below, 1 - 5e-7)

@@ -1,7 +1,7 @@
 """The scale that chooses between scales."""
 
 import warnings
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import clone
@@ -10,65 +10,58 @@ from sklearn.utils import check_random_state
 
 from hatband._typing import Array
 from hatband._validation import LeverageWarning, check_confidence_level
+from hatband.order_statistics import minimum_calibration_size
 from hatband.rows import Rows
-from hatband.scales.base import Scale, with_context
+from hatband.scales.base import Scale, band_of_one, with_context
+from hatband.scales.candidates import (
+    Candidates,
+    FittedBlend,
+    check_candidates,
+    default_candidates,
+    kind,
+    mean_band,
+    members,
+)
 from hatband.scales.columns import outputs
-from hatband.scales.fixed import ConstantScale, LeverageScale
-from hatband.scales.magnitude import MagnitudeScale
-from hatband.scales.quantile import DEFAULT_LEVEL, QuantileScale
+from hatband.scales.fixed import LeverageScale
+from hatband.scales.quantile import DEFAULT_LEVEL
 from hatband.scales.selection import (
     best_of_its_kind,
     out_of_fold,
-    scores_at_own_threshold,
+    own_threshold,
+    scores_at,
     simplest_within_one_error,
     trial_version,
 )
-from hatband.scales.strength import StrengthScale
 
 FEWEST_ROWS = 100
 MOST_ROWS = 20_000
 FOLDS = 3
-TRIAL_TREES = 30
 
 
-def default_candidates() -> dict[str, Scale]:
-    """Return the candidates of `AutoScale`, the simpler first: by leverage, constant, learned from few, from all.
+class _Trial(NamedTuple):
+    """A candidate on rows that it had not seen: its band, the threshold of that, and its interval scores."""
 
-    Fixed leverage comes after its estimated strength, which contains it: it is not to win by being simpler.
-    """
-    few = ("leverage", "prediction")
-    return {
-        "strength": StrengthScale(),
-        "leverage": LeverageScale(),
-        "constant": ConstantScale(),
-        "sampling strength": StrengthScale(form="sampling"),
-        "magnitude (leverage, prediction)": MagnitudeScale(columns=few),
-        "magnitude": MagnitudeScale(),
-        "quantile (leverage, prediction)": QuantileScale(columns=few),
-        "quantile": QuantileScale(),
-    }
-
-
-def _kind(scale: Scale) -> tuple[str, ...]:
-    """Return what makes a scale simple: its type, or the columns that it learns from."""
-    match scale:
-        case MagnitudeScale() | QuantileScale():
-            return scale.columns
-        case _:
-            return (repr(scale),)
+    band: tuple[Array, Array]
+    threshold: float
+    scores: Array
+    loss: float
 
 
 class AutoScale(Scale):
     """The scale with the smallest cross-validated mean interval score on honest training residuals, simpler ones first.
 
-    Chosen by the one-standard-error rule from constant, leverage, its strength, and learned magnitudes and quantiles;
-    for each output by itself. No calibration row is used, so the guarantee of the calibrated interval is untouched.
+    Chosen by the one-standard-error rule from constant, leverage, its strength, learned magnitudes and quantiles, and
+    the mean of these two; for each output by itself. No calibration row is used, so the guarantee of the calibrated
+    interval is untouched.
 
     Parameters
     ----------
-    candidates : dict of name -> Scale, or None, default=None
-        The simpler first. None: strength, leverage, constant, strength of the sampling form, then magnitudes and
-        quantiles learned from (leverage, prediction) and from (leverage, prediction, inputs).
+    candidates : dict of name -> Scale or tuple of names, or None, default=None
+        The simpler first. A tuple blends the candidates that it names: the mean of their bands, each scaled to its own
+        threshold; a name that stands twice counts twice. None: strength, leverage, constant, strength of the sampling
+        form, magnitude learned from (leverage, prediction), then from (leverage, prediction, inputs) magnitude,
+        quantile, and one part magnitude with two parts quantile.
     level : float or None, default=None
         Level of the interval score. None: the first confidence level of the estimator around the scale, else 0.9.
     random_state : int, RandomState or None, default=None
@@ -80,19 +73,21 @@ class AutoScale(Scale):
         The choice for each output, fitted to all rows.
     report_ : list of dict
         One entry for each output and candidate: output, candidate, score (mean interval score, in the units of the
-        residuals), excess over the best candidate, its standard_error, and whether it was chosen. With fewer than 100
-        rows, or no honest residuals, one entry that says why the leverage scale is used.
+        residuals), excess over the best candidate, its standard_error, and whether it was chosen. With too few rows
+        (fewer than 100, or than the level needs for a finite threshold), or no honest residuals, an entry that says
+        why the leverage scale is used.
 
     Raises
     ------
     ValueError
-        If the level is not inside (0, 1).
+        If the level is not inside (0, 1), or candidates are none, or a blend names no candidate.
 
     Notes
     -----
-    Three folds; forests of 30 trees for the choice and of 100 for the scale chosen. Magnitudes and quantiles learned
-    from the same columns count as equally simple: the better is taken. Cost: about that of six boosted quantile
-    regressions; at most 20,000 rows take part in the choice.
+    Three folds. Forests have 25 trees in the trial, all of theirs in the scale chosen; so their scores count 5 % less
+    than they are, which is what those trees and the rows of the fold gain. Candidates learned from the same columns
+    count as equally simple: the best is taken. Rows of weight 0 and of infinite leverage, and all but 20,000, take no
+    part in the choice. Cost: about that of five boosted quantile regressions.
 
     Examples
     --------
@@ -108,7 +103,7 @@ class AutoScale(Scale):
     works_without_residuals: ClassVar[bool] = True
 
     def __init__(
-        self, candidates: dict[str, Scale] | None = None, *, level: float | None = None, random_state: Any = None
+        self, candidates: Candidates | None = None, *, level: float | None = None, random_state: Any = None
     ) -> None:
         self.candidates = candidates
         self.level = level
@@ -117,6 +112,10 @@ class AutoScale(Scale):
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
         """Choose and fit on honest training rows and residuals (n, q); None: the leverage scale, and a warning."""
         (level, *_), _ = check_confidence_level(DEFAULT_LEVEL if self.level is None else self.level)
+        candidates = default_candidates() if self.candidates is None else self.candidates
+        check_candidates(candidates)
+        self.scales_: list[Scale | FittedBlend] = [LeverageScale().fit()]
+        self.report_: list[dict[str, Any]] = [_unchosen(0, "no honest residuals")]
         if rows is None or residuals is None:
             warnings.warn(
                 "There are no honest residuals to choose a scale by, because the frozen model may have been trained on "
@@ -124,17 +123,15 @@ class AutoScale(Scale):
                 LeverageWarning,
                 stacklevel=2,
             )
-            return self._without_choice("no honest residuals")
-        if len(rows) < FEWEST_ROWS:
-            return self._without_choice(f"{len(rows)} training rows, fewer than {FEWEST_ROWS}")
+            return self
         seed = check_random_state(self.random_state).randint(2**31 - 1)
-        candidates = default_candidates() if self.candidates is None else self.candidates
-        candidates = {name: with_context(clone(scale), level, seed) for name, scale in candidates.items()}
-        self.scales_: list[Scale] = []
-        self.report_: list[dict[str, Any]] = []
-        for j, one in enumerate(outputs(rows, residuals.shape[1])):
-            chosen = self._choose(j, candidates, one, residuals[:, j], sample_weight, level=float(level), seed=seed)
-            self.scales_.append(clone(candidates[chosen]).fit(one, residuals[:, [j]], sample_weight))
+        choice = _Choice(candidates, level, seed)
+        found = [
+            choice.fit(j, one, residuals[:, j], sample_weight)
+            for j, one in enumerate(outputs(rows, residuals.shape[1]))
+        ]
+        self.scales_ = [scale for scale, _ in found]
+        self.report_ = [entry for _, report in found for entry in report]
         return self
 
     def predict(self, rows: Rows) -> tuple[Any, Array]:
@@ -142,42 +139,83 @@ class AutoScale(Scale):
         if len(self.scales_) == 1 and isinstance(self.scales_[0], LeverageScale):
             return self.scales_[0].predict(rows)
         views = zip(self.scales_, outputs(rows, len(self.scales_)), strict=True)
-        shifts, widths = zip(*(scale.predict(one) for scale, one in views), strict=True)
+        shifts, widths = zip(*(band_of_one(scale, one) for scale, one in views), strict=True)
         columns = [np.broadcast_to(shift, (len(rows), 1)) for shift in shifts]
         return (np.hstack(columns) if any(map(np.any, columns)) else 0.0), np.hstack(widths)
 
-    def _without_choice(self, reason: str) -> Self:
-        self.scales_ = [LeverageScale().fit()]
-        self.report_ = [{"candidate": "leverage", "chosen": True, "reason": reason}]
-        return self
 
-    def _choose(
-        self,
-        output: int,
-        candidates: dict[str, Scale],
-        rows: Rows,
-        residual: Array,
-        sample_weight: Array | None,
-        *,
-        level: float,
-        seed: int,
-    ) -> str:
-        """Return the name of the candidate chosen for one output, and report on all of them."""
-        # Infinite leverage gives infinite intervals under every scale that looks at it, and decides nothing.
-        usable = np.flatnonzero(np.isfinite(rows.leverage))
-        if len(usable) > MOST_ROWS:
-            usable = np.sort(np.random.default_rng(seed).choice(usable, MOST_ROWS, replace=False))
-        rows, residual = rows.take(usable), residual[usable]
+class _Choice:
+    """The choice between candidates for one output after the other."""
+
+    def __init__(self, candidates: Candidates, level: Any, seed: int) -> None:
+        self.candidates = candidates
+        self.level = level
+        self.seed = seed
+        self.scales = {
+            name: with_context(clone(scale), level, seed)
+            for name, scale in candidates.items()
+            if not isinstance(scale, tuple)
+        }
+
+    def fit(
+        self, output: int, rows: Rows, residual: Array, sample_weight: Array | None
+    ) -> tuple[Scale | FittedBlend, list[dict[str, Any]]]:
+        """Return the scale chosen for one output, fitted on all rows, and the report on all candidates."""
+        usable = self._usable(rows, sample_weight)
+        fewest = max(FEWEST_ROWS, minimum_calibration_size(self.level))
+        if len(usable) < fewest:
+            reason = f"{len(usable)} training rows, fewer than {fewest}"
+            return LeverageScale().fit(), [_unchosen(output, reason)]
         weight = None if sample_weight is None else sample_weight[usable]
-        folds = list(KFold(FOLDS, shuffle=True, random_state=seed).split(residual))
-        columns = []
-        for scale in candidates.values():
-            band = out_of_fold(trial_version(scale, TRIAL_TREES), rows, residual, weight, folds)
-            columns.append(scores_at_own_threshold(residual, *band, level))
-        scores, names = np.stack(columns, axis=1), list(candidates)
+        trials = self._trials(rows.take(usable), residual[usable], weight)
+        chosen, report = self._decide(output, trials)
+        thresholds = [trials[part].threshold for part in members(chosen, self.candidates[chosen])]
+        return self._fitted(chosen, rows, residual, sample_weight, thresholds), report
+
+    def _fitted(
+        self, chosen: str, rows: Rows, residual: Array, sample_weight: Array | None, thresholds: list[float]
+    ) -> Scale | FittedBlend:
+        """Fit what was chosen on all rows; thresholds (k,) are those of its members."""
+        parts = members(chosen, self.candidates[chosen])
+        fitted = {name: clone(self.scales[name]).fit(rows, residual[:, None], sample_weight) for name in set(parts)}
+        if len(fitted) == 1:
+            return fitted[parts[0]]
+        return FittedBlend([fitted[part] for part in parts], np.array(thresholds))
+
+    def _usable(self, rows: Rows, sample_weight: Array | None) -> Array:
+        """Return the rows that take part in the choice."""
+        # Infinite leverage gives infinite intervals under every scale that looks at it, and decides nothing.
+        used = np.isfinite(rows.leverage) & (True if sample_weight is None else sample_weight > 0)
+        usable = np.flatnonzero(used)
+        if len(usable) > MOST_ROWS:
+            usable = np.sort(np.random.default_rng(self.seed).choice(usable, MOST_ROWS, replace=False))
+        return usable
+
+    def _trials(self, rows: Rows, residual: Array, weight: Array | None) -> dict[str, _Trial]:
+        folds = list(KFold(FOLDS, shuffle=True, random_state=self.seed).split(residual))
+        trials: dict[str, _Trial] = {}
+        for name, scale in self.scales.items():
+            trial, loss = trial_version(scale)
+            trials[name] = self._tried(residual, out_of_fold(trial, rows, residual, weight, folds), loss)
+        for name, blend in self.candidates.items():
+            if isinstance(blend, tuple):
+                parts = [trials[part] for part in blend]
+                band = mean_band([part.band for part in parts], np.array([part.threshold for part in parts]))
+                trials[name] = self._tried(residual, band, float(np.mean([part.loss for part in parts])))
+        return trials
+
+    def _tried(self, residual: Array, band: tuple[Array, Array], loss: float) -> _Trial:
+        threshold = own_threshold(residual, *band, self.level)
+        scores = scores_at(threshold, residual, *band, float(self.level))
+        return _Trial(band, threshold, scores * (1 - loss), loss)
+
+    def _decide(self, output: int, trials: dict[str, _Trial]) -> tuple[str, list[dict[str, Any]]]:
+        """Return the name of the candidate chosen, and the report on all."""
+        names = list(self.candidates)
+        scores = np.stack([trials[name].scores for name in names], axis=1)
         choice, excess, error = simplest_within_one_error(scores)
-        choice = best_of_its_kind([_kind(scale) for scale in candidates.values()], choice, excess)
-        self.report_ += [
+        choice = best_of_its_kind([kind(name, self.candidates) for name in names], choice, excess)
+        report = [
             {
                 "output": output,
                 "candidate": name,
@@ -188,4 +226,8 @@ class AutoScale(Scale):
             }
             for i, name in enumerate(names)
         ]
-        return names[choice]
+        return names[choice], report
+
+
+def _unchosen(output: int, reason: str) -> dict[str, Any]:
+    return {"output": output, "candidate": "leverage", "chosen": True, "reason": reason}

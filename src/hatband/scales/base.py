@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from sklearn.base import BaseEstimator
 
 from hatband._typing import Array
+from hatband._validation import check_widths
 from hatband.rows import Rows
 
 
@@ -36,6 +38,13 @@ def given(rows: Rows | None, residuals: Array | None, name: str) -> tuple[Rows, 
     if rows is None or residuals is None:
         raise ValueError(f"{name} learns from honest training rows and their residuals; fit got none. Pass both.")
     return rows, residuals
+
+
+def band_of_one(scale: Any, rows: Rows) -> tuple[Any, Array]:
+    """Return shift and width (m, 1) of a fitted scale for rows with one output; ValueError for widths that are none."""
+    shift, width = scale.predict(rows)
+    name = getattr(scale, "function", type(scale)).__name__
+    return shift, check_widths(width, lambda: np.isinf(rows.leverage), len(rows), name)
 
 
 def with_context(scale: Any, level: float, random_state: Any) -> Any:

@@ -10,7 +10,12 @@ from hatband._typing import Array
 from hatband.interval_metrics import interval_score
 from hatband.order_statistics import conformal_quantile
 from hatband.rows import Rows
-from hatband.scales.base import Scale
+from hatband.scales.base import Scale, band_of_one
+
+TRIAL_TREES = 25
+# By how much the interval score of a forest falls from the trial, 25 trees on two thirds of the rows, to the scale
+# that is fitted in the end: measured on public data sets, where it lies between 1 and 8 %.
+TRIAL_LOSS = 0.05
 
 
 def out_of_fold(
@@ -21,15 +26,19 @@ def out_of_fold(
     for train, test in folds:
         weight = None if sample_weight is None else sample_weight[train]
         fitted = clone(scale).fit(rows.take(train), residual[train, None], weight)
-        found_shift, found_width = fitted.predict(rows.take(test))
+        found_shift, found_width = band_of_one(fitted, rows.take(test))
         shift[test] = np.broadcast_to(found_shift, (len(test), 1))[:, 0]
         width[test] = found_width[:, 0]
     return shift, width
 
 
-def scores_at_own_threshold(residual: Array, shift: Array, width: Array, level: float) -> Array:
-    """Return the interval score (n,) of shift -+ threshold x width, the threshold being calibrated on the same rows."""
-    threshold = conformal_quantile(np.abs(residual - shift)[:, None] / width[:, None], level)[0]
+def own_threshold(residual: Array, shift: Array, width: Array, level: float) -> float:
+    """Return the factor of the width (n,) that calibrates shift -+ factor x width on these very rows."""
+    return float(conformal_quantile(np.abs(residual - shift)[:, None] / width[:, None], level)[0])
+
+
+def scores_at(threshold: float, residual: Array, shift: Array, width: Array, level: float) -> Array:
+    """Return the interval score (n,) of shift -+ threshold x width."""
     half = threshold * width
     return interval_score(residual, shift - half, shift + half, level)
 
@@ -51,8 +60,9 @@ def best_of_its_kind(kinds: Sequence[tuple[str, ...]], choice: int, means: Array
     return min((i for i, kind in enumerate(kinds) if kind == kinds[choice]), key=lambda i: means[i])
 
 
-def trial_version(scale: Any, n_trees: int) -> Any:
-    """Return a clone that is cheap enough to be fitted in every fold: fewer trees, where it has them."""
-    parameters = scale.get_params(deep=False)
-    smaller = min(parameters["n_trees"], n_trees) if "n_trees" in parameters else None
-    return clone(scale) if smaller is None else clone(scale).set_params(n_trees=smaller)
+def trial_version(scale: Any) -> tuple[Any, float]:
+    """Return a clone that is cheap enough to be fitted in every fold, and the share by which its score is too high."""
+    n_trees = scale.get_params(deep=False).get("n_trees", 0)
+    if n_trees <= TRIAL_TREES:
+        return clone(scale), 0.0
+    return clone(scale).set_params(n_trees=TRIAL_TREES), TRIAL_LOSS
