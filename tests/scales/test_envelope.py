@@ -67,11 +67,18 @@ def test_the_floor_is_relative_to_the_residuals(residual, expected):
 
 class TestReach:
     def test_lies_a_little_below_the_largest_leverage(self, rng):
-
         n = 200
         h = rng.exponential(size=n)
 
-        assert reach(h) == pytest.approx((1 + h.max()) * (1 - 2 / n) - 1, rel=1e-12)
+        assert reach(h) == pytest.approx(h.max() * (1 - 4 / n), rel=1e-12)
+
+    def test_leaves_rows_like_the_training_rows_to_the_learner(self, rng):
+        # One uniform input: leverage runs from 1 / n to 4 / n only, and a reach 2 / n lower would take 40 % of the rows.
+        n = 1_000
+        x = rng.uniform(-1, 1, n)
+        h = 1 / n + (x - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
+
+        assert (h / (1 - h) >= reach(h / (1 - h))).mean() <= 0.01
 
     def test_looks_at_finite_leverage_only(self):
         assert reach(np.array([1.0, np.inf, 3.0])) == reach(np.array([1.0, 3.0]))

@@ -62,6 +62,6 @@ def smallest_width(residual: Array) -> float:
 
 
 def reach(leverage: Array) -> float:
-    """Return the largest finite leverage, less the 2 / n by which leaving a row out can raise it far off the data."""
+    """Return the largest finite leverage, less the share 4 / n by which leaving a row out can raise it."""
     finite = leverage[np.isfinite(leverage)]
-    return float((1 + finite.max()) * (1 - 2 / len(finite)) - 1) if finite.size else np.inf
+    return float(finite.max() * (1 - 4 / len(finite))) if finite.size else np.inf
