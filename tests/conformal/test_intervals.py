@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.linear_model import LinearRegression, Ridge
 
 from hatband import CalibrationWarning, LeverageScale, LeverageWarning, SplitConformalRegressor
@@ -165,3 +166,21 @@ def test_return_std_gives_the_scale_of_the_band(parts):
 
     np.testing.assert_array_equal(prediction, model.predict(X_new))
     np.testing.assert_allclose(width, np.sqrt(1 + dense_leverage(X, X_new, 1.0)), rtol=1e-10)
+
+
+def test_return_std_is_refused_where_scores_are_on_another_scale_than_y(parts):
+    X, y, *_, X_new = parts
+    logged = TransformedTargetRegressor(Ridge(), func=np.log, inverse_func=np.exp)
+    model = SplitConformalRegressor(logged, scale="leverage").fit_train(X, np.exp(y))
+
+    with pytest.raises(ValueError, match="TransformedTargetRegressor is on the scale it learns"):
+        model.predict(X_new, return_std=True)
+    assert (model.predict(X_new) > 0).all()
+
+
+def test_return_std_is_on_the_scale_of_y_where_a_transformation_cannot_be_inverted_for_bounds(parts):
+    X, y, *_, X_new = parts
+    squared = TransformedTargetRegressor(Ridge(), func=np.abs, inverse_func=lambda t: t**2, check_inverse=False)
+    model = SplitConformalRegressor(squared, scale="leverage").fit_train(X, y)
+
+    np.testing.assert_allclose(model.predict(X_new, return_std=True)[0], model.predict(X_new), rtol=1e-12)

@@ -73,7 +73,7 @@ class TestReach:
         assert reach(h) == pytest.approx(h.max() * (1 - 4 / n), rel=1e-12)
 
     def test_leaves_rows_like_the_training_rows_to_the_learner(self, rng):
-        # One uniform input: leverage runs from 1 / n to 4 / n only, and a reach 2 / n lower would take 40 % of the rows.
+        # One uniform input: leverage runs from 1 / n to 4 / n, and a reach 2 / n lower would take 40 % of the rows.
         n = 1_000
         x = rng.uniform(-1, 1, n)
         h = 1 / n + (x - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()

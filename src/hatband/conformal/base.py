@@ -15,6 +15,7 @@ from hatband._validation import check_calibration_size, check_confidence_level, 
 from hatband.conformal.band import band_of, mapped_back, scores_of, shift_and_width, warn_if_outside
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target, take_rows
 from hatband.conformal.intervals import bounds, layout
+from hatband.conformal.target import MonotoneTarget
 from hatband.conformal.training import TRAINED, Given, train
 from hatband.order_statistics import minimum_calibration_size
 from hatband.rows import Rows, new_rows
@@ -213,7 +214,8 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         Raises
         ------
         ValueError
-            If both are asked for, or `return_std` with a scale that shifts the centre.
+            If both are asked for, or `return_std` with a scale that shifts the centre or a target learned on another
+            scale.
         """
         if return_interval and return_std:
             raise ValueError("Pass return_interval=True or return_std=True, not both.")
@@ -230,7 +232,13 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
                 f"return_std needs an interval centred on the prediction; {type(self.scale_).__name__} shifts it. "
                 "Use predict_interval."
             )
-        return self._shaped(rows.prediction), self._shaped(np.broadcast_to(width, rows.prediction.shape).copy())
+        if isinstance(self.target_, MonotoneTarget):
+            raise ValueError(
+                "return_std needs a width on the scale of y; that of a TransformedTargetRegressor is on the scale it "
+                "learns. Use predict_interval."
+            )
+        point = self.target_.backward(self.target_.read(rows.prediction))
+        return self._shaped(point), self._shaped(np.broadcast_to(width, rows.prediction.shape).copy())
 
     def predict_interval(
         self, X: Any, confidence_level: Any = None, *, groups: Any = None, likelihood_ratio: Any = None
