@@ -13,7 +13,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from hatband._typing import Array
 from hatband._validation import (
-    CalibrationWarning,
     LeverageWarning,
     check_confidence_level,
     check_in,
@@ -22,7 +21,7 @@ from hatband._validation import (
 )
 from hatband.conformal.held_out import METHODS, Given, HeldOut
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
-from hatband.conformal.intervals import layout
+from hatband.conformal.intervals import layout, warn_if_too_few
 from hatband.order_statistics import minimum_calibration_size
 
 
@@ -123,7 +122,7 @@ class BaseEveryRow(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC):
         X = check_rows(self, X, reset=False)
         features = self.held_out_.features(X)
         point = self._point(self.held_out_.prediction(features))
-        self._warn_if_too_few(levels)
+        warn_if_too_few("rows", len(self.scores_), levels, symmetric=True, stacklevel=2)
         bounds = METHODS[self.method](self.held_out_, features, len(point), levels)
         interval = layout(bounds, self.single_target_, single)
         self._warn_if_infinite(levels, bounds)
@@ -167,16 +166,6 @@ class BaseEveryRow(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC):
 
     def _point(self, prediction: Array) -> Array:
         return shaped_like_target(prediction, self.n_outputs_, self.single_target_)
-
-    def _warn_if_too_few(self, levels: list[Any]) -> None:
-        needed, n = max(minimum_calibration_size(level) for level in levels), len(self.scores_)
-        if n < needed:
-            warnings.warn(
-                f"{n} rows cannot support confidence level {max(levels, key=float)}: its intervals are (-inf, inf). At "
-                f"least {needed} rows are needed.",
-                CalibrationWarning,
-                stacklevel=3,
-            )
 
     def _warn_if_infinite(self, levels: list[Any], bounds: list[tuple[Array, Array]]) -> None:
         supported = [

@@ -13,7 +13,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from hatband._typing import Array
 from hatband._validation import (
-    CalibrationWarning,
     LeverageWarning,
     check_confidence_level,
     check_exactness,
@@ -24,11 +23,11 @@ from hatband._validation import (
 from hatband.conformal.acceptance import INTERPOLATED, Augmented
 from hatband.conformal.full_scores import SCORES
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
-from hatband.conformal.intervals import layout
+from hatband.conformal.intervals import layout, warn_if_too_few
 from hatband.conformal.routing import fit_parameters
 from hatband.conformal.smoother import TrainedSmoother
 from hatband.geometry import as_geometry
-from hatband.order_statistics import minimum_calibration_size, upper_rank
+from hatband.order_statistics import upper_rank
 
 
 class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
@@ -280,16 +279,9 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
 
     def _warn(self, levels: list[Any], bounds: Array) -> None:
         """Say why intervals are infinite, if any is."""
-        n, needed = self.smoother_.n_samples, max(minimum_calibration_size(level) for level in levels)
         unbounded = np.isinf(bounds).any(axis=(0, 1, 3)).sum()
-        if n < needed:
-            warnings.warn(
-                f"{n} rows cannot support confidence level {max(levels, key=float)}: its intervals are (-inf, inf). At "
-                f"least {needed} rows are needed.",
-                CalibrationWarning,
-                stacklevel=3,
-            )
-        elif unbounded:
+        few = warn_if_too_few("rows", self.smoother_.n_samples, levels, symmetric=True, stacklevel=3)
+        if unbounded and not few:
             warnings.warn(self._why_unbounded(unbounded, bounds.shape[2]), LeverageWarning, stacklevel=3)
 
     def _why_unbounded(self, unbounded: int, rows: int) -> str:

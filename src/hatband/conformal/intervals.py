@@ -1,12 +1,14 @@
 """From scores to thresholds to bounds: the arithmetic that every split-conformal estimator shares."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from hatband._typing import Array
-from hatband.order_statistics import conformal_quantile, side_level
+from hatband._validation import CalibrationWarning
+from hatband.order_statistics import conformal_quantile, minimum_calibration_size, side_level
 
 #: Upper thresholds (q,) or (m, q) of scores (n, q) at a level.
 Quantile: TypeAlias = Callable[[Array, Any], Array]
@@ -44,3 +46,21 @@ def layout(levels: list[tuple[Array, Array]], single_target: bool, single_level:
     if single_target:
         stacked = stacked[:, 0]
     return stacked[..., 0] if single_level else stacked
+
+
+def too_few(rows: str, level: Any, needed: int) -> str:
+    """Say that so many rows are too few for a level, and how many would do."""
+    kind = rows.partition(" ")[2]
+    return (
+        f"{rows} cannot support confidence level {level}: its intervals are (-inf, inf). At least {needed} {kind} are "
+        "needed."
+    )
+
+
+def warn_if_too_few(rows: str, n_samples: int, levels: list[Any], symmetric: bool, stacklevel: int) -> bool:
+    """Whether the rows are too few for the highest level; say so."""
+    highest = max(levels, key=float)
+    needed = minimum_calibration_size(highest, symmetric)
+    if n_samples < needed:
+        warnings.warn(too_few(f"{n_samples} {rows}", highest, needed), CalibrationWarning, stacklevel=stacklevel + 1)
+    return n_samples < needed

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hatband._typing import Array
+from hatband.conformal.intervals import too_few
 from hatband.conformal.marks import Marks
 from hatband.order_statistics import conformal_quantile, effective_sample_size, weighted_quantile
 
@@ -49,10 +50,7 @@ class PooledRanking(Ranking):
 
     def explain(self, infinite: Array, new: Marks, n_samples: int, level: Any, needed: int) -> list[str]:
         """Name the number of calibration rows that would do."""
-        return [
-            f"{n_samples} calibration rows cannot support confidence level {level}: its intervals are (-inf, inf). At "
-            f"least {needed} calibration rows are needed."
-        ]
+        return [too_few(f"{n_samples} calibration rows", level, needed)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,10 @@ from sklearn.utils import check_random_state
 from torch import nn
 
 from hatband._typing import Array
-from hatband._validation import CalibrationWarning, LeverageWarning, check_confidence_level, check_in
-from hatband.conformal.base import band_of
+from hatband._validation import LeverageWarning, check_confidence_level, check_in
+from hatband.conformal.band import band_of, warn_if_outside
 from hatband.conformal.inputs import shaped_like_target
-from hatband.conformal.intervals import bounds, layout, thresholds
+from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.conformal.target import PlainTarget
 from hatband.linalg import GramStatistics
 from hatband.nn.blocks import Block, blocks_of, check_columns, columns_like, training_rows, validation_rows
@@ -25,7 +25,6 @@ from hatband.nn.features import as_batches
 from hatband.nn.saving import load_last_layer, save_last_layer
 from hatband.nn.space import LastLayerSpace, fit_space
 from hatband.nn.streaming import streamed
-from hatband.order_statistics import minimum_calibration_size
 from hatband.rows import NoHonestResiduals, TrainingRows
 from hatband.scales import as_scale, fit_scale
 
@@ -279,7 +278,8 @@ class LastLayerConformalRegressor(BaseEstimator):
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
         found = _stacked(np.stack((block.prediction, *self._band(block)), axis=1) for block in self._blocks(data))
         prediction, center, width = found[:, 0], found[:, 1], found[:, 2]
-        self._warn_if_infinite(levels, width)
+        warn_if_too_few("calibration rows", len(self.scores_), levels, self.symmetric, stacklevel=2)
+        warn_if_outside(width, stacklevel=2)
         pairs = [bounds(center, width, *thresholds(self.scores_, level, self.symmetric)) for level in levels]
         return self._shaped(prediction), layout(pairs, self.single_target_, single)
 
@@ -368,24 +368,6 @@ class LastLayerConformalRegressor(BaseEstimator):
     def _forget(self) -> None:
         for name in (*_TRAINED, "scores_"):
             self.__dict__.pop(name, None)
-
-    def _warn_if_infinite(self, levels: list[Any], width: Array) -> None:
-        needed = max(minimum_calibration_size(level, self.symmetric) for level in levels)
-        if len(self.scores_) < needed:
-            warnings.warn(
-                f"{len(self.scores_)} calibration rows cannot support confidence level {max(levels, key=float)}: its "
-                f"intervals are (-inf, inf). At least {needed} calibration rows are needed.",
-                CalibrationWarning,
-                stacklevel=3,
-            )
-        outside = np.isinf(width).any(axis=1).sum()
-        if outside:
-            warnings.warn(
-                f"{outside} of {len(width)} rows lie outside the span of the training features (infinite leverage): "
-                "their intervals are (-inf, inf). A ridge > 0 makes them finite.",
-                LeverageWarning,
-                stacklevel=3,
-            )
 
 
 def _stacked(parts: Iterable[Array]) -> Array:
