@@ -28,6 +28,7 @@ from hatband.ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
 from hatband.scales import (
     AutoScale,
     ConstantScale,
+    LaplaceScale,
     LeverageScale,
     MagnitudeScale,
     QuantileScale,
@@ -48,6 +49,7 @@ __all__ = [
     "FullConformalRegressor",
     "InputsGeometry",
     "JackknifePlusRegressor",
+    "LaplaceScale",
     "LeaveOneOutKernelRidge",
     "LeaveOneOutRidge",
     "LeverageScale",

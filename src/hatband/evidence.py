@@ -8,7 +8,7 @@ intercept Phi and y are centred at their weighted means, and b, under a flat pri
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -18,7 +18,6 @@ from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_finite, check_in, check_weights
 from hatband.linalg import GramStatistics
 
-Criterion = Literal["evidence", "press", "gcv"]
 # Relative to the mean squared singular value: from "no penalty" to "predict the mean".
 RELATIVE_RIDGES = np.logspace(-10, 6, 65)
 # What a ridge is relative to the mean squared length of a feature, when nothing chooses it.
@@ -221,7 +220,7 @@ class RidgeSpectrum:
         """1e-4 tr(Phi'W Phi) / d: small beside the features, whatever their units; 1e-4 where all are constant."""
         return SMALL_RIDGE * (float(self.squares.sum()) / self.n_features or 1.0)
 
-    def best_ridge(self, criterion: Criterion = "evidence") -> float:
+    def best_ridge(self, criterion: str = "evidence") -> float:
         """Return the ridge that maximises the evidence, or minimises PRESS or GCV relative to the spread of y.
 
         Parameters

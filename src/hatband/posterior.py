@@ -165,7 +165,7 @@ def chosen_ridge(spectrum: RidgeSpectrum, ridge: Any) -> float:
         return spectrum.default_ridge
     if ridge not in _CHOSEN:
         raise ValueError(f"ridge must be a number >= 0, 'default' or one of {list(_CHOSEN)}; got {ridge!r}.")
-    return spectrum.best_ridge(ridge)  # type: ignore[arg-type]
+    return spectrum.best_ridge(ridge)
 
 
 def checked_noise(noise: Any, n_samples: int) -> Float[Array, " n"]:

@@ -68,6 +68,7 @@ from hatband.geometry.kernel import KernelGeometry, PairwiseKernel
 from hatband.geometry.model import Steps, steps_of
 from hatband.geometry.nystroem import NystroemGeometry
 from hatband.geometry.registry import as_geometry, geometry_of
+from hatband.geometry.reweighted import reweighted
 from hatband.geometry.training import is_training_sample
 
 __all__ = [
@@ -85,5 +86,6 @@ __all__ = [
     "as_geometry",
     "geometry_of",
     "is_training_sample",
+    "reweighted",
     "steps_of",
 ]
