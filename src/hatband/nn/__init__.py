@@ -1,0 +1,17 @@
+"""PyTorch: calibrated intervals for a trained module, from the leverage of its last layer."""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:  # pragma: no cover
+    raise ImportError("hatband.nn needs PyTorch; install it with: pip install 'hatband[torch]'.") from error
+
+from hatband.nn.head import find_head
+from hatband.nn.last_layer import LastLayerConformalRegressor
+from hatband.nn.streaming import all_reduce, feature_statistics
+
+__all__ = [
+    "LastLayerConformalRegressor",
+    "all_reduce",
+    "feature_statistics",
+    "find_head",
+]
