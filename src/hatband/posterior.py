@@ -45,6 +45,8 @@ class LinearPosterior:
     intercept : array (q,)
     scale : array (q,)
         s of each output: the noise variance where v = 1.
+    log_evidence : float
+        Log density of y at this ridge and scale, summed over outputs.
     single : bool
         Whether y had one axis.
 
@@ -70,6 +72,7 @@ class LinearPosterior:
     slopes: Float[Array, "d q"]
     intercept: Float[Array, " q"]
     scale: Float[Array, " q"]
+    log_evidence: float
     single: bool = False
 
     @classmethod
@@ -115,8 +118,12 @@ class LinearPosterior:
             y_mean = np.average(target, axis=0, weights=weights)
         weighted = target - y_mean if weights is None else weights[:, None] * (target - y_mean)
         slopes = factor.solve((phi - mean).T @ weighted)
-        given = spectrum.noise(strength) if scale is None else np.broadcast_to(scale, y_mean.shape)
-        return cls(factor, slopes, y_mean - mean @ slopes, np.asarray(given, dtype=np.float64), single)
+        given = np.array(
+            spectrum.noise(strength) if scale is None else np.broadcast_to(scale, y_mean.shape), dtype=float
+        )
+        # Without a ridge the prior is improper, and y has no density.
+        evidence = spectrum.log_evidence(strength, given) if strength and (given > 0).all() else -np.inf
+        return cls(factor, slopes, y_mean - mean @ slopes, given, evidence, single)
 
     @property
     def ridge(self) -> float:

@@ -33,10 +33,8 @@ class Rows:
         How many rows there are.
     inputs, leverage, sampling_leverage, prediction : callable() -> array
         What computes each field.
-    space : Space, optional
-        What measures the rows, for `reweighted` and `leverage_in`.
-    features : callable() -> Features, optional
-        The rows as the space sees them.
+    measured : callable() -> (Space, Features), optional
+        The space that measures the rows, and the rows as it sees them, for `reweighted` and `leverage_in`.
     """
 
     def __init__(
@@ -47,12 +45,10 @@ class Rows:
         leverage: Callable[[], Array],
         sampling_leverage: Callable[[], Array],
         prediction: Callable[[], Array],
-        space: Space | None = None,
-        features: Callable[[], Features] | None = None,
+        measured: Callable[[], tuple[Space, Features]] | None = None,
     ) -> None:
         self._n_samples = n_samples
-        self._space = space
-        self._features = features
+        self._measured = measured
         self._inputs = inputs
         self._leverage = leverage
         self._sampling_leverage = sampling_leverage
@@ -83,27 +79,23 @@ class Rows:
 
     def reweighted(self, weights: Array) -> Space | None:
         """Return their space trained on these rows with weights (m,); None where it cannot be."""
-        if self._space is None or self._features is None:
-            return None
-        return reweighted(self._space, self._features(), weights)
+        return None if self._measured is None else reweighted(*self._measured(), weights)
 
     def leverage_in(self, space: Space) -> Array:
         """Posterior leverage in a space that `reweighted` returned for rows of the same model."""
-        if self._features is None:
+        if self._measured is None:
             raise ValueError("these rows were made without features, and no other space can measure them.")
-        return space.leverage(self._features())
+        return space.leverage(self._measured()[1])
 
     def take(self, index: Array) -> "Rows":
         """Return the rows at `index` (integers, a boolean mask or a slice), still lazy."""
-        features = self._features
         return Rows(
             len(np.arange(len(self))[index]),
             inputs=lambda: self.inputs[index],
             leverage=lambda: self.leverage[index],
             sampling_leverage=lambda: self.sampling_leverage[index],
             prediction=lambda: self.prediction[index],
-            space=self._space,
-            features=None if features is None else lambda: features().take(index),
+            measured=None if self._measured is None else partial(_taken, self._measured, index),
         )
 
     def of_output(self, j: int) -> "Rows":
@@ -114,14 +106,18 @@ class Rows:
             leverage=lambda: _of_output(self.leverage, j),
             sampling_leverage=lambda: _of_output(self.sampling_leverage, j),
             prediction=lambda: self.prediction[:, j : j + 1],
-            space=self._space,
-            features=self._features,
+            measured=self._measured,
         )
 
 
 def _of_output(values: Array, j: int) -> Array:
     """Return the leverage that belongs to an output: there is one for all, or one for each."""
     return values if values.ndim == 1 else values[:, j]
+
+
+def _taken(measured: Callable[[], tuple[Space, Features]], index: Array) -> tuple[Space, Features]:
+    space, features = measured()
+    return space, features.take(index)
 
 
 class TrainingRows(NamedTuple):
@@ -145,8 +141,7 @@ def new_rows(estimator: Any, space: Space, X: Any, n_outputs: int) -> Rows:
         leverage=partial(space.leverage, features),
         sampling_leverage=partial(space.sampling_leverage, features),
         prediction=partial(predict_features, estimator, space, features, n_outputs),
-        space=space,
-        features=lambda: features,
+        measured=lambda: (space, features),
     )
 
 
@@ -225,8 +220,7 @@ def honest_rows(space: Space, features: Features, prediction: Array, h: Array, w
             loo_sampling_leverage, weights, space.sampling_leverage(features).reshape(h.shape), h
         ),
         prediction=lambda: prediction,
-        space=space,
-        features=lambda: features,
+        measured=lambda: (space, features),
     )
 
 

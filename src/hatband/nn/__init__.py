@@ -5,13 +5,24 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("hatband.nn needs PyTorch; install it with: pip install 'hatband[torch]'.") from error
 
+from hatband.nn.claps import ClapsRegressor, standard_score, two_sided_probability
+from hatband.nn.claps_diagnostics import CalibrationArrays, VarianceShares, calibration_arrays, variance_shares
 from hatband.nn.head import find_head
+from hatband.nn.laplace import LastLayerLaplace
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.streaming import all_reduce, feature_statistics
 
 __all__ = [
+    "CalibrationArrays",
+    "ClapsRegressor",
     "LastLayerConformalRegressor",
+    "LastLayerLaplace",
+    "VarianceShares",
     "all_reduce",
+    "calibration_arrays",
     "feature_statistics",
     "find_head",
+    "standard_score",
+    "two_sided_probability",
+    "variance_shares",
 ]
