@@ -6,6 +6,7 @@ variance. Everything here is read off one decomposition W^1/2 Phi = U S V'; y en
 intercept Phi and y are centred at their weighted means, and b, under a flat prior, is integrated out.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from scipy.optimize import minimize_scalar
 from hatband._backend import EPS, on_host
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_finite, check_in, check_weights
-from hatband.linalg import GramStatistics
+from hatband.linalg import GramStatistics, TriangularStatistics
 
 # Relative to the mean squared singular value: from "no penalty" to "predict the mean".
 RELATIVE_RIDGES = np.logspace(-10, 6, 65)
@@ -112,13 +113,10 @@ class RidgeSpectrum:
         if fit_intercept:
             phi, target = phi - np.average(phi, axis=0, weights=w), target - np.average(target, axis=0, weights=w)
         root = np.sqrt(w)[:, None]
-        left, values, _ = np.linalg.svd(root * phi, full_matrices=False)
-        kept = values > max(phi.shape) * EPS * values.max(initial=0.0)
-        left, coordinates = left[:, kept], left[:, kept].T @ (root * target)
-        rest = root * target - left @ coordinates
+        values, coordinates, left, rest = _decomposed(root * phi, root * target, len(w))
         share = w / w.sum() if fit_intercept else np.zeros(len(w))
         return cls(
-            squares=values[kept] ** 2,
+            squares=values**2,
             coordinates=coordinates,
             remainder=np.square(rest).sum(axis=0),
             freedom=len(w) - fit_intercept,
@@ -128,14 +126,17 @@ class RidgeSpectrum:
         )
 
     @classmethod
-    def of_statistics(cls, statistics: GramStatistics) -> "RidgeSpectrum":
-        """Decompose running statistics of unweighted rows with targets, with an intercept; the rows are not needed.
+    def of_statistics(
+        cls, statistics: GramStatistics | TriangularStatistics, fit_intercept: bool = True
+    ) -> "RidgeSpectrum":
+        """Decompose running statistics of unweighted rows with targets; the rows are not needed.
 
         Parameters
         ----------
-        statistics : GramStatistics
-            Of features and targets. A Gram matrix squares the condition number: directions below sqrt(eps) of the
-            largest are noise in it, and count as absent.
+        statistics : GramStatistics or TriangularStatistics
+            Of features and targets. A Gram matrix squares the condition number: what is small in y beside its fit is
+            lost in rounding. A triangle keeps it.
+        fit_intercept : bool
 
         Raises
         ------
@@ -144,20 +145,48 @@ class RidgeSpectrum:
         """
         if not statistics.n_targets:
             raise ValueError("the evidence is about y, and these statistics hold features alone; add rows with y.")
-        gram, cross, y_square = (
-            np.asarray(on_host(part)) for part in (statistics.gram, statistics.cross, statistics.y_square)
+        root = _root(statistics)
+        if not fit_intercept:
+            root = np.vstack([root, statistics.weight**0.5 * np.asarray(on_host(statistics.centre.mean))])
+        d, n = statistics.n_features, statistics.n_samples
+        values, coordinates, _, rest = _decomposed(root[:, :d], root[:, d:], n)
+        return cls(
+            squares=values**2,
+            coordinates=coordinates,
+            remainder=np.square(rest).sum(axis=0),
+            freedom=n - fit_intercept,
+            constant=-0.5 * float(np.log(n)) if fit_intercept else 0.0,
+            n_features=d,
         )
-        values, vectors = np.linalg.eigh(gram)
-        kept = values > len(gram) * EPS * values.max(initial=0.0)
-        coordinates = vectors[:, kept].T @ cross / np.sqrt(values[kept])[:, None]
-        remainder = np.diagonal(y_square) - np.square(coordinates).sum(axis=0)
+
+    @classmethod
+    def of_kernel(
+        cls, kernel: Float[Array, "n n"], y: Float[Array, "n *q"], fit_intercept: bool = True
+    ) -> "RidgeSpectrum":
+        """Decompose K = Phi Phi', where there are more features than rows: n^3 operations.
+
+        Parameters
+        ----------
+        kernel : array (n, n)
+        y : array (n,) or (n, q)
+        fit_intercept : bool
+        """
+        target, n = y.reshape(len(y), -1), len(y)
+        if fit_intercept:
+            middle = np.eye(n) - 1 / n
+            kernel, target = middle @ kernel @ middle, target - target.mean(axis=0)
+        values, vectors = np.linalg.eigh(kernel)
+        kept = values > n * EPS * values.max(initial=0.0)
+        left, coordinates = vectors[:, kept], vectors[:, kept].T @ target
+        rest = target - left @ coordinates
         return cls(
             squares=values[kept],
             coordinates=coordinates,
-            remainder=remainder.clip(0.0),
-            freedom=statistics.n_samples - 1,
-            constant=-0.5 * float(np.log(statistics.n_samples)),
-            n_features=len(gram),
+            remainder=np.square(rest).sum(axis=0),
+            freedom=n - fit_intercept,
+            constant=-0.5 * float(np.log(n)) if fit_intercept else 0.0,
+            n_features=n,
+            side=TrainingSide(left, rest, np.full(n, fit_intercept / n)),
         )
 
     # ---------------------------------------------------------------- at one ridge
@@ -253,6 +282,32 @@ class RidgeSpectrum:
             options={"xatol": 1e-8},
         )
         return float(np.exp(found.x if found.fun < losses[best] else grid[best]))
+
+
+def _decomposed(phi: Array, y: Array, n_samples: int) -> tuple[Array, Array, Array, Array]:
+    """Return singular values, U'y, U, and what of y lies outside U; directions lost in rounding are left out."""
+    left, values, _ = np.linalg.svd(phi, full_matrices=False)
+    kept = values > max(n_samples, phi.shape[1]) * EPS * values.max(initial=0.0)
+    left = left[:, kept]
+    coordinates = left.T @ y
+    return values[kept], coordinates, left, y - left @ coordinates
+
+
+@functools.singledispatch
+def _root(statistics: Any) -> Array:
+    """Return a matrix R with R'R the centred Gram matrix of features and targets."""
+    raise TypeError(f"statistics must be GramStatistics or TriangularStatistics; got {type(statistics).__name__}.")
+
+
+@_root.register
+def _root_of_gram(statistics: GramStatistics) -> Array:
+    values, vectors = np.linalg.eigh(np.asarray(on_host(statistics.joint)))
+    return np.sqrt(values.clip(0.0))[:, None] * vectors.T
+
+
+@_root.register
+def _root_of_triangle(statistics: TriangularStatistics) -> Array:
+    return np.asarray(on_host(statistics.triangle))
 
 
 def _relative(spectrum: RidgeSpectrum, errors: Array) -> float:

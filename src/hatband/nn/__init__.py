@@ -7,21 +7,30 @@ except ImportError as error:  # pragma: no cover
 
 from hatband.nn.claps import ClapsRegressor, standard_score, two_sided_probability
 from hatband.nn.claps_diagnostics import CalibrationArrays, VarianceShares, calibration_arrays, variance_shares
+from hatband.nn.conjugate_gradients import LeverageBracket, conjugate_gradient_leverage
 from hatband.nn.head import find_head
 from hatband.nn.laplace import LastLayerLaplace
 from hatband.nn.last_layer import LastLayerConformalRegressor
+from hatband.nn.refit import refit_head
 from hatband.nn.streaming import all_reduce, feature_statistics
+from hatband.nn.tangent import Expansion, TangentFeatures, TangentGeometry
 
 __all__ = [
     "CalibrationArrays",
     "ClapsRegressor",
+    "Expansion",
     "LastLayerConformalRegressor",
     "LastLayerLaplace",
+    "LeverageBracket",
+    "TangentFeatures",
+    "TangentGeometry",
     "VarianceShares",
     "all_reduce",
     "calibration_arrays",
+    "conjugate_gradient_leverage",
     "feature_statistics",
     "find_head",
+    "refit_head",
     "standard_score",
     "two_sided_probability",
     "variance_shares",
