@@ -11,6 +11,7 @@ from hatband.nn.conjugate_gradients import LeverageBracket, conjugate_gradient_l
 from hatband.nn.head import find_head
 from hatband.nn.laplace import LastLayerLaplace
 from hatband.nn.last_layer import LastLayerConformalRegressor
+from hatband.nn.linearised import LinearisedConformalRegressor
 from hatband.nn.refit import refit_head
 from hatband.nn.streaming import all_reduce, feature_statistics
 from hatband.nn.tangent import Expansion, TangentFeatures, TangentGeometry
@@ -22,6 +23,7 @@ __all__ = [
     "LastLayerConformalRegressor",
     "LastLayerLaplace",
     "LeverageBracket",
+    "LinearisedConformalRegressor",
     "TangentFeatures",
     "TangentGeometry",
     "VarianceShares",

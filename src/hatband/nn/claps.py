@@ -1,7 +1,6 @@
 """CLAPS: split conformal prediction with the last-layer Laplace posterior as its scale."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -10,7 +9,6 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from hatband._leverage import loo_leverage
 from hatband._typing import Array
 from hatband._validation import check_confidence_level, check_in
 from hatband.conformal.inputs import shaped_like_target
@@ -19,9 +17,8 @@ from hatband.nn.claps_diagnostics import CalibrationArrays, VarianceShares, cali
 from hatband.nn.features import as_batches
 from hatband.nn.gather import Gathered, gathered, head_of
 from hatband.nn.laplace import conditioned, predicted
+from hatband.nn.noise import AsGathered, NoiseSource, ResidualNoise, TemperedNoise
 from hatband.posterior import LinearPosterior, PosteriorPrediction
-from hatband.rows import Rows
-from hatband.scales import LaplaceScale
 
 _TRAINED = ("head_", "posteriors_", "noise_", "n_outputs_", "single_target_")
 
@@ -87,7 +84,8 @@ class ClapsRegressor(BaseEstimator):
     noise : "constant", "learned" or callable(inputs) -> tensor (b,), (b, 1) or (b, q), default="constant"
         sigma(x). "constant" is version 1, whose intervals are those of leverage weighting. "learned": a regression on
         residuals of rows that the network was not trained on (`validation` of `fit_train`). A callable is the noise
-        head of the network, such as ``network.noise`` of an `MLP`; fitted to training residuals, it is too small.
+        head of the network, such as ``network.noise`` of an `MLP`. Fitted to training residuals it is too small and too
+        sure of itself; with `validation` rows it becomes c sigma^k, 0 <= k <= 1, as their residuals bear out.
     ridge : "evidence", "press", "gcv", "default" or float, default="evidence"
         tau, in units of the noise: how it is chosen from the training rows, or its value.
     confidence_level : float or list of float, default=0.9
@@ -175,26 +173,29 @@ class ClapsRegressor(BaseEstimator):
         batches = as_batches(data, y)
         head = head_of(self.module, batches, self.layer)
         rows = gathered(self.module, head, batches, self.noise if callable(self.noise) else None)
-        source = None
         with_intercept = head.layer.bias is not None
-        if self.noise == "learned":
-            source = self._learned(conditioned(rows, self.ridge, with_intercept)[0], head, validation)
-            rows = source.at_training(rows)
+        source = self._source(conditioned(rows, self.ridge, with_intercept), head, validation)
+        rows = source.at_training(rows)
         values = (head, conditioned(rows, self.ridge, with_intercept), source)
         self.__dict__.pop("scores_", None)
         state = (*values, rows.prediction.shape[1], rows.is_flat)
         self.__dict__.update(zip(_TRAINED, state, strict=True))
         return self
 
-    def _learned(self, posterior: LinearPosterior, head: Any, validation: Any) -> "LearnedNoise":
+    def _source(self, posteriors: list[LinearPosterior], head: Any, validation: Any) -> NoiseSource:
+        """Return where the noise of a row comes from; `posteriors` say how much of held residuals is not noise."""
+        if self.noise == "constant" or (callable(self.noise) and validation is None):
+            return AsGathered()
         if validation is None:
             raise ValueError(
                 "noise='learned' needs residuals of rows that the network was not trained on; pass validation=(X, y), "
                 "or noise='constant', or the noise head of the network."
             )
-        held = gathered(self.module, head, as_batches(validation))
-        scale = LaplaceScale(random_state=self.random_state)
-        return LearnedNoise(scale.fit(_rows(held, posterior), held.columns - held.prediction), posterior)
+        held = gathered(self.module, head, as_batches(validation), self.noise if callable(self.noise) else None)
+        residuals = held.columns - held.prediction
+        if callable(self.noise):
+            return TemperedNoise.of(held, residuals, predicted(posteriors, held))
+        return ResidualNoise.of(held, residuals, posteriors[0], self.random_state)
 
     def calibrate(self, data: Any, y: Any = None) -> Self:
         """Score rows that the network has not seen; earlier scores are replaced.
@@ -273,7 +274,7 @@ class ClapsRegressor(BaseEstimator):
             raise NotFittedError(f"This {type(self).__name__} is not fitted yet. Call fit_train before {caller}.")
         noise = self.noise if callable(self.noise) else None
         rows = gathered(self.module, self.head_, as_batches(data, y), noise)
-        return rows if self.noise_ is None else self.noise_.at_new(rows)
+        return self.noise_.at_new(rows)
 
     def _law(self, rows: Gathered) -> PosteriorPrediction:
         return predicted(self.posteriors_, rows)._replace(mean=rows.prediction)
@@ -284,44 +285,3 @@ class ClapsRegressor(BaseEstimator):
     def _check_calibrated(self) -> None:
         if "scores_" not in vars(self):
             raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
-
-
-@dataclass(frozen=True, eq=False)
-class LearnedNoise:
-    """Noise learned from validation residuals.
-
-    Parameters
-    ----------
-    scale : LaplaceScale
-        Fitted to validation rows.
-    posterior : LinearPosterior
-        Under constant noise: what measures the leverage that the noise is a function of.
-    """
-
-    scale: LaplaceScale
-    posterior: LinearPosterior
-
-    def at_new(self, rows: Gathered) -> Gathered:
-        """Return rows that the network has not seen with their noise."""
-        return self._with(rows, _rows(rows, self.posterior))
-
-    def at_training(self, rows: Gathered) -> Gathered:
-        """Return the training rows with their noise, each measured against the others."""
-        leverage = loo_leverage(self.posterior.leverage(rows.features))
-        return self._with(rows, _rows(rows, self.posterior, leverage))
-
-    def _with(self, rows: Gathered, seen: Rows) -> Gathered:
-        return replace(rows, noise=np.sqrt(self.scale.variances(seen)[0]))
-
-
-def _rows(rows: Gathered, posterior: LinearPosterior, leverage: Array | None = None) -> Rows:
-    """Return what a scale may look at: the inputs where they are a table, else the features."""
-    h = posterior.leverage(rows.features) if leverage is None else leverage
-    inputs = rows.features if rows.inputs is None else rows.inputs
-    return Rows(
-        len(rows),
-        inputs=lambda: inputs,
-        leverage=lambda: h,
-        sampling_leverage=lambda: h,
-        prediction=lambda: rows.prediction,
-    )

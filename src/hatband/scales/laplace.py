@@ -1,19 +1,18 @@
 """Width as the predictive deviation of a Laplace posterior: noise that varies, and what the model does not know."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from hatband._typing import Array
-from hatband._validation import check_widths
 from hatband.geometry import Space
 from hatband.rows import Rows
 from hatband.scales.base import Scale, given
-from hatband.scales.columns import COLUMNS, check_columns, design, outputs
+from hatband.scales.columns import COLUMNS, check_columns, outputs
 from hatband.scales.envelope import Envelope
-from hatband.scales.learners import fit_regressor, magnitude_regressor
+from hatband.scales.learners import magnitude_regressor
+from hatband.scales.noise import GivenNoise, LearnedNoise, NoiseModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,8 @@ class LaplaceScale(Scale):
     """Width sqrt(sigma^2(x) + phi' (tau I + sum_i phi_i phi_i' / sigma_i^2)^-1 phi): learned noise, Laplace variance.
 
     The noise sigma(x) is learned from honest training residuals, each divided by sqrt(1 + h(x_i)), the share of its
-    variance that is the model's own error. The prior precision tau is the model's ridge over the noise variance, and
+    variance that is the model's own error, and tempered: sigma^k, 0 <= k <= 1, is what residuals held out from the
+    regression bear out. The prior precision tau is the model's ridge over the noise variance, and
     an intercept has a flat prior.
 
     Parameters
@@ -70,8 +70,8 @@ class LaplaceScale(Scale):
     infinite ridge gives |residual| / sigma(x), and with many rows the epistemic part vanishes. In-sample residuals
     would make sigma too small by sqrt(1 - h). Where the model has neither features nor a kernel that can be weighted
     (landmarks, one ridge per output), h is the leverage under equal weights. sigma never falls below 1e-3 of the median
-    |residual| and is the largest training one beyond the training rows. Cost: one regression and one factorisation
-    per output.
+    |residual| and is the largest training one beyond the training rows. Cost: four regressions and one
+    factorisation per output.
 
     Examples
     --------
@@ -125,7 +125,7 @@ class LaplaceScale(Scale):
         aleatoric, epistemic = (np.stack(part, axis=1) for part in zip(*pairs, strict=True))
         return aleatoric, epistemic
 
-    def _noise_model(self, j: int, rows: Rows, residual: Array, sample_weight: Array | None) -> "NoiseModel":
+    def _noise_model(self, j: int, rows: Rows, residual: Array, sample_weight: Array | None) -> NoiseModel:
         if self.noise is not None and not hasattr(self.noise, "fit"):
             return GivenNoise(self.noise, j)
         # E r_-i^2 = sigma_i^2 (1 + h_-i) where the noise is locally constant.
@@ -133,52 +133,9 @@ class LaplaceScale(Scale):
         floor = Envelope.of(rows, size, residual).floor
         regressor = magnitude_regressor(self.random_state) if self.noise is None else self.noise
         target = np.maximum(size, floor)
-        return LearnedNoise(fit_regressor(regressor, design(rows, self.columns), target, sample_weight), self.columns)
-
-
-@dataclass(frozen=True, eq=False)
-class GivenNoise:
-    """Noise of output j from a function of rows.
-
-    Parameters
-    ----------
-    function : callable(rows) -> array (m,) or (m, q)
-    output : int
-    """
-
-    function: Callable[[Rows], Array]
-    output: int
-
-    def __call__(self, rows: Rows) -> Array:
-        """Return sigma(x), (m,)."""
-        values = np.asarray(self.function(rows), dtype=np.float64).reshape(len(rows), -1)
-        return _positive(values[:, self.output % values.shape[1]], self.function)
-
-
-@dataclass(frozen=True, eq=False)
-class LearnedNoise:
-    """Noise from a regressor: sqrt(pi / 2) E|residual|, the deviation of normal noise with that mean size.
-
-    Parameters
-    ----------
-    regressor : fitted regressor
-    columns : tuple of str
-    """
-
-    regressor: Any
-    columns: tuple[str, ...]
-
-    def __call__(self, rows: Rows) -> Array:
-        """Return sigma(x), (m,)."""
-        return np.sqrt(np.pi / 2) * _positive(self.regressor.predict(design(rows, self.columns)), self.regressor)
-
-
-NoiseModel = GivenNoise | LearnedNoise
-
-
-def _positive(values: Array, source: Any) -> Array:
-    name = getattr(source, "__name__", type(source).__name__)
-    return check_widths(values, lambda: np.zeros(len(values), dtype=bool), len(values), name)[:, 0]
+        return LearnedNoise.of(
+            regressor, self.columns, rows, target, weight=sample_weight, random_state=self.random_state
+        )
 
 
 def _variances(rows: Rows, envelope: Envelope, deviation: Array, sample_weight: Array | None) -> Variances:
