@@ -65,6 +65,13 @@ from hatband.geometry.base import Exactness, Features, Geometry, Space
 from hatband.geometry.features import FeatureGeometry
 from hatband.geometry.inputs import InputsGeometry, TransformerGeometry
 from hatband.geometry.kernel import KernelGeometry, PairwiseKernel
+from hatband.geometry.kernel_functions import (
+    LaplacianKernel,
+    LinearKernel,
+    MaternKernel,
+    PolynomialKernel,
+    RBFKernel,
+)
 from hatband.geometry.model import Steps, steps_of
 from hatband.geometry.nystroem import NystroemGeometry
 from hatband.geometry.registry import as_geometry, geometry_of
@@ -78,8 +85,13 @@ __all__ = [
     "Geometry",
     "InputsGeometry",
     "KernelGeometry",
+    "LaplacianKernel",
+    "LinearKernel",
+    "MaternKernel",
     "NystroemGeometry",
     "PairwiseKernel",
+    "PolynomialKernel",
+    "RBFKernel",
     "Space",
     "Steps",
     "TransformerGeometry",

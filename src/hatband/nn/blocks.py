@@ -79,7 +79,7 @@ def blocks_of(space: LastLayerSpace, batches: Batches | ArrayBatches) -> Iterato
             seen = run(inputs)
             pending.append((seen, None if y is None else targets(y, len(seen.features))))
             filled += len(seen.features)
-            if filled >= rows_per_block(seen.features.device, seen.features.shape[1]):
+            if filled >= rows_per_block(space.factor.frame.backend, seen.features.shape[1]):
                 yield _joined(pending, start)
                 pending, start, filled = [], start + filled, 0
         if filled:

@@ -226,7 +226,7 @@ def _fit(call: _Call, members: list[tuple[int | None, torch.Tensor]]) -> Head | 
     """Return the head that this layer is if a member of the output is its output, reshaped or reduced over tokens."""
     for place, found in members:
         if call.output.ndim == 2 and found.numel() == call.output.numel():
-            if torch.equal(found.reshape(-1), call.output.reshape(-1)):
+            if _same(call.output, found, exactly=True):
                 return Head(call.name, call.layer, "row", place, True)
         elif call.output.ndim > 2 and found.ndim <= 2:
             for pooling in _POOLINGS:
@@ -235,12 +235,13 @@ def _fit(call: _Call, members: list[tuple[int | None, torch.Tensor]]) -> Head | 
     return None
 
 
-def _same(pooled: torch.Tensor, found: torch.Tensor) -> bool:
-    if pooled.numel() != found.numel():
+def _same(mine: torch.Tensor, found: torch.Tensor, *, exactly: bool = False) -> bool:
+    """Whether two tensors hold the same numbers in the same order; NaN is left for others to refuse."""
+    if mine.numel() != found.numel() or mine.dtype != found.dtype:
         return False
-    tolerance = 64 * torch.finfo(pooled.dtype).eps
-    gap = (pooled.reshape(-1) - found.reshape(-1)).abs().max()
-    return bool(gap <= tolerance * pooled.abs().max())
+    largest = 0.0 if exactly else float(mine.nan_to_num().abs().max())
+    tolerance = 64 * torch.finfo(mine.dtype).eps * largest
+    return torch.allclose(mine.reshape(-1), found.reshape(-1), rtol=0.0, atol=tolerance, equal_nan=True)
 
 
 def _activated(call: _Call, members: list[tuple[int | None, torch.Tensor]]) -> Head | None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from hatband import scales
 from hatband._backend import on_host
-from hatband._validation import LeverageWarning, check_confidence_level, check_in
+from hatband._validation import LeverageWarning, check_confidence_level, check_finite, check_in
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
 from hatband.nn.archive import read_archive, write_archive
@@ -177,6 +177,7 @@ def load_last_layer(kind: Callable[..., T], path: str | Path, module: nn.Module)
     }
     if "scores" in tensors:
         state["scores_"] = _array(tensors, "scores", (None, n_outputs))
+        check_finite(state["scores_"], "scores")
     if tensors:
         raise ValueError(f"the file holds tensors that do not belong there: {sorted(tensors)}.")
     module.load_state_dict(weights)
@@ -254,8 +255,14 @@ def _space(content: Mapping[str, Any], tensors: dict[str, torch.Tensor], module:
         )
     mean = _array(tensors, "statistics.mean", (None,))
     joint = _array(tensors, "statistics.joint", (len(mean), len(mean)))
-    if not (np.isfinite(mean).all() and np.isfinite(joint).all() and np.allclose(joint, joint.T)):
-        raise ValueError("the statistics must be finite, their Gram matrix symmetric; those of the file are not.")
+    finite = np.isfinite(mean).all() and np.isfinite(joint).all()
+    if not finite or not np.allclose(joint, joint.T) or (joint.diagonal() < 0).any():
+        raise ValueError(
+            "the statistics must be finite and their Gram matrix symmetric, with squares in its diagonal; those of the "
+            "file are not."
+        )
+    if counts["n_samples"] < 1 or not 0 < counts["weight"] < np.inf:
+        raise ValueError(f"the statistics must be of rows that have a weight; got {counts}.")
     backend = backend_for(torch.empty(0, device=home(module)[0]))
     centre = Centre(counts["n_samples"], float(counts["weight"]), backend.asarray(mean))
     return space_at(

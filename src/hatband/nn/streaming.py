@@ -10,22 +10,15 @@ from torch import nn
 
 from hatband._backend import AnyBackend, NumpyBackend, backend_of
 from hatband._typing import Array
-from hatband._validation import check_finite
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
-from hatband.nn.features import ArrayBatches, Batches, as_batches, targets
+from hatband.nn.features import ArrayBatches, Batches, as_batches, check_finite_from, targets
 from hatband.nn.head import Head, find_head, watching
 
-# Entries of a block: 32 MB on a CPU, 256 MB on an accelerator, which needs larger products to be busy.
-_CPU_ENTRIES, _DEVICE_ENTRIES = 2**22, 2**25
-_MOST_ROWS = 2**16
 
-
-def rows_per_block(device: torch.device, n_columns: int) -> int:
+def rows_per_block(backend: AnyBackend, n_columns: int) -> int:
     """Return how many rows are gathered from batches before they are multiplied."""
-    entries = _CPU_ENTRIES if device.type == "cpu" else _DEVICE_ENTRIES
-    least = 256 if device.type == "cpu" else 1_024
-    return int(min(max(entries // max(n_columns, 1), least), 4_096 if device.type == "cpu" else _MOST_ROWS))
+    return backend.block_rows(n_columns)
 
 
 def backend_for(features: torch.Tensor) -> AnyBackend:
@@ -51,7 +44,7 @@ class RunningGram:
     def __init__(self, backend: AnyBackend, n_features: int, n_targets: int) -> None:
         self._backend, self._n_features, size = backend, n_features, n_features + n_targets
         self.device = torch.device(getattr(backend, "device", "cpu"))
-        self._block = torch.empty(rows_per_block(self.device, size), size, dtype=torch.float64, device=self.device)
+        self._block = torch.empty(rows_per_block(backend, size), size, dtype=torch.float64, device=self.device)
         self._gram, self._sums = backend.zeros(size, size), backend.zeros(size)
         self._shift: torch.Tensor | None = None
         self._filled = self._count = 0
@@ -64,12 +57,21 @@ class RunningGram:
         while start < len(features):
             part = slice(start, start + min(len(features) - start, len(self._block) - self._filled))
             start, filled = part.stop, self._filled + part.stop - part.start
-            self._block[self._filled : filled, : self._n_features].copy_(features[part])
+            block = self._block[self._filled : filled]
+            self._write(features[part], block, slice(0, self._n_features))
             if values is not None:
-                self._block[self._filled : filled, self._n_features :].copy_(values[part])
+                self._write(values[part], block, slice(self._n_features, None))
             self._filled = filled
             if filled == len(self._block):
                 self._flush()
+
+    def _write(self, source: torch.Tensor, block: torch.Tensor, columns: slice) -> None:
+        """Copy to the device in the type of the source, and widen and centre in one pass there."""
+        there = source.to(self.device)
+        if self._shift is None:
+            block[:, columns].copy_(there)
+        else:
+            torch.sub(there, self._shift[columns], out=block[:, columns])
 
     def _refuse_other(self, features: torch.Tensor, target: torch.Tensor | None) -> None:
         shape = (features.shape[1], 0 if target is None else target.shape[1])
@@ -84,7 +86,7 @@ class RunningGram:
         block = self._block[: self._filled]
         if self._shift is None:
             self._shift = block.mean(dim=0)
-        block -= self._shift
+            block -= self._shift
         self._sums += self._backend.asarray(block.sum(dim=0))
         self._gram = self._backend.syrk_add(self._gram, self._backend.asarray(block))
         self._count, self._filled = self._count + self._filled, 0
@@ -100,9 +102,6 @@ class RunningGram:
         centre = Centre(count, float(count), backend.asarray(self._shift) + offset)
         joint = backend.mirror(self._gram + 0.0) - count * offset[:, None] * offset
         backend.set_diagonal(joint, joint.diagonal().clip(0.0))
-        if not backend.isfinite(centre.mean):
-            check_finite(backend.numpy(centre.mean)[None, : self._n_features], "the mean of the features")
-            check_finite(backend.numpy(centre.mean)[None, self._n_features :], "the mean of y")
         return GramStatistics(centre, self._n_features, joint)
 
 
@@ -146,7 +145,23 @@ def streamed(module: nn.Module, batches: Batches | ArrayBatches, layer: str | nn
         for inputs, y in rows:
             features = run(inputs).features
             running.add(features, None if y is None else targets(y, len(features)))
-    return Streamed(head, running.statistics(), n_outputs, flat)
+    statistics = running.statistics()
+    if not statistics.backend.isfinite(statistics.centre.mean):
+        _refuse_not_finite(module, batches, head)
+    return Streamed(head, statistics, n_outputs, flat)
+
+
+def _refuse_not_finite(module: nn.Module, batches: Batches | ArrayBatches, head: Head) -> None:
+    """Raise, after a second pass that finds the row: the first does not stop to look."""
+    start = 0
+    with watching(module, head) as run:
+        for inputs, y in batches:
+            features = run(inputs).features
+            check_finite_from(features, "the features of the module", start)
+            if y is not None:
+                check_finite_from(torch.as_tensor(targets(y, len(features))), "y", start)
+            start += len(features)
+    raise ValueError("the features of the module and y must be finite; their sum is not.")
 
 
 def feature_statistics(
