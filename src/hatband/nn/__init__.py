@@ -6,27 +6,23 @@ except ImportError as error:  # pragma: no cover
     raise ImportError("hatband.nn needs PyTorch; install it with: pip install 'hatband[torch]'.") from error
 
 from hatband.nn.claps import ClapsRegressor, standard_score, two_sided_probability
-from hatband.nn.claps_diagnostics import CalibrationArrays, VarianceShares, calibration_arrays, variance_shares
-from hatband.nn.conjugate_gradients import LeverageBracket, conjugate_gradient_leverage
+from hatband.nn.claps_diagnostics import calibration_arrays, variance_shares
+from hatband.nn.conjugate_gradients import conjugate_gradient_leverage
 from hatband.nn.head import find_head
 from hatband.nn.laplace import LastLayerLaplace
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.linearised import LinearisedConformalRegressor
 from hatband.nn.refit import refit_head
 from hatband.nn.streaming import all_reduce, feature_statistics
-from hatband.nn.tangent import Expansion, TangentFeatures, TangentGeometry
+from hatband.nn.tangent import TangentFeatures, TangentGeometry
 
 __all__ = [
-    "CalibrationArrays",
     "ClapsRegressor",
-    "Expansion",
     "LastLayerConformalRegressor",
     "LastLayerLaplace",
-    "LeverageBracket",
     "LinearisedConformalRegressor",
     "TangentFeatures",
     "TangentGeometry",
-    "VarianceShares",
     "all_reduce",
     "calibration_arrays",
     "conjugate_gradient_leverage",
