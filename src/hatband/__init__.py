@@ -24,6 +24,7 @@ from hatband.conformal import (
 )
 from hatband.geometry import InputsGeometry, geometry_of
 from hatband.interval_metrics import interval_score
+from hatband.posterior import LinearPosterior, PosteriorPrediction
 from hatband.ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
 from hatband.scales import (
     AutoScale,
@@ -54,7 +55,9 @@ __all__ = [
     "LeaveOneOutRidge",
     "LeverageScale",
     "LeverageWarning",
+    "LinearPosterior",
     "MagnitudeScale",
+    "PosteriorPrediction",
     "PredictiveDistribution",
     "QuantileScale",
     "Scale",

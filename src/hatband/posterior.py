@@ -15,7 +15,15 @@ _CHOSEN = ("evidence", "press", "gcv")
 
 
 class PosteriorPrediction(NamedTuple):
-    """Predictive mean and the two parts of the predictive variance, each (m,) or (m, q)."""
+    """Predictive mean and the two parts of the predictive variance, each (m,) or (m, q).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband import PosteriorPrediction
+    >>> PosteriorPrediction(np.zeros(2), np.ones(2), np.array([0.5, 3.0])).variance
+    array([1.5, 4. ])
+    """
 
     mean: Array
     """phi(x)'w + b."""
@@ -59,7 +67,7 @@ class LinearPosterior:
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband.posterior import LinearPosterior
+    >>> from hatband import LinearPosterior
     >>> rng = np.random.default_rng(0)
     >>> features = rng.normal(size=(500, 3))
     >>> posterior = LinearPosterior.of(features, features.sum(axis=1) + 0.1 * rng.normal(size=500))

@@ -125,6 +125,7 @@ def test_rows_without_targets_are_refused(made):
         LastLayerLaplace(made[0]).fit(made[1])
 
 
+@pytest.mark.filterwarnings("ignore")  # of what that package imports
 @pytest.mark.skipif(importlib.util.find_spec("laplace") is None, reason="laplace-torch is not installed")
 def test_epistemic_variance_is_that_of_laplace_torch(made):
     from laplace import Laplace

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from hatband.evidence import RidgeSpectrum
-from hatband.linalg import GramStatistics
+from hatband.linalg import GramStatistics, TriangularStatistics
 from hatband.posterior import LinearPosterior
 
 RIDGE, NOISE = 1.7, 0.6
@@ -138,17 +138,43 @@ class TestEveryCriterion:
         assert spectrum.effective_dimension(spectrum.best_ridge(criterion)) < 1e-4
 
 
-def test_statistics_give_the_same_as_rows(rng):
+@pytest.mark.parametrize("kind", [GramStatistics, TriangularStatistics])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_statistics_give_the_same_as_rows(kind, fit_intercept, rng):
     features, y = draw(rng, "tall")
     target = np.stack([y, y**2], axis=1)
-    rows = RidgeSpectrum.of(features, target)
-    running = RidgeSpectrum.of_statistics(GramStatistics.of(features[:7], target[:7]).add(features[7:], target[7:]))
+    rows = RidgeSpectrum.of(features, target, fit_intercept=fit_intercept)
+    statistics = kind.of(features[:7], target[:7]).add(features[7:], target[7:])
+    running = RidgeSpectrum.of_statistics(statistics, fit_intercept)
     assert running.n_features == rows.n_features
     np.testing.assert_allclose(running.log_evidence(RIDGE, NOISE), rows.log_evidence(RIDGE, NOISE), rtol=1e-9)
     np.testing.assert_allclose(running.best_ridge("evidence"), rows.best_ridge("evidence"), rtol=1e-4)
     np.testing.assert_allclose(running.best_ridge("gcv"), rows.best_ridge("gcv"), rtol=1e-4)
     with pytest.raises(ValueError, match="PRESS needs the training rows"):
         running.press(RIDGE)
+
+
+@pytest.mark.parametrize("shape", ["tall", "wide"])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_a_kernel_gives_the_same_as_its_features(shape, fit_intercept, rng):
+    features, y = draw(rng, shape)
+    rows = RidgeSpectrum.of(features, y, fit_intercept=fit_intercept)
+    kernel = RidgeSpectrum.of_kernel(features @ features.T, y, fit_intercept)
+    np.testing.assert_allclose(kernel.log_evidence(RIDGE, NOISE), rows.log_evidence(RIDGE, NOISE), rtol=1e-9)
+    np.testing.assert_allclose(kernel.press(RIDGE), rows.press(RIDGE), rtol=1e-9)
+
+
+def test_a_triangle_keeps_a_remainder_that_a_gram_matrix_loses(rng):
+    features = rng.normal(size=(50, 3))
+    y = 1e6 * features.sum(axis=1) + 1e-3 * rng.normal(size=50)
+    exact = RidgeSpectrum.of(features, y).remainder
+    triangle = RidgeSpectrum.of_statistics(TriangularStatistics.of(features, y[:, None])).remainder
+    np.testing.assert_allclose(triangle, exact, rtol=1e-5)
+
+
+def test_statistics_of_features_alone_are_refused(rng):
+    with pytest.raises(ValueError, match="hold features alone"):
+        RidgeSpectrum.of_statistics(GramStatistics.of(rng.normal(size=(9, 2))))
 
 
 def test_rows_of_weight_zero_count_like_rows_that_are_not_there(rng):
