@@ -7,9 +7,11 @@ NUMERICAL_LAYERS = [
     "hatband._leave_one_out",
     "hatband._leverage",
     "hatband.conformal.acceptance",
+    "hatband.evidence",
     "hatband.interval_metrics",
     "hatband.linalg",
     "hatband.order_statistics",
+    "hatband.posterior",
 ]
 install_import_hook(NUMERICAL_LAYERS, "beartype.beartype")
 

@@ -16,7 +16,7 @@ SOURCE = Path(hatband.__file__).parent
 LAYERS = [
     ["_typing", "_compat", "_validation", "_checks_network", "_backend"],
     ["linalg"],
-    ["_leave_one_out", "_leverage", "order_statistics", "interval_metrics"],
+    ["_leave_one_out", "_leverage", "order_statistics", "interval_metrics", "evidence", "posterior"],
     ["geometry"],
     ["rows", "ridge"],
     ["scales"],

@@ -24,10 +24,12 @@ from hatband.conformal import (
 )
 from hatband.geometry import InputsGeometry, geometry_of
 from hatband.interval_metrics import interval_score
+from hatband.posterior import LinearPosterior, PosteriorPrediction
 from hatband.ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
 from hatband.scales import (
     AutoScale,
     ConstantScale,
+    LaplaceScale,
     LeverageScale,
     MagnitudeScale,
     QuantileScale,
@@ -48,11 +50,14 @@ __all__ = [
     "FullConformalRegressor",
     "InputsGeometry",
     "JackknifePlusRegressor",
+    "LaplaceScale",
     "LeaveOneOutKernelRidge",
     "LeaveOneOutRidge",
     "LeverageScale",
     "LeverageWarning",
+    "LinearPosterior",
     "MagnitudeScale",
+    "PosteriorPrediction",
     "PredictiveDistribution",
     "QuantileScale",
     "Scale",

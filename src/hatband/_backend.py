@@ -13,6 +13,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 from scipy.linalg import blas, lapack
+from scipy.spatial.distance import cdist
 
 from hatband._typing import Array
 from hatband._validation import LeverageWarning
@@ -20,12 +21,18 @@ from hatband._validation import LeverageWarning
 EPS = float(np.finfo(np.float64).eps)
 # A block of rows fits the cache (2 MB) unless that left too few rows for full BLAS speed; it never passes 32 MB.
 _CACHE_ENTRIES, _MOST_ENTRIES = 2**18, 2**22
+_DEVICE_ENTRIES = 2**24
 
 
 def block_rows(n_features: int) -> int:
     """Return how many rows go into one block: 1,024 to 4,096, fewer where there are very many features."""
     cached = min(max(_CACHE_ENTRIES // max(n_features, 1), 1_024), 4_096)
     return min(cached, max(_MOST_ENTRIES // max(n_features, 1), 64))
+
+
+def device_rows(n_features: int) -> int:
+    """Return how many rows go into one block on an accelerator: 128 MB, because every kernel costs its launch."""
+    return min(max(_DEVICE_ENTRIES // max(n_features, 1), 1_024), 65_536)
 
 
 def on_host(values: Any) -> Any:
@@ -46,6 +53,7 @@ def is_sparse(rows: Any) -> bool:
 class Backend(Protocol):
     """What the numerical layers ask of an array library."""
 
+    def block_rows(self, n_features: int) -> int: ...
     def empty(self, *shape: int) -> Array: ...
     def zeros(self, *shape: int) -> Array: ...
     def ones(self, *shape: int) -> Array: ...
@@ -69,11 +77,17 @@ class Backend(Protocol):
     def rcond_triangle(self, triangle: Array) -> float: ...
     def row_squares(self, block: Array) -> Array: ...
     def isfinite(self, values: Array) -> bool: ...
+    def exp(self, values: Array) -> Array: ...
+    def distances(self, rows: Array, others: Array, order: int) -> Array: ...
 
 
 @dataclass(frozen=True)
 class NumpyBackend:
     """NumPy arrays and CSR matrices through SciPy's BLAS and LAPACK."""
+
+    def block_rows(self, n_features: int) -> int:
+        """Return how many rows go into one block."""
+        return block_rows(n_features)
 
     def empty(self, *shape: int) -> Array:
         """Return an uninitialised float64 array."""
@@ -185,12 +199,24 @@ class NumpyBackend:
         """Whether all values are finite."""
         return bool(np.isfinite(values).all())
 
+    def exp(self, values: Array) -> Array:
+        """Return e to the power of each value."""
+        return np.exp(values)
+
+    def distances(self, rows: Array, others: Array, order: int) -> Array:
+        """Return |x - z| of all pairs in the 1-norm or 2-norm, by differences."""
+        return cdist(rows, others, "cityblock" if order == 1 else "euclidean")
+
 
 @dataclass(frozen=True)
 class TorchBackend:
     """torch tensors on one device, in float64."""
 
     device: str
+
+    def block_rows(self, n_features: int) -> int:
+        """Return how many rows go into one block."""
+        return block_rows(n_features) if self.device == "cpu" else device_rows(n_features)
 
     def empty(self, *shape: int) -> Array:
         """Return an uninitialised float64 tensor."""
@@ -220,7 +246,9 @@ class TorchBackend:
         return np.asarray(on_host(values))
 
     def read(self, rows: Any, part: slice) -> Array:
-        """Return some rows, dense, on the device of this backend."""
+        """Return some rows, dense, on the device of this backend; float32 stays, to be widened where it is used."""
+        if _is_tensor(rows) and rows.dtype == _torch().float32:
+            return rows[part].detach().to(self.device)
         return self.asarray(rows[part].toarray() if is_sparse(rows) else rows[part])
 
     def subtract(self, rows: Array, shift: Array | None, out: Array) -> Array:
@@ -274,20 +302,58 @@ class TorchBackend:
         return tuple(_torch().linalg.eigh(matrix))
 
     def rcond_cholesky(self, triangle: Array, norm: float) -> float:
-        """Estimate the reciprocal condition number of R'R, whose 1-norm is `norm`, on the CPU."""
-        return NumpyBackend().rcond_cholesky(self.numpy(triangle), norm)
+        """Estimate the reciprocal condition number of R'R, whose 1-norm is `norm`, without leaving the device."""
+        if self.device == "cpu" or not len(triangle):
+            return NumpyBackend().rcond_cholesky(self.numpy(triangle), norm)
+        inverse = self.tri_inv(triangle)
+        return _reciprocal(norm * self._norm_of_square(inverse))
 
     def rcond_triangle(self, triangle: Array) -> float:
-        """Estimate the reciprocal condition number of an upper triangle, on the CPU."""
-        return NumpyBackend().rcond_triangle(self.numpy(triangle))
+        """Estimate the reciprocal condition number of an upper triangle, without leaving the device."""
+        if self.device == "cpu" or not len(triangle):
+            return NumpyBackend().rcond_triangle(self.numpy(triangle))
+        norms = [abs(matrix.triu()).sum(0).max() for matrix in (triangle, self.tri_inv(triangle))]
+        return _reciprocal(float(norms[0] * norms[1]))
+
+    def _norm_of_square(self, inverse: Array) -> float:
+        """Estimate |B|_1 of B = U U' from below by products with B. Higham 2002, algorithm 15.1 and eq. 15.8."""
+        size = len(inverse)
+        steps = _torch().linspace(1, 2, size, dtype=inverse.dtype, device=inverse.device)
+        steps[1::2] *= -1
+        largest = 2 / (3 * size) * float(abs(inverse @ (inverse.T @ steps)).sum())
+        x = _torch().full_like(steps, 1 / size)
+        for _ in range(5):
+            y = inverse @ (inverse.T @ x)
+            largest = max(largest, float(abs(y).sum()))
+            z = inverse @ (inverse.T @ y.sign())
+            place = int(abs(z).argmax())
+            if not float(abs(z[place])) > float(z @ x):
+                break
+            x = _torch().zeros_like(x)
+            x[place] = 1.0
+        return largest
 
     def row_squares(self, block: Array) -> Array:
-        """Return the squared norm of each row."""
-        return (block * block).sum(1)
+        """Return the squared norm of each row, in one pass over the memory."""
+        return _torch().linalg.vector_norm(block, dim=1) ** 2
 
     def isfinite(self, values: Array) -> bool:
         """Whether all values are finite."""
         return bool(_torch().isfinite(values).all())
+
+    def exp(self, values: Array) -> Array:
+        """Return e to the power of each value."""
+        return values.exp()
+
+    def distances(self, rows: Array, others: Array, order: int) -> Array:
+        """Return |x - z| of all pairs in the 1-norm or 2-norm, by differences."""
+        # The default takes a product from 25 rows on, and loses half the digits of small distances.
+        return _torch().cdist(rows, others, p=float(order), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _reciprocal(condition: float) -> float:
+    """Return 1 / condition; 0 where that is infinite or no number."""
+    return 1 / condition if 0 < condition < np.inf else 0.0
 
 
 AnyBackend: TypeAlias = NumpyBackend | TorchBackend

@@ -77,3 +77,45 @@ def test_a_device_without_float64_is_left_with_one_warning(monkeypatch):
 
     with pytest.warns(LeverageWarning, match="float64"):
         assert _backend.backend_of(rows) == _backend.TorchBackend("cpu")
+
+
+# A name of the CPU that the backend does not take for it: what an accelerator runs, run here.
+@pytest.mark.parametrize("device", ["cpu:0", CUDA])
+@pytest.mark.parametrize("condition_number", [1.0, 1e3, 1e8, 1e12])
+@pytest.mark.parametrize("size", [1, 2, 50])
+def test_the_condition_number_on_an_accelerator_is_that_of_the_matrix(rng, size, condition_number, device):
+    backend = _backend.TorchBackend(device)
+    basis = np.linalg.qr(rng.normal(size=(size, size)))[0]
+    values = np.geomspace(1, 1 / condition_number, size)
+    triangle = np.linalg.qr(np.sqrt(values)[:, None] * basis, mode="r")
+    triangle *= np.sign(triangle.diagonal())[:, None]
+    matrix, inverse = triangle.T @ triangle, np.linalg.inv(triangle)
+    norm = abs(matrix).sum(axis=0).max()
+    upper = backend.asarray(triangle)
+
+    exact = 1 / (norm * abs(inverse @ inverse.T).sum(axis=0).max())
+    assert exact <= backend.rcond_cholesky(upper, norm) * (1 + 1e-3)
+    assert backend.rcond_cholesky(upper, norm) <= 3 * exact
+    exact = 1 / (abs(triangle).sum(axis=0).max() * abs(inverse).sum(axis=0).max())
+    assert backend.rcond_triangle(upper) == pytest.approx(exact, rel=1e-6)
+
+
+def test_a_singular_triangle_has_a_reciprocal_condition_number_of_0_everywhere():
+    backend = _backend.TorchBackend("cpu:0")
+    upper = torch.diag(torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+    assert (backend.rcond_cholesky(upper, 1.0), backend.rcond_triangle(upper)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("solver", [Cholesky(), CholeskyQR2(), QR(), Auto()])
+def test_solvers_on_an_accelerator_state_the_error_bound_of_the_cpu(monkeypatch, solver):
+    case = CASES["tall-1e2"]
+    expected = solver.factor(torch.tensor(case.features), 0.1)
+    monkeypatch.setattr(_backend, "backend_of", lambda rows: _backend.TorchBackend("cpu:0"))
+    monkeypatch.setattr("hatband.linalg.design.backend_of", _backend.backend_of)
+
+    seen = solver.factor(torch.tensor(case.features), 0.1)
+
+    assert seen.frame.backend == _backend.TorchBackend("cpu:0")
+    assert expected.error_bound / 10 < seen.error_bound < 10 * expected.error_bound
+    np.testing.assert_allclose(seen.leverage(torch.tensor(case.rows)), expected.leverage(case.rows), rtol=1e-10)

@@ -65,9 +65,17 @@ from hatband.geometry.base import Exactness, Features, Geometry, Space
 from hatband.geometry.features import FeatureGeometry
 from hatband.geometry.inputs import InputsGeometry, TransformerGeometry
 from hatband.geometry.kernel import KernelGeometry, PairwiseKernel
+from hatband.geometry.kernel_functions import (
+    LaplacianKernel,
+    LinearKernel,
+    MaternKernel,
+    PolynomialKernel,
+    RBFKernel,
+)
 from hatband.geometry.model import Steps, steps_of
 from hatband.geometry.nystroem import NystroemGeometry
 from hatband.geometry.registry import as_geometry, geometry_of
+from hatband.geometry.reweighted import reweighted
 from hatband.geometry.training import is_training_sample
 
 __all__ = [
@@ -77,13 +85,19 @@ __all__ = [
     "Geometry",
     "InputsGeometry",
     "KernelGeometry",
+    "LaplacianKernel",
+    "LinearKernel",
+    "MaternKernel",
     "NystroemGeometry",
     "PairwiseKernel",
+    "PolynomialKernel",
+    "RBFKernel",
     "Space",
     "Steps",
     "TransformerGeometry",
     "as_geometry",
     "geometry_of",
     "is_training_sample",
+    "reweighted",
     "steps_of",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.metrics.pairwise import pairwise_kernels
 from sklearn.utils import check_array
 
+from hatband._backend import on_host
 from hatband._typing import Array
 from hatband._validation import check_finite, check_ridge
 from hatband.geometry.base import Exactness, Features, Geometry, Space
@@ -186,7 +187,7 @@ class KernelGeometry(Geometry):
         n_samples = int(rows.shape[0])
         weights = combined_weights(self.row_weights, sample_weight, n_samples)
         ridge = float(check_ridge(self.ridge))
-        factor = _factor(self.kernel(rows, rows), ridge, weights, self.fit_intercept)
+        factor = factored(self.kernel(rows, rows), ridge, weights, self.fit_intercept)
         return KernelSpace(
             kernel=self.kernel,
             rows=rows,
@@ -234,14 +235,14 @@ class KernelSpace(Space):
 
     def inputs(self, features: Features) -> Array:
         """Return X as numbers."""
-        return dense_inputs(as_numbers(features.model_inputs), self.input_columns)
+        return dense_inputs(as_numbers(on_host(features.model_inputs)), self.input_columns)
 
     def leverages(self, features: Features) -> tuple[Array, Array]:
         """Return posterior and sampling leverage, with the kernel of 1,024 rows at a time in memory."""
         posterior, sampling = np.empty(len(features)), np.empty(len(features))
         for part, rows in blocks(features.values):
             against = self.kernel(rows, self.rows), self.kernel.diagonal(rows)
-            posterior[part], sampling[part] = self.factor.leverages(*against)
+            posterior[part], sampling[part] = map(on_host, self.factor.leverages(*against))
         return posterior, sampling
 
     def leverage(self, features: Features) -> Array:
@@ -252,7 +253,7 @@ class KernelSpace(Space):
         """Return s(x) of each row, shape (m,): far from the training rows it shrinks, to 0 without intercept."""
         result = np.empty(len(features))
         for part, rows in blocks(features.values):
-            result[part] = self.factor.sampling_leverage(self.kernel(rows, self.rows))
+            result[part] = on_host(self.factor.sampling_leverage(self.kernel(rows, self.rows)))
         return result
 
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
@@ -261,11 +262,13 @@ class KernelSpace(Space):
         for part, rows in blocks(features.values):
             against = self.kernel(rows, self.rows)
             if others is None:
-                result[part] = self.factor.smoother(against)
+                result[part] = on_host(self.factor.smoother(against))
                 continue
             for place, columns in blocks(others.values):
                 between = self.kernel(rows, columns)
-                result[part, place] = self.factor.cross_leverage(against, self.kernel(columns, self.rows), between)
+                result[part, place] = on_host(
+                    self.factor.cross_leverage(against, self.kernel(columns, self.rows), between)
+                )
         return result
 
     def final_step(self, estimator: Any) -> Any:
@@ -273,7 +276,7 @@ class KernelSpace(Space):
         return estimator
 
 
-def _factor(kernel: Array, ridge: float, weights: Array | None, fit_intercept: bool) -> KernelFactor:
+def factored(kernel: Array, ridge: float, weights: Array | None, fit_intercept: bool) -> KernelFactor:
     """Factor by Cholesky, or by the spectrum where the ridge is lost in rounding."""
     try:
         return factor_kernel(kernel, ridge, weights, fit_intercept)

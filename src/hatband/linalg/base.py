@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from hatband._backend import AnyBackend, as_rows, block_rows, on_host
+from hatband._backend import AnyBackend, as_rows, on_host
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_finite
 
@@ -100,7 +100,7 @@ class Frame:
         if rows.ndim != 2 or rows.shape[1] != self.n_features:
             raise ValueError(f"rows must have shape (m, {self.n_features}), like features; got {tuple(rows.shape)}.")
         rows, count = as_rows(rows), int(rows.shape[0])
-        size = min(block_rows(self.n_features), count)
+        size = min(self.backend.block_rows(self.n_features), count)
         buffer = self.backend.empty(size, self.width)
         for start in range(0, count, max(size, 1)):
             part = slice(start, min(start + size, count))

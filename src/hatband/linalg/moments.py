@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import AnyBackend, backend_of, block_rows
+from hatband._backend import AnyBackend, backend_of
 from hatband._typing import Array, Float
 from hatband._validation import check_finite, check_ridge, check_weights
 from hatband.linalg.base import Frame
@@ -87,7 +87,7 @@ def centred_blocks(backend: AnyBackend, X: Any, y: Any, weights: Any) -> Iterato
     """Yield centre and weighted, centred rows [x, y] block by block, in ONE reused buffer of float64."""
     count, n_features = map(int, X.shape)
     roots = _roots(backend, weights, count)
-    size = min(block_rows(n_features + target_columns(y)), count)
+    size = min(backend.block_rows(n_features + target_columns(y)), count)
     buffer = backend.empty(size, n_features + target_columns(y))
     for start in range(0, count, max(size, 1)):
         part = slice(start, min(start + size, count))

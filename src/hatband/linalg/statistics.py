@@ -67,6 +67,11 @@ class GramStatistics:
         return cls._empty(backend_of(X), int(X.shape[1]), target_columns(y)).add(X, y, weights)
 
     @property
+    def backend(self) -> AnyBackend:
+        """Array library and device of the arrays."""
+        return backend_of(self.joint)
+
+    @property
     def n_samples(self) -> int:
         """Number of rows."""
         return self.centre.n_samples
@@ -193,7 +198,7 @@ class GramStatistics:
             When the bound on the relative error exceeds the tolerance: the rows are gone, and cannot be read again.
         """
         design = design_at(self.centre, self.n_features, ridge, fit_intercept)
-        gram, _ = self._products(fit_intercept)
+        gram, _ = self.products(fit_intercept)
         design, gram = determined_gram(design, gram)
         triangle = cholesky_triangle(design.backend, gram, design.penalty)
         if triangle is None or triangle.rcond <= EPS:
@@ -209,8 +214,8 @@ class GramStatistics:
             )
         return factor
 
-    def _products(self, fit_intercept: bool) -> tuple[Array, Array]:
-        """Gram matrix and cross-products, about the mean or about zero."""
+    def products(self, fit_intercept: bool) -> tuple[Float[Array, "d d"], Float[Array, "d q"]]:
+        """Return Gram matrix and cross-products with the targets, about the mean with an intercept, else about zero."""
         if fit_intercept:
             return self.gram, self.cross
         raw = self.joint + self.weight * self.centre.mean[:, None] * self.centre.mean
@@ -220,5 +225,5 @@ class GramStatistics:
         self, ridge: Any = 0.0, fit_intercept: bool = True
     ) -> tuple[Float[Array, "d q"], Float[Array, " q"]]:
         """Return slopes A^-1 Phi'W y and intercepts of the ridge regression; warnings and errors as in `factor`."""
-        slopes = self.factor(ridge, fit_intercept).solve(self._products(fit_intercept)[1] + 0.0)
+        slopes = self.factor(ridge, fit_intercept).solve(self.products(fit_intercept)[1] + 0.0)
         return slopes, self.y_mean - self.mean @ slopes if fit_intercept else 0.0 * self.y_mean
