@@ -53,3 +53,9 @@ def check_outputs(shape: tuple[int, ...], expected: tuple[int, ...], name: str) 
         raise ValueError(
             f"{name} must return one value per row and output, shape {expected} like y; got shape {shape}."
         )
+
+
+def check_columns(seen: int, expected: int, name: str) -> None:
+    """Raise unless rows have as many columns as a network was built for."""
+    if seen != expected:
+        raise ValueError(f"{name} must have {expected} columns, for which the network was built; got {seen}.")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hatband._checks_network import check_outputs
+from hatband._checks_network import check_columns, check_outputs
 from hatband.nn.batches import Batch, Batches, Moments, moments
 from hatband.nn.network import MLP, NoisyNetwork
 from hatband.nn.state import device_of
@@ -38,8 +38,11 @@ def standard_units(module: Any, batches: Batches) -> Iterator[Units]:
 def _standard_units_inside(module: MLP, batches: Batches) -> Iterator[Units]:
     """Train a perceptron on standardised inputs and target, and leave it in units of y."""
     device = device_of(module)
-    module.set_inputs(*moments(batch.inputs for batch in batches.blocks()))
+    inputs = moments(batch.inputs for batch in batches.blocks())
+    check_columns(len(inputs.mean), len(module.input_mean), "X")
+    module.set_inputs(*inputs)
     target = moments(batch.targets for batch in batches.blocks()).to(device)
+    check_columns(len(target.mean), module.head.out_features, "y")
     with module.standard_target(*target):
         yield Units(target, Moments(torch.zeros_like(target.mean), torch.ones_like(target.scale)))
 
