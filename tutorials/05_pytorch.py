@@ -181,9 +181,7 @@ assert noisy.eval().noise(torch.tensor(X[350:])).min() > 0
 
 # %%
 x_train, y_train = train_loader.dataset.tensors
-nets = fit_ensemble(
-    lambda: MLP(1, activation="gelu"), x_train, y_train, n_networks=6, epochs=40, learning_rate=3e-3, random_state=0
-)
+nets = fit_ensemble(lambda: MLP(1, activation="gelu"), x_train, y_train, n_networks=6, epochs=100, random_state=0)
 members = [LastLayerConformalRegressor(one, scale="leverage").fit_train(x_train) for one in nets]
 h = run_leverages(members, grid)
 single = leverage_stability(h)
