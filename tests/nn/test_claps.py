@@ -7,9 +7,11 @@ from scipy import stats
 from torch import nn
 
 from hatband.nn import (
+    MLP,
     ClapsRegressor,
     LastLayerConformalRegressor,
     calibration_arrays,
+    fit_network,
     refit_head,
     standard_score,
     two_sided_probability,
@@ -210,3 +212,16 @@ def test_the_band_widens_in_a_gap_and_beyond_both_ends_where_a_constant_one_does
     assert min(below, gap, above) > 1.5 * max(left, right)
     constant = LastLayerConformalRegressor(fitted, scale="constant").fit_train(x[train], y[train])
     assert np.ptp(np.diff(constant.calibrate(x[held], y[held]).predict_interval(at)[1])) < 1e-9
+
+
+def test_the_noise_head_of_a_perceptron_is_its_noise(device):
+    X, y = made(device)
+    torch.manual_seed(0)
+    perceptron = MLP(N_INPUTS, widths=(16,), noise_head=True).to(device)
+    fit_network(perceptron, X, y, loss="gaussian", epochs=5, random_state=0)
+    law = ClapsRegressor(perceptron, noise=perceptron.noise).fit_train(X, y).predict_law(X)
+    with torch.no_grad():
+        np.testing.assert_allclose(law.aleatoric, perceptron.noise(X)[:, 0].double().cpu().numpy() ** 2, rtol=1e-6)
+        np.testing.assert_allclose(law.mean, perceptron(X)[:, 0].double().cpu().numpy(), rtol=1e-6)
+    refitted = refit_head(perceptron, X, y)
+    assert torch.equal(refitted.noise_head.weight, perceptron.noise_head.weight)
