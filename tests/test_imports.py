@@ -14,7 +14,7 @@ SOURCE = Path(hatband.__file__).parent
 # Lower layers first. A module imports from layers above its own line never, from its own line only what stands to its
 # left, and within its own package what does not lead back to it.
 LAYERS = [
-    ["_typing", "_compat", "_validation", "_checks_network", "_backend"],
+    ["_typing", "_compat", "_validation", "_checks_diagnostics", "_checks_network", "_backend"],
     ["linalg"],
     ["_leave_one_out", "_leverage", "order_statistics", "interval_metrics", "evidence", "posterior"],
     ["geometry"],

@@ -22,6 +22,7 @@ from hatband.conformal import (
     leave_one_out_distribution,
     predictive_distribution,
 )
+from hatband.diagnostics import interval_scorer
 from hatband.geometry import InputsGeometry, geometry_of
 from hatband.interval_metrics import interval_score
 from hatband.posterior import LinearPosterior, PosteriorPrediction
@@ -67,6 +68,7 @@ __all__ = [
     "effective_dimension",
     "geometry_of",
     "interval_score",
+    "interval_scorer",
     "leave_one_out_distribution",
     "leverage",
     "loo_leverage",

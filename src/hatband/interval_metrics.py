@@ -14,7 +14,14 @@ from hatband.order_statistics import Level, exact_level
 
 
 class GroupCoverage(NamedTuple):
-    """Coverage of one group of rows."""
+    """Coverage of one group of rows.
+
+    Examples
+    --------
+    >>> from hatband.interval_metrics import GroupCoverage
+    >>> GroupCoverage(group="north", n_samples=20, coverage=0.9, standard_error=0.067).coverage
+    0.9
+    """
 
     group: Any
     """The label, as it came."""

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from hatband._backend import TorchBackend
+from hatband.nn import saving, streaming
 from nn.cases import network
 
 CUDA = pytest.param(
@@ -10,9 +12,14 @@ CUDA = pytest.param(
 )
 
 
-@pytest.fixture(params=["cpu", CUDA])
-def device(request) -> torch.device:
-    return torch.device(request.param)
+# "tensors" is the code of an accelerator, run on the CPU.
+@pytest.fixture(params=["cpu", "tensors", CUDA])
+def device(request, monkeypatch) -> torch.device:
+    if request.param != "tensors":
+        return torch.device(request.param)
+    for module in (saving, streaming):
+        monkeypatch.setattr(module, "backend_for", lambda features: TorchBackend("cpu"))
+    return torch.device("cpu")
 
 
 @pytest.fixture

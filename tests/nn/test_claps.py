@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from hatband.nn import (
+    MLP,
     ClapsRegressor,
     LastLayerConformalRegressor,
     calibration_arrays,
+    fit_network,
+    refit_head,
     standard_score,
     two_sided_probability,
     variance_shares,
@@ -193,3 +197,31 @@ class TestRefusals:
     def test_an_unknown_noise_is_named(self, net, device):
         with pytest.raises(ValueError, match="noise must be one of"):
             ClapsRegressor(net, noise="head").fit_train(*made(device))
+
+
+def test_the_band_widens_in_a_gap_and_beyond_both_ends_where_a_constant_one_does_not():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 100), nn.ReLU(), nn.Linear(100, 1))
+    x = torch.cat([torch.linspace(-2, -1, 100), torch.linspace(1, 2, 100)])[:, None]
+    y = torch.sin(3 * x[:, 0]) + 0.1 * torch.randn(200)
+    train, held = slice(0, None, 2), slice(1, None, 2)
+    fitted = refit_head(net, x[train], y[train], ridge="evidence")
+    model = ClapsRegressor(fitted).fit_train(x[train], y[train]).calibrate(x[held], y[held])
+    at = torch.tensor([-4.0, -1.5, 0.0, 1.5, 4.0])[:, None]
+    below, left, gap, right, above = np.diff(model.predict_interval(at)[1])[:, 0]
+    assert min(below, gap, above) > 1.5 * max(left, right)
+    constant = LastLayerConformalRegressor(fitted, scale="constant").fit_train(x[train], y[train])
+    assert np.ptp(np.diff(constant.calibrate(x[held], y[held]).predict_interval(at)[1])) < 1e-9
+
+
+def test_the_noise_head_of_a_perceptron_is_its_noise(device):
+    X, y = made(device)
+    torch.manual_seed(0)
+    perceptron = MLP(N_INPUTS, widths=(16,), noise_head=True).to(device)
+    fit_network(perceptron, X, y, loss="gaussian", epochs=5, random_state=0)
+    law = ClapsRegressor(perceptron, noise=perceptron.noise).fit_train(X, y).predict_law(X)
+    with torch.no_grad():
+        np.testing.assert_allclose(law.aleatoric, perceptron.noise(X)[:, 0].double().cpu().numpy() ** 2, rtol=1e-6)
+        np.testing.assert_allclose(law.mean, perceptron(X)[:, 0].double().cpu().numpy(), rtol=1e-6)
+    refitted = refit_head(perceptron, X, y)
+    assert torch.equal(refitted.noise_head.weight, perceptron.noise_head.weight)

@@ -123,7 +123,8 @@ def test_features_of_tokens_are_reduced_as_the_output_is(device, pooling, reduce
     with torch.no_grad():
         tokens = torch.tanh(net.body(X.to(device))).double()
         expected = {"mean": tokens.mean(1), "first": tokens[:, 0], "last": tokens[:, -1]}[pooling]
-    np.testing.assert_allclose(model.space_.statistics.mean, expected.mean(0).cpu(), rtol=1e-5, atol=1e-7)
+    found = torch.as_tensor(model.space_.statistics.mean).cpu()
+    np.testing.assert_allclose(found, expected.mean(0).cpu(), rtol=1e-5, atol=1e-7)
 
 
 def test_a_prediction_for_every_token_is_refused_until_the_head_is_named_and_then_averaged():

@@ -1,5 +1,9 @@
 """What a regressor around a network leaves alone, and what it says when something is missing or wrong."""
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -69,13 +73,34 @@ def test_a_device_gets_a_copy(net, device):
     assert model.space_.head.layer.weight.device.type == device.type
 
 
+def test_it_survives_pickle_and_copy(net):
+    X, y = rows(150)
+    model = LastLayerConformalRegressor(net, scale="strength", residuals="unseen").fit_train(X, y).calibrate(X, y)
+
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        np.testing.assert_array_equal(again.predict_interval(X)[1], model.predict_interval(X)[1])
+        assert again.space_.module is not net
+
+
+def test_threads_share_a_network(net):
+    parts = [rows(400, seed)[0] for seed in range(4)]
+    model = LastLayerConformalRegressor(net.eval(), scale="leverage").fit_train(parts[0])
+    expected = [model.leverage(part) for part in parts]
+
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(model.leverage, parts * 5))
+
+    for found, answer in zip(seen, expected * 5, strict=True):
+        np.testing.assert_array_equal(found, answer)
+
+
 def test_it_clones_and_shows_itself(net):
     model = LastLayerConformalRegressor(net, scale="leverage", ridge=2.0)
 
-    copy = clone(model)
+    other = clone(model)
 
-    assert copy.ridge == 2.0
-    assert "ridge=2.0" in repr(copy)
+    assert other.ridge == 2.0
+    assert "ridge=2.0" in repr(other)
 
 
 # ---------------------------------------------------------------- order of calls
@@ -165,10 +190,15 @@ def test_data_that_cannot_be_read_are_refused_and_the_scores_stay(net, case):
     assert model.scores_ is scores
 
 
-def test_a_ridge_that_is_none_is_refused(net):
-    for ridge in (-1.0, float("nan"), np.ones(3), "much"):
-        with pytest.raises(ValueError, match="ridge"):
-            LastLayerConformalRegressor(net, scale="leverage", ridge=ridge).fit_train(rows(40)[0])
+@pytest.mark.parametrize("ridge", [-1.0, float("nan"), np.ones(3), "much"])
+def test_a_ridge_that_is_none_is_refused(net, ridge):
+    with pytest.raises(ValueError, match="ridge"):
+        LastLayerConformalRegressor(net, scale="leverage", ridge=ridge).fit_train(*rows(40))
+
+
+def test_targets_of_other_outputs_are_refused(net):
+    with pytest.raises(ValueError, match="one column per output of the module, 1; got 3"):
+        LastLayerConformalRegressor(net, scale="leverage").fit_train(*rows(40, n_outputs=3))
 
 
 def test_something_that_is_no_module_is_refused():

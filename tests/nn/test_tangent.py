@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from hatband import FullConformalRegressor, leverage
+from hatband import FullConformalRegressor, SplitConformalRegressor, leverage
 from hatband.geometry import FeatureGeometry
 from hatband.nn import LinearisedConformalRegressor, TangentFeatures, TangentGeometry, conjugate_gradient_leverage
 from nn.cases import network, phi, rows
@@ -24,6 +26,22 @@ def gradients(net, X):
         found.append(torch.cat([parameter.grad.reshape(-1) for parameter in net.parameters()]).double().cpu().numpy())
     net.zero_grad()
     return np.array(found)
+
+
+class Wrapped(RegressorMixin, BaseEstimator):
+    """A trained network as scikit-learn sees models."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def fit(self, X, y):
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def predict(self, X):
+        return TangentFeatures(self.module).expand(X).value
 
 
 @pytest.fixture
@@ -92,6 +110,16 @@ class TestLeverage:
         space = TangentGeometry(net).fit(X)
         near, far = (space.leverage(space.features(factor * X)) for factor in (1, 1_000))
         assert far.min() > near.max()
+
+    def test_shapes_the_band_of_split_conformal_prediction(self, double):
+        (X, y), (X_cal, y_cal) = rows(60), rows(60, seed=1)
+        model = SplitConformalRegressor(
+            FrozenEstimator(Wrapped(double)), geometry=TangentGeometry(double, RIDGE), scale="leverage"
+        )
+        model.fit_train(X.numpy(), y.numpy()).calibrate(X_cal.numpy(), y_cal.numpy())
+        width = np.diff(model.predict_interval(X.numpy())[1])[:, 0]
+        expected = np.sqrt(1 + leverage(gradients(double, X), ridge=RIDGE))
+        np.testing.assert_allclose(width / width[0], expected / expected[0], rtol=1e-9)
 
     @pytest.mark.parametrize("ridge", [0.0, -1.0])
     def test_by_conjugate_gradients_needs_a_ridge(self, ridge):

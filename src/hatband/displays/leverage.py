@@ -3,10 +3,10 @@
 from typing import Any, Self
 
 import numpy as np
-from scipy.stats import beta
 
 from hatband._typing import Array
 from hatband._validation import check_interval_rows, check_n_bins, check_one_level
+from hatband.diagnostics import binomial_interval
 from hatband.displays.base import require_matplotlib
 from hatband.interval_metrics import covered
 
@@ -194,7 +194,7 @@ class LeverageDisplay:
         members = [groups == group for group in np.unique(groups)]
         rows = np.array([member.sum() for member in members])
         hits = np.array([inside[member].sum() for member in members])
-        low, high = _exact_binomial_bounds(hits, rows)
+        low, high = binomial_interval(hits, rows)
         display = cls(
             leverage=leverage,
             width=interval[:, 1] - interval[:, 0],
@@ -281,14 +281,6 @@ def leverage_groups(leverage: Array, n_groups: int) -> Array:
     """
     last = -(-np.arange(1, n_groups) * np.size(leverage) // n_groups) - 1  # the last row of each group but the highest
     return np.searchsorted(np.sort(leverage)[last], leverage, side="left")
-
-
-def _exact_binomial_bounds(hits: Array, rows: Array, confidence: float = 0.95) -> tuple[Array, Array]:
-    """Clopper-Pearson bounds on a proportion."""
-    tail = (1 - confidence) / 2  # Clopper and Pearson (1934): quantiles of Beta(k, n - k + 1) and Beta(k + 1, n - k)
-    low = beta.ppf(tail, np.maximum(hits, 1), rows - hits + 1)
-    high = beta.ppf(1 - tail, hits + 1, np.maximum(rows - hits, 1))
-    return np.where(hits == 0, 0.0, low), np.where(hits == rows, 1.0, high)
 
 
 def _leverage_axis(axes: Any, log: bool) -> None:

@@ -14,6 +14,8 @@ from hatband.linalg.sparse import FAR, refuse_large, sparse_columns, sparse_gram
 
 # Spread below a few roundings of the mean is no spread.
 CONSTANT = 4 * EPS
+# A mean of up to so many standard deviations need not be subtracted before the products are formed.
+NEAR = 2
 # How many rows the provisional mean is taken from, and how many entries they may have.
 _SAMPLE_ROWS, _SAMPLE_ENTRIES = 256, 2**20
 
@@ -72,8 +74,9 @@ class Design:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the features need neither centring nor weights nor conversion."""
-        return not self.frame.fit_intercept and self.root_weights is None and self.backend.is_plain(self.features)
+        """Whether the features enter as they are: not shifted, not weighted, not converted."""
+        shifted = self.frame.shift is not None and bool(self.frame.shift.any())
+        return not shifted and self.root_weights is None and self.backend.is_plain(self.features)
 
     def dropped(self, other: "Design") -> str:
         """Say how many columns another design of the same features leaves out."""
@@ -136,19 +139,36 @@ def design_of(features: Any, ridge: Any, weights: Any, fit_intercept: bool) -> D
 
 
 def _provisional_shift(backend: AnyBackend, features: Any, weights: np.ndarray | None) -> Float[Array, " d"]:
-    mean = provisional_mean(backend, features, weights)
-    return sparse_shift(features, weights, mean) if is_sparse(features) else mean
+    sample = _sample(backend, features, weights)
+    mean = _mean(sample)
+    if is_sparse(features):
+        return sparse_shift(features, weights, backend.asarray(mean))
+    if weights is None and backend.is_plain(features) and _is_near(sample, mean):
+        return backend.zeros(len(mean))
+    return backend.asarray(mean)
 
 
 def provisional_mean(backend: AnyBackend, features: Any, weights: np.ndarray | None) -> Float[Array, " d"]:
     """Mean of a few rows; a column that is constant in them keeps its value exactly."""
+    return backend.asarray(_mean(_sample(backend, features, weights)))
+
+
+def _sample(backend: AnyBackend, features: Any, weights: np.ndarray | None) -> np.ndarray:
     index = np.arange(features.shape[0]) if weights is None else np.flatnonzero(weights)
     count = min(_SAMPLE_ROWS, max(_SAMPLE_ENTRIES // features.shape[1], 8))
     index = index[:: max(1, len(index) // count)]
-    sample = np.vstack([backend.numpy(backend.read(features, slice(i, i + 1))) for i in index]).astype(np.float64)
+    return np.vstack([backend.numpy(backend.read(features, slice(i, i + 1))) for i in index]).astype(np.float64)
+
+
+def _mean(sample: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
-        mean = np.where((sample == sample[0]).all(axis=0), sample[0], sample.mean(axis=0))
-    return backend.asarray(mean)
+        return np.where((sample == sample[0]).all(axis=0), sample[0], sample.mean(axis=0))
+
+
+def _is_near(sample: np.ndarray, mean: np.ndarray) -> bool:
+    """Whether no mean is large against its spread: centring the Gram matrix afterwards then costs two bits at most."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool((mean**2 <= NEAR**2 * sample.var(axis=0)).all())
 
 
 def centred(design: Design) -> tuple[Design, Float[Array, " d"]]:
@@ -221,6 +241,8 @@ def _gram_by_blocks(design: Design) -> tuple[Array, Array]:
     backend, width = design.backend, design.frame.width
     gram, sums = backend.zeros(width, width), backend.zeros(width)
     if design.is_plain:
+        if design.frame.fit_intercept:
+            sums = backend.weighted_sum(design.features, design.roots)
         return backend.mirror(backend.syrk_add(gram, design.features)), sums
     for root, block in design.weighted_blocks():
         backend.syrk_add(gram, block)

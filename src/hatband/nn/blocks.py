@@ -1,7 +1,7 @@
 """Rows of a loader in blocks: what is known of a new row, and of training rows as if each had not been seen."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -63,11 +63,14 @@ def columns_like(target: Array | None, prediction: Array) -> Array:
     if target is None:
         raise ValueError("targets are needed here; pass y, or a loader that yields batches (inputs, y).")
     columns = target.reshape(len(target), -1)
-    if columns.shape != prediction.shape:
-        raise ValueError(
-            f"y must have one column per output of the module, {prediction.shape[1]}; got {columns.shape[1]}."
-        )
+    check_columns(columns.shape[1], prediction.shape[1])
     return columns
+
+
+def check_columns(n_targets: int, n_outputs: int) -> None:
+    """Raise unless y has one column per output."""
+    if n_targets != n_outputs:
+        raise ValueError(f"y must have one column per output of the module, {n_outputs}; got {n_targets}.")
 
 
 def blocks_of(space: LastLayerSpace, batches: Batches | ArrayBatches) -> Iterator[Block]:
@@ -77,6 +80,8 @@ def blocks_of(space: LastLayerSpace, batches: Batches | ArrayBatches) -> Iterato
     with watching(space.module, space.head) as run:
         for inputs, y in batches:
             seen = run(inputs)
+            # Images and the like are not to wait for the block to fill.
+            seen = replace(seen, inputs=seen.table)
             pending.append((seen, None if y is None else targets(y, len(seen.features))))
             filled += len(seen.features)
             if filled >= rows_per_block(space.factor.frame.backend, seen.features.shape[1]):
@@ -93,9 +98,8 @@ def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
     check_finite_from(values, "the features of the module", start)
     prediction = torch.cat([seen.prediction for seen in passes])
     check_finite_from(prediction, "the prediction of the module", start)
-    tables = [seen.inputs for seen in passes]
-    is_table = all(isinstance(part, torch.Tensor) and part.ndim == 2 for part in tables)
-    inputs = torch.cat(tables).cpu() if is_table else None
+    tables = [seen.inputs for seen in passes if seen.inputs is not None]
+    inputs = torch.cat(tables) if len(tables) == len(passes) else None
     target = None if any(part is None for part in found) else np.concatenate(found)
     if target is not None:
         check_finite(target, "y")

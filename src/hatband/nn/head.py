@@ -1,5 +1,6 @@
 """The head of a network: its last linear layer, found in the order of execution, and the features that enter it."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from hatband.geometry.convert import DENSE_COLUMNS
 from hatband.nn.features import called, home, placed
 
 Pooling: TypeAlias = Literal["row", "first", "last", "mean"]
@@ -83,6 +85,13 @@ class Seen:
     prediction: torch.Tensor
     is_flat: bool
 
+    @property
+    def table(self) -> torch.Tensor | None:
+        """Inputs that a scale can learn from, at most 256 columns; codes of tokens or categories are no numbers."""
+        X = self.inputs
+        is_table = isinstance(X, torch.Tensor) and X.ndim == 2 and X.is_floating_point()
+        return X.detach() if is_table and X.shape[1] <= DENSE_COLUMNS else None
+
 
 @dataclass(frozen=True, eq=False)
 class _Call:
@@ -112,9 +121,12 @@ def watching(module: nn.Module, head: Head) -> Iterator[Callable[[Any], Seen]]:
     """Give a function that runs the module on a batch and returns what entered the head and what came out."""
     device, dtype = home(module)
     entered: list[torch.Tensor] = []
+    owner = threading.get_ident()
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entered[:] = [args[0] if args else kwargs["input"]]
+        # Another thread may be using the module too.
+        if threading.get_ident() == owner:
+            entered[:] = [args[0] if args else kwargs["input"]]
 
     def run(inputs: Any) -> Seen:
         entered.clear()

@@ -20,7 +20,7 @@ from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds
 from hatband.conformal.target import PlainTarget
 from hatband.linalg import GramStatistics
-from hatband.nn.blocks import Block, blocks_of, columns_like, training_rows, validation_rows
+from hatband.nn.blocks import Block, blocks_of, check_columns, columns_like, training_rows, validation_rows
 from hatband.nn.features import as_batches
 from hatband.nn.saving import load_last_layer, save_last_layer
 from hatband.nn.space import LastLayerSpace, fit_space
@@ -85,7 +85,7 @@ class LastLayerConformalRegressor(BaseEstimator):
     device, products are in float64 there; per row only leverage and prediction come to the host. A scale that learns
     sees X where that is a table of at most 256 columns, else the features along their first 32 principal directions.
     Fadnavis (2026), arXiv 2602.12693; the variance is that of MacKay (1992), *Neural Computation* 4, 448-472, for the
-    last layer.
+    last layer. Threads may share a model whose network is in evaluation mode.
 
     Examples
     --------
@@ -169,6 +169,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         module, layer = self._placed()
         batches = as_batches(data, y)
         passed = streamed(module, batches, layer)
+        check_columns(passed.statistics.n_targets or passed.n_outputs, passed.n_outputs)
         whole = passed.statistics if merge is None else merge(passed.statistics)
         space = fit_space(module, passed.head, whole, self.ridge, self.penalise_bias)
         learned: TrainingRows | None = None

@@ -13,7 +13,6 @@ from hatband._backend import EPS, NumpyBackend, on_host
 from hatband._typing import Array
 from hatband._validation import check_in, check_ridge
 from hatband.geometry import Exactness, Features, Space
-from hatband.geometry.convert import DENSE_COLUMNS
 from hatband.linalg import Factor, GramStatistics
 from hatband.linalg.moments import Centre
 from hatband.nn.head import Head, watching
@@ -80,13 +79,14 @@ class LastLayerSpace(Space):
     def features(self, X: Any) -> Features:
         """Run the module once on X."""
         with watching(self.module, self.head) as run:
-            return Features(X, run(X).features)
+            seen = run(X)
+            return Features(seen.table, seen.features)
 
     def inputs(self, features: Features) -> Array:
         """Return X where it is a table of at most 256 columns, else the features along their principal directions."""
         X, backend = features.model_inputs, self.factor.frame.backend
-        if getattr(X, "ndim", 0) == 2 and X.shape[1] <= DENSE_COLUMNS:
-            return np.asarray(on_host(X), dtype=np.float64)
+        if X is not None:
+            return np.asarray(on_host(X.double()))
         return backend.numpy(backend.asarray(features.values) @ backend.asarray(self.directions))
 
     def leverages(self, features: Features) -> tuple[Array, Array]:
@@ -144,6 +144,7 @@ def fit_space(
     penalise_bias : bool
         Whether the ridge is on the bias of the head as well, as under a prior on all weights of the layer.
     """
+    ridge = _checked_ridge(ridge)
     intercept = _intercept(head, penalise_bias)
     used = appended(statistics) if intercept == "penalised" else statistics
     own = _own_ridge(used, head, intercept, ridge)
@@ -178,10 +179,17 @@ def _intercept(head: Head, penalise_bias: bool) -> str:
 def _chosen_ridge(statistics: GramStatistics, intercept: str, ridge: Any, own: float | None) -> float:
     if own is not None:
         return own
+    if ridge != "auto":
+        return float(ridge)
+    gram, _ = statistics.products(intercept == "free")
+    return RELATIVE_RIDGE * float(gram.diagonal().sum()) / len(gram)
+
+
+def _checked_ridge(ridge: Any) -> Any:
+    """Return "auto" or one number."""
     if isinstance(ridge, str):
         check_in(ridge, ("auto",), "ridge")
-        gram, _ = statistics.products(intercept == "free")
-        return RELATIVE_RIDGE * float(gram.diagonal().sum()) / len(gram)
+        return ridge
     chosen = check_ridge(ridge)
     if not isinstance(chosen, float):
         raise ValueError(f"ridge must be one number, or 'auto'; got shape {chosen.shape}.")
@@ -218,12 +226,12 @@ def _own_ridge(statistics: GramStatistics, head: Head, intercept: str, ridge: An
     slack = _STATIONARY * np.linalg.norm(cross) + 4 * precision * np.linalg.norm(abs(gram) @ abs(weights))
     found = float((slope * weights).sum() / max((weights**2).sum(), EPS))
     # Below the slack a ridge cannot be told from none: least squares has to be asked for.
-    if isinstance(ridge, str) and found * np.linalg.norm(weights) <= slack:
+    if ridge == "auto" and found * np.linalg.norm(weights) <= slack:
         return None
-    own = found if isinstance(ridge, str) else ridge
-    if np.ndim(own) or np.linalg.norm(slope - own * weights) > slack:
+    own = found if ridge == "auto" else float(ridge)
+    if np.linalg.norm(slope - own * weights) > slack:
         return None
-    return float(own) if intercept != "free" or _is_balanced(statistics, weights, bias, precision) else None
+    return own if intercept != "free" or _is_balanced(statistics, weights, bias, precision) else None
 
 
 def _is_balanced(statistics: GramStatistics, weights: Array, bias: Array, precision: float) -> bool:
