@@ -11,9 +11,11 @@ NUMERICAL_LAYERS = [
     "hatband.diagnostics.coverage",
     "hatband.diagnostics.flatness",
     "hatband.diagnostics.slabs",
+    "hatband.evidence",
     "hatband.interval_metrics",
     "hatband.linalg",
     "hatband.order_statistics",
+    "hatband.posterior",
 ]
 install_import_hook(NUMERICAL_LAYERS, "beartype.beartype")
 

@@ -29,10 +29,12 @@ from hatband.conformal import (
 from hatband.diagnostics import interval_scorer
 from hatband.geometry import InputsGeometry, geometry_of
 from hatband.interval_metrics import interval_score
+from hatband.posterior import LinearPosterior, PosteriorPrediction
 from hatband.ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
 from hatband.scales import (
     AutoScale,
     ConstantScale,
+    LaplaceScale,
     LeverageScale,
     MagnitudeScale,
     QuantileScale,
@@ -55,13 +57,16 @@ __all__ = [
     "Groups",
     "InputsGeometry",
     "JackknifePlusRegressor",
+    "LaplaceScale",
     "LeaveOneOutKernelRidge",
     "LeaveOneOutRidge",
     "LeverageBins",
     "LeverageScale",
     "LeverageWarning",
+    "LinearPosterior",
     "MagnitudeScale",
     "OnlineConformalRegressor",
+    "PosteriorPrediction",
     "PredictiveDistribution",
     "QuantileScale",
     "Scale",

@@ -12,7 +12,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from hatband._leverage import loo_leverage, loo_residuals, loo_sampling_leverage
 from hatband._typing import Array
 from hatband._validation import check_prediction
-from hatband.geometry import Features, Space, is_training_sample
+from hatband.geometry import Features, Space, is_training_sample, reweighted
 
 RESIDUAL_FOLDS = 5
 
@@ -33,6 +33,8 @@ class Rows:
         How many rows there are.
     inputs, leverage, sampling_leverage, prediction : callable() -> array
         What computes each field.
+    measured : callable() -> (Space, Features), optional
+        The space that measures the rows, and the rows as it sees them, for `reweighted` and `leverage_in`.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class Rows:
         leverage: Callable[[], Array],
         sampling_leverage: Callable[[], Array],
         prediction: Callable[[], Array],
+        measured: Callable[[], tuple[Space, Features]] | None = None,
     ) -> None:
         self._n_samples = n_samples
+        self._measured = measured
         self._inputs = inputs
         self._leverage = leverage
         self._sampling_leverage = sampling_leverage
@@ -73,6 +77,16 @@ class Rows:
         """Prediction (m, q)."""
         return self._prediction()
 
+    def reweighted(self, weights: Array) -> Space | None:
+        """Return their space trained on these rows with weights (m,); None where it cannot be."""
+        return None if self._measured is None else reweighted(*self._measured(), weights)
+
+    def leverage_in(self, space: Space) -> Array:
+        """Posterior leverage in a space that `reweighted` returned for rows of the same model."""
+        if self._measured is None:
+            raise ValueError("these rows were made without features, and no other space can measure them.")
+        return space.leverage(self._measured()[1])
+
     def take(self, index: Array) -> "Rows":
         """Return the rows at `index` (integers, a boolean mask or a slice), still lazy."""
         return Rows(
@@ -81,7 +95,29 @@ class Rows:
             leverage=lambda: self.leverage[index],
             sampling_leverage=lambda: self.sampling_leverage[index],
             prediction=lambda: self.prediction[index],
+            measured=None if self._measured is None else partial(_taken, self._measured, index),
         )
+
+    def of_output(self, j: int) -> "Rows":
+        """Return the rows as output j sees them: its own prediction (m, 1) and leverage (m,)."""
+        return Rows(
+            len(self),
+            inputs=lambda: self.inputs,
+            leverage=lambda: _of_output(self.leverage, j),
+            sampling_leverage=lambda: _of_output(self.sampling_leverage, j),
+            prediction=lambda: self.prediction[:, j : j + 1],
+            measured=self._measured,
+        )
+
+
+def _of_output(values: Array, j: int) -> Array:
+    """Return the leverage that belongs to an output: there is one for all, or one for each."""
+    return values if values.ndim == 1 else values[:, j]
+
+
+def _taken(measured: Callable[[], tuple[Space, Features]], index: Array) -> tuple[Space, Features]:
+    space, features = measured()
+    return space, features.take(index)
 
 
 class TrainingRows(NamedTuple):
@@ -105,6 +141,7 @@ def new_rows(estimator: Any, space: Space, X: Any, n_outputs: int) -> Rows:
         leverage=partial(space.leverage, features),
         sampling_leverage=partial(space.sampling_leverage, features),
         prediction=partial(predict_features, estimator, space, features, n_outputs),
+        measured=lambda: (space, features),
     )
 
 
@@ -183,6 +220,7 @@ def honest_rows(space: Space, features: Features, prediction: Array, h: Array, w
             loo_sampling_leverage, weights, space.sampling_leverage(features).reshape(h.shape), h
         ),
         prediction=lambda: prediction,
+        measured=lambda: (space, features),
     )
 
 

@@ -75,6 +75,7 @@ from hatband.geometry.kernel_functions import (
 from hatband.geometry.model import Steps, steps_of
 from hatband.geometry.nystroem import NystroemGeometry
 from hatband.geometry.registry import as_geometry, geometry_of
+from hatband.geometry.reweighted import reweighted
 from hatband.geometry.training import is_training_sample
 
 __all__ = [
@@ -97,5 +98,6 @@ __all__ = [
     "as_geometry",
     "geometry_of",
     "is_training_sample",
+    "reweighted",
     "steps_of",
 ]

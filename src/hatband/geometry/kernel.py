@@ -187,7 +187,7 @@ class KernelGeometry(Geometry):
         n_samples = int(rows.shape[0])
         weights = combined_weights(self.row_weights, sample_weight, n_samples)
         ridge = float(check_ridge(self.ridge))
-        factor = _factor(self.kernel(rows, rows), ridge, weights, self.fit_intercept)
+        factor = factored(self.kernel(rows, rows), ridge, weights, self.fit_intercept)
         return KernelSpace(
             kernel=self.kernel,
             rows=rows,
@@ -276,7 +276,7 @@ class KernelSpace(Space):
         return estimator
 
 
-def _factor(kernel: Array, ridge: float, weights: Array | None, fit_intercept: bool) -> KernelFactor:
+def factored(kernel: Array, ridge: float, weights: Array | None, fit_intercept: bool) -> KernelFactor:
     """Factor by Cholesky, or by the spectrum where the ridge is lost in rounding."""
     try:
         return factor_kernel(kernel, ridge, weights, fit_intercept)

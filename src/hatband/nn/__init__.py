@@ -5,13 +5,58 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("hatband.nn needs PyTorch; install it with: pip install 'hatband[torch]'.") from error
 
+from hatband.nn.claps import ClapsRegressor, standard_score, two_sided_probability
+from hatband.nn.claps_diagnostics import calibration_arrays, variance_shares
+from hatband.nn.conjugate_gradients import conjugate_gradient_leverage
+from hatband.nn.ensemble import EnsembleConformalRegressor, fit_ensemble
 from hatband.nn.head import find_head
+from hatband.nn.laplace import LastLayerLaplace
 from hatband.nn.last_layer import LastLayerConformalRegressor
+from hatband.nn.linearised import LinearisedConformalRegressor
+from hatband.nn.network import MLP, NoisyNetwork
+from hatband.nn.neural import NeuralConformalRegressor
+from hatband.nn.refit import refit_head
+from hatband.nn.stability import (
+    LeverageStability,
+    ensemble_means,
+    leverage_spread,
+    leverage_stability,
+    run_leverages,
+    spread_reading,
+)
 from hatband.nn.streaming import all_reduce, feature_statistics
+from hatband.nn.tangent import TangentFeatures, TangentGeometry
+from hatband.nn.training import Epoch, History, TrainingDivergedError, fit_network
 
 __all__ = [
+    "MLP",
+    "ClapsRegressor",
+    "EnsembleConformalRegressor",
+    "Epoch",
+    "History",
     "LastLayerConformalRegressor",
+    "LastLayerLaplace",
+    "LeverageStability",
+    "LinearisedConformalRegressor",
+    "NeuralConformalRegressor",
+    "NoisyNetwork",
+    "TangentFeatures",
+    "TangentGeometry",
+    "TrainingDivergedError",
     "all_reduce",
+    "calibration_arrays",
+    "conjugate_gradient_leverage",
+    "ensemble_means",
     "feature_statistics",
     "find_head",
+    "fit_ensemble",
+    "fit_network",
+    "leverage_spread",
+    "leverage_stability",
+    "refit_head",
+    "run_leverages",
+    "spread_reading",
+    "standard_score",
+    "two_sided_probability",
+    "variance_shares",
 ]

@@ -3,6 +3,7 @@
 from hatband.scales.auto import AutoScale
 from hatband.scales.base import Scale
 from hatband.scales.fixed import CallableScale, ConstantScale, LeverageScale
+from hatband.scales.laplace import LaplaceScale
 from hatband.scales.magnitude import MagnitudeScale
 from hatband.scales.named import as_scale, fit_scale
 from hatband.scales.quantile import QuantileScale
@@ -12,6 +13,7 @@ __all__ = [
     "AutoScale",
     "CallableScale",
     "ConstantScale",
+    "LaplaceScale",
     "LeverageScale",
     "MagnitudeScale",
     "QuantileScale",

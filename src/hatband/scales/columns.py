@@ -1,7 +1,6 @@
 """What a learned scale looks at: the chosen columns of rows, one output at a time."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 
@@ -35,24 +34,4 @@ def design(rows: Rows, columns: tuple[str, ...]) -> Array:
 def outputs(rows: Rows, n_outputs: int) -> Iterator[Rows]:
     """Yield the rows as each output sees them: its own prediction (m, 1) and leverage (m,)."""
     for j in range(n_outputs):
-        yield Rows(
-            len(rows),
-            inputs=partial(getattr, rows, "inputs"),
-            leverage=partial(_field, rows, "leverage", j),
-            sampling_leverage=partial(_field, rows, "sampling_leverage", j),
-            prediction=partial(_prediction, rows, j),
-        )
-
-
-def _field(rows: Rows, name: str, j: int) -> Array:
-    """Return the leverage that belongs to an output, in the form named."""
-    return _column(getattr(rows, name), j)
-
-
-def _prediction(rows: Rows, j: int) -> Array:
-    return rows.prediction[:, j : j + 1]
-
-
-def _column(values: Array, j: int) -> Array:
-    """Return the leverage that belongs to an output: there is one for all, or one for each."""
-    return values if values.ndim == 1 else values[:, j]
+        yield rows.of_output(j)

@@ -9,6 +9,7 @@ from hatband.rows import NoHonestResiduals, TrainingRows
 from hatband.scales.auto import AutoScale
 from hatband.scales.base import Scale, with_context
 from hatband.scales.fixed import CallableScale, ConstantScale, LeverageScale
+from hatband.scales.laplace import LaplaceScale
 from hatband.scales.magnitude import MagnitudeScale
 from hatband.scales.quantile import QuantileScale
 from hatband.scales.strength import StrengthScale
@@ -16,6 +17,7 @@ from hatband.scales.strength import StrengthScale
 _NAMED: dict[str, Callable[[], Scale]] = {
     "auto": AutoScale,
     "constant": ConstantScale,
+    "laplace": LaplaceScale,
     "leverage": LeverageScale,
     "magnitude": MagnitudeScale,
     "quantile": QuantileScale,

@@ -1,0 +1,153 @@
+"""What to look at after calibration: how variance splits along leverage, and densities and PITs before and after it."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import norm
+
+from hatband._typing import Array, Float
+from hatband._validation import check_no_nan
+from hatband.conformal.distribution import ScaledDistribution
+from hatband.interval_metrics import quantile_bins
+from hatband.order_statistics import conformal_quantile, exact_level
+from hatband.posterior import PosteriorPrediction
+
+
+class VarianceShares(NamedTuple):
+    """Mean variances of rows grouped by leverage, lowest first; one entry per group that holds a row."""
+
+    n_samples: Array
+    leverage: Array
+    """Mean leverage."""
+    aleatoric: Array
+    epistemic: Array
+    epistemic_share: Array
+    """epistemic / (aleatoric + epistemic); 1 where the epistemic variance is infinite."""
+
+
+def variance_shares(law: PosteriorPrediction, leverage: Float[Array, " m"], n_groups: int = 10) -> VarianceShares:
+    """Return mean aleatoric and epistemic variance of each decile of leverage.
+
+    Parameters
+    ----------
+    law : PosteriorPrediction
+        Of arrays (m,).
+    leverage : array (m,)
+        What the rows are grouped by.
+    n_groups : int, default=10
+        Number of groups of nearly equal size.
+
+    Returns
+    -------
+    VarianceShares
+        Of arrays (k,), k <= n_groups.
+
+    Raises
+    ------
+    ValueError
+        If a leverage is NaN, or the law is not of m rows and one output.
+
+    Notes
+    -----
+    The paper of CLAPS names such a diagnostic in its abstract; the grouping is ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.nn import variance_shares
+    >>> from hatband.posterior import PosteriorPrediction
+    >>> h = np.linspace(0, 1, 100)
+    >>> variance_shares(PosteriorPrediction(h, np.ones(100), h), h, n_groups=2).epistemic_share.round(2)
+    array([0.2 , 0.43])
+    """
+    aleatoric, epistemic = np.asarray(law.aleatoric), np.asarray(law.epistemic)
+    if not aleatoric.shape == epistemic.shape == np.shape(leverage) or aleatoric.ndim != 1:
+        raise ValueError(
+            f"variances and leverage must be of the same rows and one output; got shapes {aleatoric.shape}, "
+            f"{epistemic.shape} and {np.shape(leverage)}."
+        )
+    group = quantile_bins(leverage, n_groups)
+    members = [group == label for label in np.unique(group)]
+    mean_leverage, noise, unknown = (
+        np.array([values[rows].mean() for rows in members]) for values in (np.asarray(leverage), aleatoric, epistemic)
+    )
+    with np.errstate(invalid="ignore"):
+        share = np.where(np.isinf(unknown), 1.0, unknown / (noise + unknown))
+    return VarianceShares(np.array([rows.sum() for rows in members]), mean_leverage, noise, unknown, share)
+
+
+class CalibrationArrays(NamedTuple):
+    """What a normal law says of observed targets before and after calibration, each (m,) or (m, q)."""
+
+    pit_before: Array
+    """F(y) under the normal law: uniform if the model is right."""
+    pit_after: Array
+    """Rank of the signed score among the calibration scores: uniform for exchangeable rows, whatever the model."""
+    density_before: Array
+    """Normal density of y."""
+    density_after: Array
+    """Normal density of y whose central interval at the level is as wide as the calibrated one."""
+    factor: Array
+    """Calibrated over normal half-width, one per output: above 1 where the model was too sure of itself."""
+
+
+def calibration_arrays(
+    law: PosteriorPrediction, y: Any, scores: Float[Array, "n q"], level: Any = 0.9, random_state: Any = None
+) -> CalibrationArrays:
+    """Return probability integral transforms and densities of y before and after calibration.
+
+    Parameters
+    ----------
+    law : PosteriorPrediction
+        Of test rows, (m,) or (m, q).
+    y : array (m,) or (m, q)
+        Their targets.
+    scores : array (n, q)
+        Signed calibration scores (y - mean) / deviation.
+    level : float in (0, 1), default=0.9
+        Level at which normal and calibrated intervals are compared.
+    random_state : int, RandomState or None, default=None
+        Breaks ties of ranks.
+
+    Raises
+    ------
+    ValueError
+        If y holds NaN or has another shape, or the level is not inside (0, 1).
+
+    Notes
+    -----
+    With too few scores for the level the factor is infinite and the density after calibration 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.nn import calibration_arrays
+    >>> from hatband.posterior import PosteriorPrediction
+    >>> y = np.random.default_rng(0).normal(size=2_000)
+    >>> law = PosteriorPrediction(np.zeros(1_000), np.full(1_000, 0.25), np.zeros(1_000))  # half the deviation of y
+    >>> calibration_arrays(law, y[:1_000], y[1_000:, None] / 0.5).factor.round(1)
+    array([2.])
+    """
+    mean, variance = np.asarray(law.mean, dtype=float), np.asarray(law.variance, dtype=float)
+    check_no_nan(np.asarray(y, dtype=float), "y")
+    if np.shape(y) != mean.shape:
+        raise ValueError(f"y must have one value per row and output, shape {mean.shape}; got {np.shape(y)}.")
+    deviation, columns = np.sqrt(variance), mean.reshape(len(mean), -1)
+    after = ScaledDistribution(columns, deviation.reshape(columns.shape), scores, single_target=mean.ndim == 1)
+    threshold = np.array([conformal_quantile(np.abs(column), level) for column in scores.T])
+    factor = threshold / norm.ppf(float(1 + exact_level(level)) / 2)
+    widened = deviation * (factor if mean.ndim == 2 else factor[0])
+    return CalibrationArrays(
+        pit_before=_normal(norm.cdf, y, mean, deviation),
+        pit_after=after.pit(y, random_state),
+        density_before=_normal(norm.pdf, y, mean, deviation),
+        density_after=_normal(norm.pdf, y, mean, widened),
+        factor=factor,
+    )
+
+
+def _normal(function: Any, y: Any, mean: Array, deviation: Array) -> Array:
+    """Evaluate a normal cdf or density; an infinite deviation has cdf 1/2 and density 0."""
+    finite = np.isfinite(deviation)
+    values = function(np.asarray(y, dtype=float), mean, np.where(finite, deviation, 1.0))
+    return np.where(finite, values, 0.5 if function == norm.cdf else 0.0)

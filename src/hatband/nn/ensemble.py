@@ -1,0 +1,297 @@
+"""Ensembles: networks trained apart on the same rows, and one calibrated band from all of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
+from torch import nn
+
+from hatband._checks_network import check_at_least
+from hatband._typing import Array
+from hatband._validation import check_confidence_level
+from hatband.conformal.base import band_of
+from hatband.conformal.inputs import shaped_like_target
+from hatband.conformal.intervals import bounds, layout, thresholds
+from hatband.conformal.target import PlainTarget
+from hatband.nn.blocks import Block, blocks_of, columns_like
+from hatband.nn.features import as_batches
+from hatband.nn.last_layer import LastLayerConformalRegressor
+from hatband.nn.space import LastLayerSpace, appended
+from hatband.nn.state import seeded
+from hatband.nn.training import fit_network
+
+# Ridges as shares of the mean eigenvalue agree to the rounding of a trace.
+_SAME_SHARE = 1e-6
+
+
+def fit_ensemble(
+    build: Callable[[], nn.Module],
+    X: Any,
+    y: Any = None,
+    *,
+    n_networks: int = 5,
+    random_state: Any = None,
+    **settings: Any,
+) -> list[nn.Module]:
+    """Build and train networks that differ in first weights, batches and rows held out.
+
+    Parameters
+    ----------
+    build : callable() -> nn.Module
+        Makes an untrained network; its weights are drawn under a seed of their own.
+    X, y
+        As `fit_network` takes them.
+    n_networks : int, default=5
+        How many.
+    random_state : int, RandomState or None, default=None
+        Draws the seeds.
+    **settings
+        Of `fit_network`.
+
+    Returns
+    -------
+    list of nn.Module
+        In evaluation mode.
+
+    Notes
+    -----
+    Lakshminarayanan, Pritzel and Blundell (2017), *Simple and scalable predictive uncertainty estimation using deep
+    ensembles*: random first weights and order of rows, all rows for every network.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.nn import MLP, fit_ensemble
+    >>> X = np.random.default_rng(0).normal(size=(100, 2))
+    >>> len(fit_ensemble(lambda: MLP(2, widths=(8,)), X, X[:, 0], n_networks=3, epochs=2, random_state=0))
+    3
+    """
+    seeds = check_random_state(random_state).randint(2**31 - 1, size=(check_at_least(n_networks, 1, "n_networks"), 2))
+    networks = []
+    for first, second in seeds:
+        with seeded(int(first)):
+            module = build()
+        fit_network(module, X, y, random_state=int(second), **settings)
+        networks.append(module.eval())
+    return networks
+
+
+class EnsembleConformalRegressor(BaseEstimator):
+    """Intervals m(x) -+ q s(x), m the mean prediction of K networks, s the mean of their widths.
+
+    Features, ridge and scale of each network are its own; a width counts relative to its mean over the training rows,
+    because a scale is defined up to a factor. Leverages of single networks differ from run to run; their mean does so
+    less.
+
+    Parameters
+    ----------
+    modules : sequence of nn.Module
+        Networks trained on the same rows, as `fit_ensemble` returns them.
+    layer : str or None, default=None
+        The linear layer whose input the features are; None finds it in each.
+    scale : str, Scale or callable(rows) -> width, default="auto"
+        As in `LastLayerConformalRegressor`, one for each network.
+    ridge : float or "auto", default="auto"
+        "auto" gives each network 1e-4 of the mean eigenvalue of its own Gram matrix, which makes their leverages
+        comparable. One number does not.
+    confidence_level : float or list of float, default=0.9
+        Probability with which an interval is to hold.
+    symmetric : bool, default=True
+        One threshold for both sides; False gives each side half of the miscoverage.
+    random_state : int or None, default=None
+        For scales that learn.
+
+    Attributes
+    ----------
+    members_ : list of LastLayerConformalRegressor
+        One around each network.
+    sizes_ : list of array
+        Mean width of each member over the training rows, (1,) or (q,).
+    scores_ : array (n_cal, q)
+        Signed calibration scores.
+
+    Notes
+    -----
+    P(y in interval) >= confidence_level for calibration rows and new rows that are exchangeable: networks and scales
+    are fixed before calibration. Cost: K times that of one network.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.nn import MLP, EnsembleConformalRegressor, fit_ensemble
+    >>> X = np.random.default_rng(0).normal(size=(200, 2))
+    >>> y = X[:, 0]
+    >>> networks = fit_ensemble(lambda: MLP(2, widths=(8,)), X[:100], y[:100], n_networks=2, epochs=5, random_state=0)
+    >>> model = EnsembleConformalRegressor(networks, scale="leverage").fit_train(X[:100], y[:100])
+    >>> model.calibrate(X[100:], y[100:]).predict_interval(X[:3])[1].shape
+    (3, 2)
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        layer: str | None = None,
+        *,
+        scale: Any = "auto",
+        ridge: Any = "auto",
+        confidence_level: Any = 0.9,
+        symmetric: bool = True,
+        random_state: Any = None,
+    ) -> None:
+        self.modules = modules
+        self.layer = layer
+        self.scale = scale
+        self.ridge = ridge
+        self.confidence_level = confidence_level
+        self.symmetric = symmetric
+        self.random_state = random_state
+
+    def fit_train(self, data: Any, y: Any = None, *, validation: Any = None) -> Self:
+        """Measure the rows that the networks were trained on; nothing is trained but the scales.
+
+        Parameters
+        ----------
+        data, y, validation
+            As in `LastLayerConformalRegressor`.
+
+        Returns
+        -------
+        self
+            Earlier calibration scores are gone.
+        """
+        if not len(self.modules):
+            raise ValueError("modules must hold at least one trained network; got none.")
+        members = [
+            LastLayerConformalRegressor(
+                module, self.layer, scale=self.scale, ridge=self.ridge, random_state=self.random_state
+            ).fit_train(data, y, validation=validation)
+            for module in self.modules
+        ]
+        total, count = [0.0] * len(members), 0
+        for batch in as_batches(data, y):
+            bands = [_member_band(member, batch) for member in members]
+            total = [before + band.width.sum(axis=0) for before, band in zip(total, bands, strict=True)]
+            count += len(bands[0].width)
+        self.__dict__.pop("scores_", None)
+        self.members_, self.sizes_ = members, [np.asarray(size) / count for size in total]
+        return self
+
+    def calibrate(self, data: Any, y: Any = None) -> Self:
+        """Score rows that the networks have not seen; earlier scores are replaced.
+
+        Parameters
+        ----------
+        data : DataLoader, pair (X, y) or array X
+            Calibration rows.
+        y : array (n,) or (n, q), optional
+            Targets beside an array.
+        """
+        self._check_trained("calibrate")
+        found = [(columns_like(band.target, band.center) - band.center) / band.width for band in self._bands(data, y)]
+        self.scores_ = np.concatenate(found)
+        return self
+
+    def predict(self, data: Any) -> Array:
+        """Return the mean prediction of the networks, (m,) or (m, q) as y came."""
+        self._check_trained("predict")
+        return self._shaped(np.concatenate([band.prediction for band in self._bands(data)]))
+
+    def predict_interval(self, data: Any, confidence_level: Any = None) -> tuple[Array, Array]:
+        """Predict, with intervals that hold with the stated probability.
+
+        Parameters
+        ----------
+        data : DataLoader or array (m, ...)
+        confidence_level : float or list of float in (0, 1), optional
+            The constructor's level by default. A list gives the intervals one more axis.
+
+        Returns
+        -------
+        prediction : array (m,) or (m, q)
+        interval : array (m, 2), (m, q, 2), (m, 2, L) or (m, q, 2, L)
+        """
+        self._check_trained("predict_interval")
+        if "scores_" not in self.__dict__:
+            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
+        levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
+        parts = list(self._bands(data))
+        prediction, center, width = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("prediction", "center", "width")
+        )
+        pairs = [bounds(center, width, *thresholds(self.scores_, level, self.symmetric)) for level in levels]
+        return self._shaped(prediction), layout(pairs, self.members_[0].single_target_, single)
+
+    def leverage(self, data: Any) -> Array:
+        """Return the mean leverage of the networks, (m,).
+
+        Raises
+        ------
+        ValueError
+            If their ridges are not the same share of the mean eigenvalue: then leverages have no common scale.
+        """
+        self._check_trained("leverage")
+        _check_comparable([member.space_ for member in self.members_])
+        blocks = ([_block(member, batch) for member in self.members_] for batch in as_batches(data))
+        return np.concatenate(
+            [
+                np.mean([m.space_.leverage(b.features) for m, b in zip(self.members_, row, strict=True)], axis=0)
+                for row in blocks
+            ]
+        )
+
+    def _bands(self, data: Any, y: Any = None) -> "Iterator[_Band]":
+        """Yield the ensemble's band over batches; every network sees the same one, in whatever order they come."""
+        for batch in as_batches(data, y):
+            parts = [_member_band(member, batch) for member in self.members_]
+            widths = [part.width / size for part, size in zip(parts, self.sizes_, strict=True)]
+            prediction = np.mean([part.prediction for part in parts], axis=0)
+            center = np.mean([part.center for part in parts], axis=0)
+            yield _Band(prediction, center, np.mean(widths, axis=0), parts[0].target)
+
+    def _shaped(self, prediction: Array) -> Array:
+        return shaped_like_target(prediction, prediction.shape[1], self.members_[0].single_target_)
+
+    def _check_trained(self, caller: str) -> None:
+        if "members_" not in self.__dict__:
+            raise NotFittedError(
+                f"This {type(self).__name__} is not fitted yet. Call fit_train, and calibrate, before {caller}."
+            )
+
+
+class _Band(NamedTuple):
+    """Prediction (b, q), centre (b, q), width (b, 1) or (b, q), and the target of a batch where there is one."""
+
+    prediction: Array
+    center: Array
+    width: Array
+    target: Array | None
+
+
+def _block(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) -> Block:
+    (block,) = blocks_of(member.space_, [batch])  # type: ignore[arg-type]
+    return block
+
+
+def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) -> _Band:
+    block = _block(member, batch)
+    center, width = band_of(member.scale_, block.new_rows(member.space_), PlainTarget())
+    return _Band(block.prediction, center, np.broadcast_to(width, center.shape), block.target)
+
+
+def _check_comparable(spaces: Sequence[LastLayerSpace]) -> None:
+    """Raise unless all ridges are the same share of the mean eigenvalue."""
+    shares = [_ridge_share(space) for space in spaces]
+    if max(shares) - min(shares) > _SAME_SHARE * max(shares):
+        raise ValueError(
+            "leverages of networks can be averaged when each ridge is the same share of the mean eigenvalue of its "
+            f"Gram matrix; these are from {min(shares):.3g} to {max(shares):.3g}. Pass ridge='auto', or average widths."
+        )
+
+
+def _ridge_share(space: LastLayerSpace) -> float:
+    statistics = appended(space.statistics) if space.intercept == "penalised" else space.statistics
+    gram, _ = statistics.products(space.intercept == "free")
+    return space.ridge * len(gram) / float(gram.diagonal().sum())

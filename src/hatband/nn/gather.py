@@ -1,0 +1,108 @@
+"""What a network makes of rows, as arrays on the host: features of its head, predictions, noise, targets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hatband._typing import Array
+from hatband._validation import check_finite
+from hatband.nn.blocks import columns_like
+from hatband.nn.features import ArrayBatches, Batches, targets
+from hatband.nn.head import Head, find_head, watching
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """All rows of a loader.
+
+    Parameters
+    ----------
+    features : array (n, d)
+        What enters the head, float64.
+    prediction : array (n, q)
+        What the module predicts.
+    noise : array (n, 1) or (n, q), or None
+        What a noise function says of the inputs.
+    target : array (n,) or (n, q), or None
+        As the loader has it.
+    inputs : array (n, k), or None
+        The inputs where they are a table.
+    """
+
+    features: Array
+    prediction: Array
+    noise: Array | None
+    target: Array | None
+    inputs: Array | None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the targets came as one number per row."""
+        return self.target is not None and self.target.ndim == 1
+
+    @property
+    def columns(self) -> Array:
+        """Targets (n, q), one per output; ValueError where there are none."""
+        return columns_like(self.target, self.prediction)
+
+
+def head_of(module: nn.Module, batches: Batches | ArrayBatches, layer: str | nn.Module | None) -> Head:
+    """Return the head of a module, found with the first batch."""
+    for inputs, _ in batches:
+        return find_head(module, inputs, layer)
+    raise ValueError("there must be at least one row; the loader yielded no batch.")
+
+
+def gathered(
+    module: nn.Module, head: Head, batches: Batches | ArrayBatches, noise: Callable[[Any], Any] | None = None
+) -> Gathered:
+    """Run a module once over batches and keep everything: 8 n d bytes.
+
+    Raises
+    ------
+    ValueError
+        If something is not finite, there is no row, or targets are missing from some batches only.
+    """
+    parts: list[tuple[Array, ...]] = []
+    found: list[Array | None] = []
+    with watching(module, head) as run:
+        for inputs, y in batches:
+            seen = run(inputs)
+            deviation = None if noise is None else noise(seen.inputs)
+            parts.append(tuple(map(_host, (seen.features, seen.prediction, deviation, _table(seen.inputs)))))
+            found.append(None if y is None else targets(y, len(seen.features)))
+    if not parts:
+        raise ValueError("there must be at least one row; the loader yielded no batch.")
+    features, prediction, deviations, table = map(_joined, zip(*parts, strict=True))
+    check_finite(features, "the features of the module")
+    check_finite(prediction, "the prediction of the module")
+    target = _joined(found)
+    if target is not None:
+        check_finite(target, "y")
+    return Gathered(features, prediction, _columns(deviations), target, table)
+
+
+def _table(inputs: Any) -> Any:
+    return inputs if isinstance(inputs, torch.Tensor) and inputs.ndim == 2 else None
+
+
+def _host(values: Any) -> Array | None:
+    if values is None:
+        return None
+    tensor = values.detach().to("cpu", torch.float64) if isinstance(values, torch.Tensor) else values
+    return np.asarray(tensor, dtype=np.float64)
+
+
+def _joined(parts: Any) -> Array | None:
+    return None if any(part is None for part in parts) else np.concatenate(list(parts))
+
+
+def _columns(values: Array | None) -> Array | None:
+    return None if values is None else values.reshape(len(values), -1)

@@ -1,0 +1,386 @@
+"""A scikit-learn estimator that trains a network for a table and puts calibrated intervals around it."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from hatband._checks_network import check_validation_size
+from hatband._typing import Array
+from hatband._validation import check_calibration_size, check_target
+from hatband.conformal.inputs import input_names_kept_on_failure
+from hatband.nn.last_layer import LastLayerConformalRegressor
+from hatband.nn.network import MLP
+from hatband.nn.state import seeded
+from hatband.nn.training import Epoch, History, fit_network
+
+_STATE = ("model_", "module_", "history_", "calibration_indices_")
+_NETWORK = ("widths", "activation", "dropout", "loss")
+_SETTINGS_FILE, _STATE_FILE = "network.json", "last_layer.safetensors"
+
+
+class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
+    """Intervals f(x) -+ q (1 + h(x))^1/2 around a perceptron f that `fit` trains, h the leverage of its last layer.
+
+    The rows are split in three: one part trains the network, one says when to stop and what the scale learns from, one
+    calibrates the threshold q. Inputs and target are standardised inside.
+
+    Parameters
+    ----------
+    widths : sequence of int, default=(64, 64)
+        Widths of the hidden layers.
+    activation : {"relu", "gelu", "silu", "tanh"}, default="relu"
+        What follows each of them.
+    dropout : float in [0, 1), default=0.0
+        Share of each hidden layer dropped in training.
+    loss : {"squared", "gaussian"}, default="squared"
+        "gaussian" trains a noise head too: ``module_.noise(x)``.
+    scale : str, Scale or callable(rows) -> width, default="auto"
+        The shape of the band; see `SplitConformalRegressor`. Scales that learn do so from the validation rows.
+    confidence_level : float or list of float, default=0.9
+        Probability with which an interval is to hold.
+    calibration_size : float or int, default=0.25
+        Share or number of rows that `fit` keeps for calibration; 0 trains only.
+    validation_size : float or int, default=0.2
+        Share or number of the training rows that early stopping and the scale look at; 0 takes the last epoch, and
+        scales that learn fall back to leverage, with a warning, or refuse.
+    symmetric : bool, default=True
+        One threshold for both sides; False gives each side half of the miscoverage.
+    ridge : float or "auto", default="auto"
+        Ridge on the features; "auto" is 1e-4 of the mean eigenvalue of their Gram matrix.
+    epochs, patience, batch_size, learning_rate, weight_decay
+        Of training; see `fit_network`.
+    random_state : int, RandomState or None, default=None
+        Draws the split, the first weights, the batches. The same number gives the same model on the same machine.
+    device : torch.device, str or None, default=None
+        Where to train and predict; None is the CPU.
+    progress : callable(Epoch), optional
+        Called after every epoch.
+
+    Attributes
+    ----------
+    module_ : MLP
+        The trained network, in evaluation mode.
+    model_ : LastLayerConformalRegressor
+        Space, scale and scores around it.
+    history_ : History
+        Losses of every epoch.
+    calibration_indices_ : array (n_cal,)
+        After `fit`: which rows calibrated.
+
+    Notes
+    -----
+    P(y in interval) >= confidence_level for exchangeable rows, whatever the network: neither network nor scale sees the
+    calibration rows.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from hatband.nn import NeuralConformalRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = NeuralConformalRegressor(widths=(16,), epochs=20, scale="leverage", random_state=0).fit(X, y)
+    >>> y_pred, interval = model.predict_interval(X[:3])
+    >>> y_pred.shape, interval.shape
+    ((3,), (3, 2))
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (64, 64),
+        activation: Literal["relu", "gelu", "silu", "tanh"] = "relu",
+        *,
+        dropout: float = 0.0,
+        loss: Literal["squared", "gaussian"] = "squared",
+        scale: Any = "auto",
+        confidence_level: Any = 0.9,
+        calibration_size: float = 0.25,
+        validation_size: float = 0.2,
+        symmetric: bool = True,
+        ridge: Any = "auto",
+        epochs: int = 200,
+        patience: int = 20,
+        batch_size: int = 64,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 1e-4,
+        random_state: Any = None,
+        device: Any = None,
+        progress: Callable[[Epoch], None] | None = None,
+    ) -> None:
+        self.widths = widths
+        self.activation = activation
+        self.dropout = dropout
+        self.loss = loss
+        self.scale = scale
+        self.confidence_level = confidence_level
+        self.calibration_size = calibration_size
+        self.validation_size = validation_size
+        self.symmetric = symmetric
+        self.ridge = ridge
+        self.epochs = epochs
+        self.patience = patience
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.random_state = random_state
+        self.device = device
+        self.progress = progress
+
+    # ---------------------------------------------------------------- fitting
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Split the rows at random, train on one part and calibrate on the other.
+
+        Parameters
+        ----------
+        X : array-like (n, k)
+            Numbers, finite.
+        y : array-like (n,) or (n, q)
+            Target, finite. One column as (n, 1) keeps its axis in the intervals.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If X or y is not finite, a parameter is out of range, or the split leaves no training row.
+        TrainingDivergedError
+            If the loss becomes NaN or infinite; the object stays as it was.
+        """
+        with input_names_kept_on_failure(self):
+            rows, target = self._checked(X, y)
+            random = check_random_state(self.random_state)
+            size = check_calibration_size(self.calibration_size, len(rows))
+            order = random.permutation(len(rows))
+            held, kept = np.sort(order[:size]), np.sort(order[size:])
+            state = self._trained(rows[kept], target[kept], random)
+            if size:
+                state["model_"].calibrate(rows[held], target[held])
+                state["calibration_indices_"] = held
+            self._replace(state)
+        return self
+
+    def fit_train(self, X: Any, y: Any) -> Self:
+        """Train on all rows given; `calibrate` must follow with other rows before intervals can be had.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`.
+
+        Returns
+        -------
+        self
+            Earlier calibration scores are gone.
+        """
+        with input_names_kept_on_failure(self):
+            rows, target = self._checked(X, y)
+            self._replace(self._trained(rows, target, check_random_state(self.random_state)))
+        return self
+
+    def calibrate(self, X: Any, y: Any) -> Self:
+        """Score rows that the network has not seen; earlier scores are replaced.
+
+        Parameters
+        ----------
+        X, y
+            Calibration rows, exchangeable with the rows to come and apart from the training rows.
+
+        Returns
+        -------
+        self
+        """
+        self._check_trained("calibrate")
+        check_target(y)
+        check_consistent_length(X, y)
+        self.model_.calibrate(self._rows(X), np.asarray(y, dtype=np.float64))
+        self.__dict__.pop("calibration_indices_", None)
+        return self
+
+    def _checked(self, X: Any, y: Any) -> tuple[Array, Array]:
+        """Return X and y as float64, y in the shape that it came in."""
+        columns, single = check_target(y)
+        rows = validate_data(self, X, reset=True, dtype=np.float64)
+        check_consistent_length(rows, columns)
+        return rows, columns[:, 0] if single else columns
+
+    def _trained(self, X: Array, y: Array, random: np.random.RandomState) -> dict[str, Any]:
+        """Return what training produces, and change nothing before all of it is there."""
+        size = check_validation_size(self.validation_size, len(X))
+        order, seeds = random.permutation(len(X)), random.randint(2**31 - 1, size=3)
+        held, kept = order[:size], order[size:]
+        validation = (X[held], y[held]) if size else None
+        module = self._network(X.shape[1], 1 if y.ndim == 1 else y.shape[1], int(seeds[0]))
+        history = self._taught(module, (X[kept], y[kept]), validation, int(seeds[1]))
+        model = LastLayerConformalRegressor(
+            module,
+            "head",
+            scale=self.scale,
+            ridge=self.ridge,
+            confidence_level=self.confidence_level,
+            symmetric=self.symmetric,
+            random_state=int(seeds[2]),
+        ).fit_train((X[kept], y[kept]), validation=validation)
+        return {"module_": module, "model_": model, "history_": history}
+
+    def _network(self, n_inputs: int, n_outputs: int, seed: int) -> MLP:
+        with seeded(seed):
+            return MLP(
+                n_inputs, n_outputs, self.widths, self.activation, self.dropout, noise_head=self.loss == "gaussian"
+            )
+
+    def _taught(self, module: MLP, rows: tuple[Array, Array], validation: Any, seed: int) -> History:
+        history = fit_network(
+            module,
+            *rows,
+            loss=self.loss,
+            validation=validation,
+            validation_size=0,
+            epochs=self.epochs,
+            patience=self.patience,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            random_state=seed,
+            device="cpu" if self.device is None else self.device,
+            progress=self.progress,
+        )
+        module.eval()
+        return history
+
+    def _replace(self, state: dict[str, Any]) -> None:
+        for name in _STATE:
+            self.__dict__.pop(name, None)
+        self.__dict__.update(state)
+
+    # ---------------------------------------------------------------- prediction
+
+    def predict(self, X: Any, *, return_interval: bool = False, confidence_level: Any = None) -> Any:
+        """Predict, on request with intervals.
+
+        Parameters
+        ----------
+        X : array-like (m, k)
+        return_interval : bool, default=False
+            Return (prediction, interval), as `predict_interval` does; this reaches through an outer Pipeline.
+        confidence_level : float or list of float, optional
+            As in `predict_interval`.
+
+        Returns
+        -------
+        prediction : array (m,) or (m, q)
+        """
+        if return_interval:
+            return self.predict_interval(X, confidence_level)
+        self._check_trained("predict")
+        return self.model_.predict(self._rows(X))
+
+    def predict_interval(self, X: Any, confidence_level: Any = None) -> tuple[Array, Array]:
+        """Predict, with intervals that hold with the stated probability.
+
+        Parameters
+        ----------
+        X : array-like (m, k)
+        confidence_level : float or list of float in (0, 1), optional
+            The constructor's level by default. A list gives the intervals one more axis.
+
+        Returns
+        -------
+        prediction : array (m,) or (m, q)
+        interval : array (m, 2), (m, q, 2), (m, 2, L) or (m, q, 2, L)
+
+        Raises
+        ------
+        NotFittedError
+            If there are no calibration scores.
+        """
+        self._check_trained("predict_interval")
+        if "scores_" not in vars(self.model_):
+            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
+        level = self.confidence_level if confidence_level is None else confidence_level
+        return self.model_.predict_interval(self._rows(X), level)
+
+    def leverage(self, X: Any) -> Array:
+        """Return h(x) = phi(x)' A^-1 phi(x) of each row (m,), phi(x) the last hidden layer."""
+        self._check_trained("leverage")
+        return self.model_.leverage(self._rows(X))
+
+    def _rows(self, X: Any) -> Array:
+        return validate_data(self, X, reset=False, dtype=np.float64)
+
+    def _check_trained(self, caller: str) -> None:
+        check_is_fitted(
+            self,
+            "model_",
+            msg=f"This %(name)s instance is not fitted yet. Call fit, or fit_train and calibrate, before {caller}.",
+        )
+
+    # ---------------------------------------------------------------- saving
+
+    def save(self, folder: str | Path) -> None:
+        """Write the design of the network (JSON) and its state (safetensors) into a folder; see `load`.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made when it is missing.
+        """
+        self._check_trained("save")
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        self.model_.save(place / _STATE_FILE)
+        design = {name: getattr(self, name) for name in _NETWORK}
+        design |= {"n_inputs": self.n_features_in_, "n_outputs": self.model_.n_outputs_}
+        (place / _SETTINGS_FILE).write_text(json.dumps(design, default=int) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote. Never executes code from the files.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Where `save` wrote.
+
+        Returns
+        -------
+        NeuralConformalRegressor
+            Predicts as the one that was saved; settings of training are the defaults, and there is no history.
+
+        Raises
+        ------
+        ValueError
+            If a file is not what `save` writes.
+        """
+        design = _read_design(Path(folder) / _SETTINGS_FILE)
+        n_inputs, n_outputs = design.pop("n_inputs"), design.pop("n_outputs")
+        model = cls(**design)
+        module = model._network(n_inputs, n_outputs, seed=0).eval()
+        inner = LastLayerConformalRegressor.load(Path(folder) / _STATE_FILE, module)
+        model.set_params(
+            scale=inner.scale, ridge=inner.ridge, confidence_level=inner.confidence_level, symmetric=inner.symmetric
+        )
+        model.n_features_in_ = n_inputs
+        model.__dict__.update({"module_": module, "model_": inner})
+        return model
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.regressor_tags.poor_score = True
+        return tags
+
+
+def _read_design(path: Path) -> dict[str, Any]:
+    design = json.loads(path.read_text())
+    expected = {*_NETWORK, "n_inputs", "n_outputs"}
+    if not isinstance(design, dict) or set(design) != expected:
+        raise ValueError(f"{str(path)!r} must hold the entries {sorted(expected)}; it was not written by save.")
+    return design | {"widths": tuple(design["widths"])}

@@ -1,0 +1,80 @@
+"""What training minimises: a loss in units in which the target has mean 0 and variance 1."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import singledispatch
+from typing import Any, NamedTuple
+
+import torch
+
+from hatband._checks_network import check_columns, check_outputs
+from hatband.nn.batches import Batch, Batches, Moments, moments
+from hatband.nn.network import MLP, NoisyNetwork
+from hatband.nn.state import device_of
+
+
+class Units(NamedTuple):
+    """What makes targets, and what makes outputs, numbers of mean 0 and variance 1."""
+
+    target: Moments
+    output: Moments
+
+    def errors(self, output: Any, target: Any) -> Any:
+        """Return target - output in standard units, in the precision of the output."""
+        wanted = ((target - self.target.mean) / self.target.scale).to(output.dtype)
+        return wanted - (output - self.output.mean.to(output.dtype)) / self.output.scale.to(output.dtype)
+
+
+@singledispatch
+@contextmanager
+def standard_units(module: Any, batches: Batches) -> Iterator[Units]:
+    """Train a module that answers in units of y: only the loss is in standard units."""
+    target = moments(batch.targets for batch in batches.blocks()).to(device_of(module))
+    yield Units(target, target)
+
+
+@standard_units.register
+@contextmanager
+def _standard_units_inside(module: MLP, batches: Batches) -> Iterator[Units]:
+    """Train a perceptron on standardised inputs and target, and leave it in units of y."""
+    device = device_of(module)
+    inputs = moments(batch.inputs for batch in batches.blocks())
+    check_columns(len(inputs.mean), len(module.input_mean), "X")
+    module.set_inputs(*inputs)
+    target = moments(batch.targets for batch in batches.blocks()).to(device)
+    check_columns(len(target.mean), module.head.out_features, "y")
+    with module.standard_target(*target):
+        yield Units(target, Moments(torch.zeros_like(target.mean), torch.ones_like(target.scale)))
+
+
+def _squared_error(module: Any, batch: Batch, units: Units) -> Any:
+    output = _columns(module(batch.inputs), batch.targets, module)
+    return (units.errors(output, batch.targets) ** 2).mean()
+
+
+def _gaussian(module: Any, batch: Batch, units: Units) -> Any:
+    mean, log_noise = (_columns(part, batch.targets, module) for part in module.mean_and_log_noise(batch.inputs))
+    log_noise = log_noise - units.output.scale.to(log_noise.dtype).log()
+    # -log N(y; mu, sigma^2) without its constant.
+    return (0.5 * (units.errors(mean, batch.targets) * (-log_noise).exp()) ** 2 + log_noise).mean()
+
+
+LOSSES: Mapping[str, Callable[[Any, Batch, Units], Any]] = {"squared": _squared_error, "gaussian": _gaussian}
+
+
+def _columns(output: Any, target: Any, module: Any) -> Any:
+    """Return outputs (b, q); one value per row may come without an axis, but nothing is broadcast."""
+    columns = output[:, None] if output.ndim == 1 else output
+    check_outputs(tuple(columns.shape), tuple(target.shape), type(module).__name__)
+    return columns
+
+
+def check_loss(module: Any, loss: str) -> None:
+    """Raise unless the module has what the loss is about."""
+    silent = isinstance(module, MLP) and module.noise_head is None
+    noisy = isinstance(module, NoisyNetwork) and not silent
+    if loss == "gaussian" and not noisy:
+        raise ValueError(
+            'loss="gaussian" needs a module with mean_and_log_noise(x) -> (mean, log sigma), such as '
+            f"MLP(noise_head=True); {type(module).__name__} has none."
+        )

@@ -1,0 +1,120 @@
+"""The last layer of a network solved for, where gradient descent only approaches it."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hatband.evidence import RidgeSpectrum
+from hatband.linalg import TriangularStatistics
+from hatband.nn.blocks import columns_like
+from hatband.nn.features import ArrayBatches, Batches, as_batches, check_finite_from, targets
+from hatband.nn.gather import head_of
+from hatband.nn.head import Head, watching
+from hatband.posterior import chosen_ridge
+
+
+def refit_head(
+    module: nn.Module,
+    data: Any,
+    y: Any = None,
+    *,
+    layer: str | nn.Module | None = None,
+    ridge: Any = "default",
+) -> nn.Module:
+    """Return a copy whose last layer minimises |y - Phi w - b|^2 + ridge |w|^2 over the rows, features as they are.
+
+    Parameters
+    ----------
+    module : nn.Module
+        A network that ends in a linear layer; it is left as it is.
+    data : DataLoader of (inputs, y), array (n, ...) or pair (X, y)
+        Training rows.
+    y : array (n,) or (n, q), optional
+        Targets beside an array.
+    layer : str, nn.Module or None, default=None
+        The last linear layer; None finds it, see `find_head`.
+    ridge : "default", "evidence", "gcv" or float, default="default"
+        In the sum convention; "default" is 1e-4 tr(Phi'Phi) / d. A bias is not penalised.
+
+    Returns
+    -------
+    nn.Module
+        A deep copy, on the same device and in the same mode.
+
+    Raises
+    ------
+    ValueError
+        If no head is found, its output is not the prediction itself (an activation follows), something is not finite,
+        or the weights of the head cannot be written because it is parametrised.
+
+    Notes
+    -----
+    One forward pass; the rows are folded into a triangle R by QR, 2 n (d + q)^2 operations in float64 and O(d^2)
+    memory, and the weights come from R w = Q'y: no Gram matrix, so nearly dependent features cost no more digits than
+    they must. On the training rows the penalised squared error can only fall; on new rows it need not, and calibration
+    rows have to be others. The recipe of solving for the readout of a trained network (the conjugate kernel) is that
+    of Qadeer et al. (2023), "Efficient kernel surrogates for neural network-based regression".
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from hatband.nn import refit_head
+    >>> _ = torch.manual_seed(0)
+    >>> X = torch.randn(500, 3)
+    >>> y = X.prod(1, keepdim=True)
+    >>> net = nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 1))
+    >>> better = refit_head(net, X, y)
+    >>> bool((better(X) - y).square().mean() < (net(X) - y).square().mean())
+    True
+    """
+    batches = as_batches(data, y)
+    head = head_of(module, batches, layer)
+    if not head.is_affine:
+        raise ValueError(
+            f"the output of the layer {head.name!r} must be the prediction itself; something follows it, which a "
+            "linear solve knows nothing of. Train the network without it, or pass another layer=."
+        )
+    statistics = _statistics(module, head, batches)
+    with_bias = head.layer.bias is not None
+    strength = chosen_ridge(RidgeSpectrum.of_statistics(statistics, with_bias), ridge)
+    slopes, intercepts = statistics.coefficients(strength, with_bias)
+    refitted = copy.deepcopy(module)
+    _write(dict(refitted.named_modules())[head.name], slopes, intercepts if with_bias else None)
+    return refitted
+
+
+def _statistics(module: nn.Module, head: Head, batches: Batches | ArrayBatches) -> TriangularStatistics:
+    """Fold features and targets of all batches into a triangle, on the host."""
+    statistics = None
+    with watching(module, head) as run:
+        for inputs, target in batches:
+            seen = run(inputs)
+            start = 0 if statistics is None else statistics.n_samples
+            check_finite_from(seen.features, "the features of the module", start)
+            features = seen.features.cpu().double().numpy()
+            known = None if target is None else targets(target, len(features))
+            columns = columns_like(known, seen.prediction)
+            if statistics is None:
+                statistics = TriangularStatistics.empty(features.shape[1], columns.shape[1])
+            statistics = statistics.add(features, columns)
+    if statistics is None:
+        raise ValueError("there must be at least one row; the loader yielded no batch.")
+    return statistics
+
+
+@torch.no_grad()
+def _write(layer: nn.Module, slopes: np.ndarray, intercepts: np.ndarray | None) -> None:
+    """Write solved weights into a linear layer."""
+    parameters = dict(layer.named_parameters(recurse=False))
+    if "weight" not in parameters or (intercepts is not None and "bias" not in parameters):
+        raise ValueError(
+            "the head must hold its weights as plain parameters to be solved for; this one is parametrised (weight "
+            "norm, pruning). Remove the parametrisation first."
+        )
+    parameters["weight"].copy_(torch.as_tensor(slopes.T))
+    if intercepts is not None:
+        parameters["bias"].copy_(torch.as_tensor(intercepts))

@@ -1,0 +1,227 @@
+"""CLAPS: version 1 is leverage weighting, version 4 has the five properties of its scale, and its diagnostics."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from hatband.nn import (
+    MLP,
+    ClapsRegressor,
+    LastLayerConformalRegressor,
+    calibration_arrays,
+    fit_network,
+    refit_head,
+    standard_score,
+    two_sided_probability,
+    variance_shares,
+)
+from hatband.posterior import LinearPosterior, PosteriorPrediction
+from nn.cases import N_INPUTS, loader, network, phi, rows
+
+RIDGE = 0.7
+
+
+def spread(inputs):
+    return 0.5 + inputs[:, 0].abs()
+
+
+def made(device, n=120, n_outputs=None):
+    X, y = rows(n, n_outputs=n_outputs)
+    return X.to(device), y.to(device)
+
+
+class TestVersionOne:
+    def test_has_the_intervals_of_leverage_weighting(self, net, device):
+        (X, y), (X_cal, y_cal) = made(device), rows(60, seed=1)
+        ours = ClapsRegressor(net, ridge=RIDGE).fit_train(X, y).calibrate(X_cal, y_cal)
+        theirs = LastLayerConformalRegressor(net, scale="leverage", ridge=RIDGE).fit_train(X, y)
+        theirs.calibrate(X_cal, y_cal)
+        half, other = (np.diff(model.predict_interval(X)[1])[:, 0] / 2 for model in (ours, theirs))
+        np.testing.assert_allclose(half, other, rtol=1e-12)
+
+    def test_ranks_as_the_two_sided_probability_does(self, rng):
+        z = rng.normal(size=200)
+        np.testing.assert_array_equal(np.argsort(np.abs(z)), np.argsort(two_sided_probability(z)))
+        np.testing.assert_allclose(two_sided_probability(z), np.abs(2 * stats.norm.cdf(z) - 1), atol=1e-15)
+
+    def test_stays_finite_where_the_noise_is_taken_for_ten_times_smaller(self, net, device):
+        (X, y), (X_cal, y_cal) = made(device), rows(60, seed=1)
+        intervals = []
+        for size in (1.0, 0.01):
+            model = ClapsRegressor(net, noise=lambda x, size=size: size * torch.ones(len(x)).double(), ridge=RIDGE)
+            # tau in units of the noise: the same ridge means the same leverage where noise is constant.
+            model.set_params(ridge=RIDGE / size**2).fit_train(X, y).calibrate(X_cal, y_cal)
+            intervals.append(model.predict_interval(X)[1])
+        assert (two_sided_probability(model.scores_) == 1).mean() > 0.2
+        np.testing.assert_allclose(*intervals, rtol=1e-10)
+
+
+class TestVersionFour:
+    """Scale sqrt(sigma^2(x) + phi' (tau I + sum phi phi' / sigma^2)^-1 phi)."""
+
+    def scale(self, features, noise, tau, new, new_noise):
+        posterior = LinearPosterior.of(features, 0 * noise, noise, ridge=tau, scale=1.0, fit_intercept=False)
+        return np.sqrt(posterior.predict(new, new_noise).variance)
+
+    @pytest.fixture
+    def drawn(self, rng):
+        return rng.normal(size=(200, 20)), rng.uniform(0.2, 3, 200), rng.normal(size=(50, 20)), rng.uniform(0.2, 3, 50)
+
+    def test_i_is_the_noise_alone_under_an_infinitely_tight_prior(self, drawn):
+        features, noise, new, new_noise = drawn
+        np.testing.assert_allclose(self.scale(features, noise, 1e15, new, new_noise), np.sqrt(new_noise), rtol=1e-10)
+
+    def test_ii_is_leverage_weighting_with_ridge_tau_s_where_noise_is_constant(self, drawn):
+        features, _, new, _ = drawn
+        s, tau = 0.3, 2.0
+        h = np.einsum("ij,jk,ik->i", new, np.linalg.inv(features.T @ features + tau * s * np.eye(20)), new)
+        found = self.scale(features, np.full(200, s), tau, new, np.full(50, s))
+        np.testing.assert_allclose(found, np.sqrt(s * (1 + h)), rtol=1e-10)
+
+    def test_iii_does_not_change_under_rotation_of_the_features(self, drawn, rng):
+        features, noise, new, new_noise = drawn
+        q, _ = np.linalg.qr(rng.normal(size=(20, 20)))
+        np.testing.assert_allclose(
+            self.scale(features @ q, noise, 2.0, new @ q, new_noise),
+            self.scale(features, noise, 2.0, new, new_noise),
+            rtol=1e-10,
+        )
+
+    @pytest.mark.parametrize("noise", [spread, "learned"])
+    def test_iv_knows_nothing_of_the_calibration_rows(self, noise, net, device):
+        X, y = made(device)
+        model = ClapsRegressor(net, noise=noise, random_state=0).fit_train(X, y, validation=rows(50, seed=2))
+        before = model.predict_law(X).variance
+        model.calibrate(*rows(40, seed=3))
+        np.testing.assert_array_equal(model.predict_law(X).variance, before)
+
+    def test_v_a_noise_head_that_is_too_small_and_too_sure_is_brought_back_by_rows_it_has_not_seen(self, device):
+        # Noise has deviation 1; the head says from 0.05 to 0.4, at random. 0.15 is 6 of the errors of its estimate.
+        net, X = network().to(device), rows(2_000)[0].to(device)
+        with torch.no_grad():
+            y = net(X)[:, 0] + torch.randn(2_000, generator=torch.Generator().manual_seed(1)).to(device)
+        wrong = ClapsRegressor(net, noise=lambda x: 0.05 + 0.35 * torch.frac(1e4 * x[:, 0].abs()), ridge=1e3)
+        wrong.fit_train(X[:100], y[:100], validation=(X[100:], y[100:]))
+        deviation = np.sqrt(wrong.predict_law(X).aleatoric)
+        assert abs(deviation - 1).max() < 0.15
+
+    def test_loses_its_epistemic_part_as_rows_come_in(self, rng):
+        shares = []
+        for n in (50, 500, 5_000):
+            features, noise = rng.normal(size=(n, 20)), rng.uniform(0.2, 3, n)
+            law = LinearPosterior.of(features, noise, noise, ridge=1.0, scale=1.0).predict(rng.normal(size=(200, 20)))
+            shares.append(np.mean(law.epistemic / law.aleatoric))
+        assert shares[0] / shares[1] > 8
+        np.testing.assert_allclose(shares[1] / shares[2], 10, rtol=0.2)
+
+    def test_measures_the_network_by_the_dense_formula(self, net, device):
+        X, y = made(device)
+        law = ClapsRegressor(net, noise=spread, ridge=RIDGE).fit_train(X, y).predict_law(X[:9])
+        noise, features = spread(X).double().cpu().numpy() ** 2, phi(net, X)
+        with_one = np.column_stack([features, 1e4 * np.ones(len(X))])
+        inverse = np.linalg.inv((with_one.T / noise) @ with_one + RIDGE * np.eye(with_one.shape[1]))
+        expected = np.einsum("ij,jk,ik->i", with_one[:9], inverse, with_one[:9])
+        np.testing.assert_allclose(law.epistemic, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("noise", ["constant", "learned", spread])
+class TestTheRegressor:
+    def test_covers_new_rows(self, noise, net, device):
+        model = ClapsRegressor(net, noise=noise, confidence_level=0.8, random_state=0)
+        model.fit_train(*made(device), validation=rows(200, seed=2)).calibrate(*rows(199, seed=3))
+        X, y = rows(1_000, seed=4)
+        lower, upper = model.predict_interval(X)[1].T
+        inside = int(((lower <= y.numpy()) & (y.numpy() <= upper)).sum())
+        law = stats.betabinom(1_000, 160, 40)
+        assert law.ppf(1e-6) <= inside <= law.isf(1e-6)
+
+    def test_reads_loaders_and_several_outputs(self, noise, device):
+        net = network(2).to(device)
+        model = ClapsRegressor(net, noise=noise, random_state=0)
+        held = loader(*rows(50, seed=2, n_outputs=2))
+        model.fit_train(loader(*rows(90, n_outputs=2)), validation=held).calibrate(*rows(60, seed=3, n_outputs=2))
+        prediction, interval = model.predict_interval(loader(rows(7)[0]), [0.5, 0.9])
+        assert prediction.shape == (7, 2)
+        assert interval.shape == (7, 2, 2, 2)
+        assert (interval[..., 0, 1] <= interval[..., 0, 0]).all()
+
+
+class TestDiagnostics:
+    def test_epistemic_share_rises_with_leverage(self, net, device):
+        model = ClapsRegressor(net).fit_train(*made(device))
+        shares = model.variance_shares(rows(500, seed=5)[0])
+        assert shares.n_samples.sum() == 500
+        assert (np.diff(shares.leverage) > 0).all()
+        assert (np.diff(shares.epistemic_share) > 0).all()
+
+    def test_calibration_makes_the_pit_uniform_and_the_density_wider_where_the_law_was_too_narrow(self, rng):
+        y, mean = rng.normal(size=4_000), np.zeros(2_000)
+        law = PosteriorPrediction(mean, np.full(2_000, 0.09), np.full(2_000, 0.0))
+        scores = standard_score(y[2_000:], mean, law.variance)[:, None]
+        arrays = calibration_arrays(law, y[:2_000], scores, random_state=0)
+        assert stats.kstest(arrays.pit_before, "uniform").pvalue < 1e-6
+        assert stats.ks_2samp(arrays.pit_after, rng.uniform(size=2_000)).pvalue > 1e-6
+        np.testing.assert_allclose(arrays.factor, 1 / 0.3, rtol=0.15)
+        np.testing.assert_allclose(arrays.density_before, stats.norm.pdf(y[:2_000], 0, 0.3))
+        np.testing.assert_allclose(arrays.density_after, stats.norm.pdf(y[:2_000], 0, 0.3 * arrays.factor[0]))
+
+    def test_an_infinite_variance_says_nothing(self):
+        law = PosteriorPrediction(np.zeros(2), np.ones(2), np.array([0.0, np.inf]))
+        arrays = calibration_arrays(law, np.array([0.0, 1.0]), np.linspace(-2, 2, 99)[:, None], random_state=0)
+        assert arrays.pit_before[1] == 0.5
+        assert arrays.density_before[1] == arrays.density_after[1] == 0
+        assert variance_shares(law, np.array([0.0, np.inf]), 2).epistemic_share.tolist() == [0.0, 1.0]
+
+    def test_shapes_that_do_not_agree_are_refused(self):
+        law = PosteriorPrediction(np.zeros(3), np.ones(3), np.ones(3))
+        with pytest.raises(ValueError, match="of the same rows"):
+            variance_shares(law, np.zeros(2))
+        with pytest.raises(ValueError, match="one value per row"):
+            calibration_arrays(law, np.zeros(2), np.zeros((9, 1)))
+
+
+class TestRefusals:
+    def test_learned_noise_needs_rows_that_the_network_has_not_seen(self, net, device):
+        with pytest.raises(ValueError, match="pass validation="):
+            ClapsRegressor(net, noise="learned").fit_train(*made(device))
+
+    def test_intervals_need_calibration(self, net, device):
+        model = ClapsRegressor(net).fit_train(*made(device))
+        with pytest.raises(ValueError, match="not calibrated"):
+            model.predict_interval(torch.zeros(1, N_INPUTS))
+        with pytest.raises(ValueError, match="not fitted"):
+            ClapsRegressor(net).calibrate(*rows(9))
+
+    def test_an_unknown_noise_is_named(self, net, device):
+        with pytest.raises(ValueError, match="noise must be one of"):
+            ClapsRegressor(net, noise="head").fit_train(*made(device))
+
+
+def test_the_band_widens_in_a_gap_and_beyond_both_ends_where_a_constant_one_does_not():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 100), nn.ReLU(), nn.Linear(100, 1))
+    x = torch.cat([torch.linspace(-2, -1, 100), torch.linspace(1, 2, 100)])[:, None]
+    y = torch.sin(3 * x[:, 0]) + 0.1 * torch.randn(200)
+    train, held = slice(0, None, 2), slice(1, None, 2)
+    fitted = refit_head(net, x[train], y[train], ridge="evidence")
+    model = ClapsRegressor(fitted).fit_train(x[train], y[train]).calibrate(x[held], y[held])
+    at = torch.tensor([-4.0, -1.5, 0.0, 1.5, 4.0])[:, None]
+    below, left, gap, right, above = np.diff(model.predict_interval(at)[1])[:, 0]
+    assert min(below, gap, above) > 1.5 * max(left, right)
+    constant = LastLayerConformalRegressor(fitted, scale="constant").fit_train(x[train], y[train])
+    assert np.ptp(np.diff(constant.calibrate(x[held], y[held]).predict_interval(at)[1])) < 1e-9
+
+
+def test_the_noise_head_of_a_perceptron_is_its_noise(device):
+    X, y = made(device)
+    torch.manual_seed(0)
+    perceptron = MLP(N_INPUTS, widths=(16,), noise_head=True).to(device)
+    fit_network(perceptron, X, y, loss="gaussian", epochs=5, random_state=0)
+    law = ClapsRegressor(perceptron, noise=perceptron.noise).fit_train(X, y).predict_law(X)
+    with torch.no_grad():
+        np.testing.assert_allclose(law.aleatoric, perceptron.noise(X)[:, 0].double().cpu().numpy() ** 2, rtol=1e-6)
+        np.testing.assert_allclose(law.mean, perceptron(X)[:, 0].double().cpu().numpy(), rtol=1e-6)
+    refitted = refit_head(perceptron, X, y)
+    assert torch.equal(refitted.noise_head.weight, perceptron.noise_head.weight)

@@ -1,0 +1,205 @@
+"""The scikit-learn estimator around a network: its contract, its coverage, and its files."""
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import betabinom
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import (
+    check_dataframe_column_names_consistency,
+    check_readonly_memmap_input,
+    check_regressor_data_not_an_array,
+    parametrize_with_checks,
+)
+
+from hatband.nn import NeuralConformalRegressor, TrainingDivergedError
+
+
+def estimator(**settings):
+    return NeuralConformalRegressor(
+        **{"widths": (8,), "epochs": 5, "scale": "leverage", "random_state": 0, **settings},
+    )
+
+
+def rows(n=160, seed=0, n_outputs=None):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 3))
+    y = np.sin(X[:, :1]) * np.arange(1, (n_outputs or 1) + 1) + 0.3 * rng.standard_normal((n, n_outputs or 1))
+    return X, y if n_outputs else y[:, 0]
+
+
+# ---------------------------------------------------------------- scikit-learn
+
+
+@parametrize_with_checks([estimator(), estimator(loss="gaussian", validation_size=0, calibration_size=0.5)])
+def test_scikit_learn_checks_pass(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [check_dataframe_column_names_consistency, check_regressor_data_not_an_array, check_readonly_memmap_input],
+    ids=lambda c: c.__name__,
+)
+def test_checks_that_scikit_learn_keeps_to_itself_pass(check):
+    check("NeuralConformalRegressor", estimator())
+
+
+def test_intervals_survive_pickle_copy_clone_and_refit():
+    X, y = rows()
+    model = estimator().fit(X, y)
+    _, interval = model.predict_interval(X)
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), clone(model).fit(X, y), model.fit(X, y)):
+        np.testing.assert_array_equal(other.predict_interval(X)[1], interval)
+
+
+def test_predicting_leaves_no_trace_in_the_model():
+    X, y = rows()
+    model = estimator().fit(X, y)
+    before = pickle.dumps(model)
+    model.predict_interval(X, [0.5, 0.9])
+    model.leverage(X)
+
+    assert pickle.dumps(model) == before
+
+
+def test_a_failed_fit_or_calibrate_leaves_the_model_as_it_was():
+    X, y = rows()
+    model = estimator().fit(X, y)
+    _, interval = model.predict_interval(X)
+    bad = np.where(np.arange(160) == 7, np.nan, y)
+    for call in (model.fit, model.fit_train, model.calibrate):
+        with pytest.raises(ValueError, match="y must be finite; row 7"):
+            call(X, bad)
+    with pytest.raises(TrainingDivergedError, match="learning_rate"):
+        model.set_params(learning_rate=1e30).fit(X[:, :2], y)
+
+    np.testing.assert_array_equal(model.predict_interval(X)[1], interval)
+    assert model.n_features_in_ == 3
+
+
+def test_unfitted_and_uncalibrated_say_what_to_call():
+    X, y = rows()
+    model = estimator()
+    for call in (model.predict, model.predict_interval, model.leverage, lambda X: model.calibrate(X, y), model.save):
+        with pytest.raises(NotFittedError, match="Call fit, or fit_train and calibrate, before"):
+            call(X)
+    with pytest.raises(NotFittedError, match="trained but not calibrated; call calibrate first"):
+        model.fit_train(X, y).predict_interval(X)
+    assert model.fit_train(X, y).predict(X).shape == (160,)
+
+
+# ---------------------------------------------------------------- intervals
+
+
+@pytest.mark.parametrize("n_outputs", [None, 1, 2])
+def test_layout_follows_the_target_and_the_levels(n_outputs):
+    X, y = rows(n_outputs=n_outputs)
+    model = estimator().fit(X, y)
+    shape = (160,) if n_outputs is None else (160, n_outputs)
+    prediction, interval = model.predict_interval(X)
+
+    assert prediction.shape == model.predict(X).shape == shape
+    assert interval.shape == (*shape, 2)
+    assert model.predict_interval(X, [0.5, 0.9])[1].shape == (*shape, 2, 2)
+    np.testing.assert_array_equal(model.predict(X, return_interval=True, confidence_level=0.9)[1], interval)
+
+
+def test_they_come_through_predict_of_an_outer_pipeline():
+    X, y = rows()
+
+    assert make_pipeline(StandardScaler(), estimator()).fit(X, y).predict(X, return_interval=True)[1].shape == (160, 2)
+
+
+def test_width_is_the_root_of_one_plus_the_leverage_of_the_last_hidden_layer():
+    X, y = rows()
+    model = estimator(calibration_size=0, validation_size=0).fit(X, y).calibrate(*rows(99, 1))
+    new = rows(30, 2)[0]
+    with torch.no_grad():
+        train, phi = (
+            model.module_.features(torch.tensor(part, dtype=torch.float32)).double().numpy() for part in (X, new)
+        )
+    mean = train.mean(axis=0)
+    gram = (train - mean).T @ (train - mean)
+    inverse = np.linalg.inv(gram + 1e-4 * np.trace(gram) / 8 * np.eye(8))
+    expected = 1 / 160 + np.einsum("ij,jk,ik->i", phi - mean, inverse, phi - mean)
+
+    np.testing.assert_allclose(model.leverage(new), expected, rtol=1e-6)
+    width = np.diff(model.predict_interval(new)[1])[:, 0] / np.sqrt(1 + expected)
+    np.testing.assert_allclose(width, width[0], rtol=1e-6)
+
+
+def test_coverage_lies_within_exact_bounds():
+    X, y = rows(300)
+    model = estimator(epochs=20).fit_train(X, y)
+    n_cal, n_new, draws = 39, 400, 10
+    lower, upper = betabinom(n_new, 36, 4).ppf([1e-7, 1 - 1e-7])  # rank 36 of 39 at 0.9; 10 draws: 2e-6 false alarms
+    for seed in range(draws):
+        X, y = rows(n_cal + n_new, seed + 10)
+        _, interval = model.calibrate(X[:n_cal], y[:n_cal]).predict_interval(X[n_cal:])
+        inside = (interval[:, 0] <= y[n_cal:]) & (y[n_cal:] <= interval[:, 1])
+        assert lower <= inside.sum() <= upper
+
+
+def test_a_scale_that_learns_does_so_from_rows_held_out():
+    X, y = rows(800)
+    model = estimator(scale="auto", epochs=15).fit(X, y)
+
+    assert model.model_.residuals_from_ == "validation rows"
+    assert len(model.model_.learned_from_.residuals) == 120
+    assert len(model.calibration_indices_) == 200
+
+
+def test_a_noise_head_is_trained_by_the_gaussian_loss():
+    assert estimator(loss="gaussian").fit(*rows()).module_.noise_head is not None
+    assert estimator().fit(*rows()).module_.noise_head is None
+
+
+def test_global_generators_stay_as_they_were():
+    state = torch.get_rng_state()
+    estimator().fit(*rows())
+
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_training_and_prediction_take_place_on_the_device(device):
+    X, y = rows()
+    model = estimator(device=device).fit(X, y)
+
+    assert next(model.module_.parameters()).device.type == device.type
+    np.testing.assert_allclose(model.predict(X), estimator().fit(X, y).predict(X), atol=0.05)
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("settings", [{}, {"activation": "tanh", "loss": "gaussian", "widths": (5, 4)}], ids=str)
+def test_what_is_saved_comes_back(tmp_path, settings):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    X, y = rows(n_outputs=2)
+    model = estimator(**settings).fit(X, y)
+    model.save(tmp_path / "model")
+    other = NeuralConformalRegressor.load(tmp_path / "model")
+
+    for one, back in zip(model.predict_interval(X), other.predict_interval(X), strict=True):
+        np.testing.assert_allclose(back, one, rtol=1e-10)
+    assert other.get_params()["widths"] == model.widths
+
+
+@pytest.mark.parametrize("change", [{"widths": [9]}, {"extra": 1}, {"activation": "exec"}, None], ids=str)
+def test_files_that_were_changed_are_refused(tmp_path, change):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    model = estimator().fit(*rows())
+    model.save(tmp_path)
+    path = tmp_path / "network.json"
+    content = json.loads(path.read_text())
+    path.write_text("[]" if change is None else json.dumps(content | change))
+    with pytest.raises(ValueError, match="must"):
+        NeuralConformalRegressor.load(tmp_path)
