@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 
@@ -122,3 +122,22 @@ def test_widths_have_a_floor_where_residuals_vanish(scale, rng):
 def test_fitting_without_residuals_is_refused(scale):
     with pytest.raises(ValueError, match="learns from honest training rows"):
         scale.fit(None)
+
+
+class Always(RegressorMixin, BaseEstimator):
+    def __init__(self, value):
+        self.value = value
+
+    def fit(self, X, y):
+        return self
+
+    def predict(self, X):
+        return np.full(len(X), self.value)
+
+
+@pytest.mark.parametrize("wrong", [np.inf, np.nan, -1.0], ids=str)
+def test_a_magnitude_that_is_no_width_is_refused(wrong, made):
+    scale = MagnitudeScale(Always(wrong))
+
+    with pytest.raises(ValueError, match="Always must return widths that are finite and > 0"):
+        SplitConformalRegressor(Ridge(), scale=scale, random_state=0).fit(*made)

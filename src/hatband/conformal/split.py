@@ -22,8 +22,8 @@ class SplitConformalRegressor(BaseSplitConformal):
         (see `hatband.geometry`); a transformer is cloned and fitted on the training X.
     scale : str, Scale or callable(rows) -> width, default="auto"
         The shape of the band: "auto" chooses between the others by cross-validation on honest training residuals
-        (`AutoScale`); "constant" and "leverage" are fixed; "strength", "magnitude" and "quantile" are learned from
-        these residuals; or your own.
+        (`AutoScale`); "constant" and "leverage" are fixed; "strength", "magnitude", "quantile" and "laplace" are
+        learned from these residuals; or your own.
     confidence_level : float or list of float, default=0.9
         Probability with which an interval is to hold.
     calibration_size : float or int, default=0.25

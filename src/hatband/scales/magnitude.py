@@ -98,4 +98,4 @@ class MagnitudeScale(Scale):
     def _magnitude(self, regressor: Any, X: Array) -> Array:
         """Predict (m,); what is not positive is refused, not hidden by the floor."""
         predicted = regressor.predict(X)
-        return check_widths(predicted, lambda: np.zeros(len(X)), len(X), type(regressor).__name__)[:, 0]
+        return check_widths(predicted, lambda: np.zeros(len(X), dtype=bool), len(X), type(regressor).__name__)[:, 0]
