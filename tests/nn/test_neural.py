@@ -136,6 +136,15 @@ def test_width_is_the_root_of_one_plus_the_leverage_of_the_last_hidden_layer():
     np.testing.assert_allclose(width, width[0], rtol=1e-6)
 
 
+def test_columns_far_from_zero_lose_no_digits():
+    X, y = rows(200)
+    shift = np.array([2.0**31, 0.0, -(2.0**33)])
+    plain, moved = (estimator(epochs=10).fit(X + s, y) for s in (0.0, shift))
+
+    np.testing.assert_array_equal(plain.offset_, 0)
+    np.testing.assert_allclose(moved.predict_interval(X + shift)[1], plain.predict_interval(X)[1], atol=2e-3)
+
+
 def test_coverage_lies_within_exact_bounds():
     X, y = rows(300)
     model = estimator(epochs=20).fit_train(X, y)

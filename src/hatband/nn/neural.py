@@ -20,8 +20,10 @@ from hatband.nn.network import MLP
 from hatband.nn.state import seeded
 from hatband.nn.training import Epoch, History, fit_network
 
-_STATE = ("model_", "module_", "history_", "calibration_indices_")
+_STATE = ("model_", "module_", "history_", "offset_", "calibration_indices_")
 _NETWORK = ("widths", "activation", "dropout", "loss")
+# Standard deviations from 0: at 1,000 the rounding of float32 is 6e-5 of one.
+_FAR = 1_000
 _SETTINGS_FILE, _STATE_FILE = "network.json", "last_layer.safetensors"
 
 
@@ -69,6 +71,9 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         The trained network, in evaluation mode.
     model_ : LastLayerConformalRegressor
         Space, scale and scores around it.
+    offset_ : array (k,)
+        What is subtracted from X before the network gets it in float32: the mean of columns that lie more than 1,000
+        standard deviations from 0, such as times in seconds, and 0 for all others.
     history_ : History
         Losses of every epoch.
     calibration_indices_ : array (n_cal,)
@@ -162,7 +167,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             held, kept = np.sort(order[:size]), np.sort(order[size:])
             state = self._trained(rows[kept], target[kept], random)
             if size:
-                state["model_"].calibrate(rows[held], target[held])
+                state["model_"].calibrate(rows[held] - state["offset_"], target[held])
                 state["calibration_indices_"] = held
             self._replace(state)
         return self
@@ -214,6 +219,8 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
     def _trained(self, X: Array, y: Array, random: np.random.RandomState) -> dict[str, Any]:
         """Return what training produces, and change nothing before all of it is there."""
         size = check_validation_size(self.validation_size, len(X))
+        offset = _far_means(X)
+        X = X - offset
         order, seeds = random.permutation(len(X)), random.randint(2**31 - 1, size=3)
         held, kept = order[:size], order[size:]
         validation = (X[held], y[held]) if size else None
@@ -228,7 +235,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             symmetric=self.symmetric,
             random_state=int(seeds[2]),
         ).fit_train((X[kept], y[kept]), validation=validation)
-        return {"module_": module, "model_": model, "history_": history}
+        return {"module_": module, "model_": model, "history_": history, "offset_": offset}
 
     def _network(self, n_inputs: int, n_outputs: int, seed: int) -> MLP:
         with seeded(seed):
@@ -313,7 +320,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         return self.model_.leverage(self._rows(X))
 
     def _rows(self, X: Any) -> Array:
-        return validate_data(self, X, reset=False, dtype=np.float64)
+        return validate_data(self, X, reset=False, dtype=np.float64) - self.offset_
 
     def _check_trained(self, caller: str) -> None:
         check_is_fitted(
@@ -337,7 +344,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         place.mkdir(parents=True, exist_ok=True)
         self.model_.save(place / _STATE_FILE)
         design = {name: getattr(self, name) for name in _NETWORK}
-        design |= {"n_inputs": self.n_features_in_, "n_outputs": self.model_.n_outputs_}
+        design |= {"offset": self.offset_.tolist(), "n_outputs": self.model_.n_outputs_}
         (place / _SETTINGS_FILE).write_text(json.dumps(design, default=int) + "\n")
 
     @classmethod
@@ -360,15 +367,15 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             If a file is not what `save` writes.
         """
         design = _read_design(Path(folder) / _SETTINGS_FILE)
-        n_inputs, n_outputs = design.pop("n_inputs"), design.pop("n_outputs")
+        offset, n_outputs = np.asarray(design.pop("offset"), dtype=np.float64), design.pop("n_outputs")
         model = cls(**design)
-        module = model._network(n_inputs, n_outputs, seed=0).eval()
+        module = model._network(len(offset), n_outputs, seed=0).eval()
         inner = LastLayerConformalRegressor.load(Path(folder) / _STATE_FILE, module)
         model.set_params(
             scale=inner.scale, ridge=inner.ridge, confidence_level=inner.confidence_level, symmetric=inner.symmetric
         )
-        model.n_features_in_ = n_inputs
-        model.__dict__.update({"module_": module, "model_": inner})
+        model.n_features_in_ = len(offset)
+        model.__dict__.update({"module_": module, "model_": inner, "offset_": offset})
         return model
 
     def __sklearn_tags__(self) -> Any:
@@ -378,9 +385,15 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         return tags
 
 
+def _far_means(X: Array) -> Array:
+    """Return the means of the columns of which float32 would keep too few digits, 0 for the others."""
+    mean = X.mean(axis=0)
+    return np.where(np.abs(mean) > _FAR * X.std(axis=0), mean, 0.0)
+
+
 def _read_design(path: Path) -> dict[str, Any]:
     design = json.loads(path.read_text())
-    expected = {*_NETWORK, "n_inputs", "n_outputs"}
+    expected = {*_NETWORK, "offset", "n_outputs"}
     if not isinstance(design, dict) or set(design) != expected:
         raise ValueError(f"{str(path)!r} must hold the entries {sorted(expected)}; it was not written by save.")
     return design | {"widths": tuple(design["widths"])}
