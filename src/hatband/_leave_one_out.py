@@ -14,11 +14,14 @@ residual is infinite with the sign of e, never NaN. `interpolated` finds such ro
 from typing import Any
 
 import numpy as np
+from scipy.linalg import cho_solve
 
 from hatband._typing import Array, Bool, Float
 
 # Below this 1 - w h is rounding.
 _INTERPOLATED = 1e-12
+# Smallest squared pivot of 1 - H_BB at which leaving the block out still leaves a model. As 1 - h_ii for one row.
+SMALLEST_PIVOT = 1e-10
 # A row whose part in an undetermined direction is smaller than this share has no such part.
 _OUTSIDE = 1e-10
 
@@ -149,6 +152,47 @@ def loo_residuals(e: Float[Array, "n *q"], h: Float[Array, " n"], w: Any = None)
     shape = (-1,) + (1,) * (e.ndim - 1)
     residuals = e / _complement(h, w).reshape(shape)
     return np.where(interpolated(h, w).reshape(shape), np.copysign(np.inf, e), residuals)
+
+
+def block_residuals(
+    e: Float[Array, " b"], hat: Float[Array, "b b"], w: Float[Array, " b"] | None = None
+) -> Float[Array, " b"] | None:
+    """Return y_B - mu_-B(x_B) = (1 - H_BB W_B)^-1 e_B, residuals of a block of rows from a fit without all of them.
+
+    Parameters
+    ----------
+    e : array
+        Training residuals y - mu of the block.
+    hat : array
+        Cross-leverages h(x_i, x_j) within the block.
+    w : array, optional
+        Sample weights, > 0.
+
+    Returns
+    -------
+    array or None
+        None where leaving the block out leaves no model.
+
+    Notes
+    -----
+    Cook and Weisberg 1982, section 3.6. Cost: b^3 / 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband._leave_one_out import block_residuals
+    >>> block_residuals(np.array([0.1, -0.3]), np.array([[0.5, 0.0], [0.0, 0.0]]))
+    array([ 0.2, -0.3])
+    """
+    root = np.ones(len(e)) if w is None else np.sqrt(w)
+    kept = np.eye(len(e)) - root[:, None] * hat * root
+    try:
+        lower = np.linalg.cholesky(kept)
+    except np.linalg.LinAlgError:
+        return None
+    if np.square(lower.diagonal()).min() < SMALLEST_PIVOT:
+        return None
+    return cho_solve((lower, True), root * e) / root
 
 
 def loo_predictions(

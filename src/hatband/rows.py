@@ -1,6 +1,6 @@
 """What is known of a row, in four lazy fields, and the honest version of them for the rows that trained the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import KFold, cross_val_predict
 
+from hatband._leave_one_out import block_residuals
 from hatband._leverage import loo_leverage, loo_residuals, loo_sampling_leverage
 from hatband._typing import Array
 from hatband._validation import check_prediction
@@ -35,6 +36,8 @@ class Rows:
         What computes each field.
     measured : callable() -> (Space, Features), optional
         The space that measures the rows, and the rows as it sees them, for `reweighted` and `leverage_in`.
+    left_out : bool, default=False
+        Whether predictions and leverages are leave-one-out in closed form, so that blocks can be left out too.
     """
 
     def __init__(
@@ -46,9 +49,11 @@ class Rows:
         sampling_leverage: Callable[[], Array],
         prediction: Callable[[], Array],
         measured: Callable[[], tuple[Space, Features]] | None = None,
+        left_out: bool = False,
     ) -> None:
         self._n_samples = n_samples
         self._measured = measured
+        self._left_out = left_out
         self._inputs = inputs
         self._leverage = leverage
         self._sampling_leverage = sampling_leverage
@@ -96,6 +101,7 @@ class Rows:
             sampling_leverage=lambda: self.sampling_leverage[index],
             prediction=lambda: self.prediction[index],
             measured=None if self._measured is None else partial(_taken, self._measured, index),
+            left_out=self._left_out,
         )
 
     def of_output(self, j: int) -> "Rows":
@@ -107,7 +113,39 @@ class Rows:
             sampling_leverage=lambda: _of_output(self.sampling_leverage, j),
             prediction=lambda: self.prediction[:, j : j + 1],
             measured=self._measured,
+            # With a ridge for each output there is no one cross-leverage.
+            left_out=self._left_out and self.leverage.ndim == 1,
         )
+
+    def without_blocks(self, residual: Array, weights: Array | None, blocks: Iterable[Array]) -> tuple["Rows", Array]:
+        """Return rows of one output and their residuals (n,), each predicted without its whole block of rows.
+
+        Leave-one-out predictions are told from the curve of the model by how far the row itself would bend it: in few
+        dimensions a learner can read the residual off them. Where there is no closed form, rows and residuals are
+        returned as they are. Leverages stay leave-one-out.
+        """
+        if self._measured is None or not self._left_out:
+            return self, residual
+        space, features = self._measured()
+        w = np.ones(len(self)) if weights is None else weights
+        seen = residual / (1 + w * self.leverage)  # e = (1 - w h) r, and h / (1 - w h) is the leverage here
+        found = np.empty(len(self))
+        for block in blocks:
+            taken = features.take(block)
+            without = block_residuals(seen[block], space.cross_leverage(taken, taken), w[block])
+            if without is None:
+                return self, residual
+            found[block] = without
+        prediction = self.prediction + (residual - found)[:, None]
+        rows = Rows(
+            len(self),
+            inputs=lambda: self.inputs,
+            leverage=lambda: self.leverage,
+            sampling_leverage=lambda: self.sampling_leverage,
+            prediction=lambda: prediction,
+            measured=self._measured,
+        )
+        return rows, found
 
 
 def _of_output(values: Array, j: int) -> Array:
@@ -196,7 +234,7 @@ def training_rows(
         prediction = prediction if target is None else target.transform(prediction)
         source = f"{folds.get_n_splits()}-fold cross-validation"
     honest = y - prediction if target is None else target.forward(y) - target.read(prediction)
-    rows = honest_rows(space, features, prediction, h, sample_weight)
+    rows = honest_rows(space, features, prediction, h, sample_weight, closed=own and space.exactness != "none")
     defined = np.isfinite(honest).all(axis=1)
     if defined.all():
         return TrainingRows(rows, honest, source, sample_weight)
@@ -210,8 +248,13 @@ def left_out(residuals: Array, h: Array, weights: Array | None) -> Array:
     return _per_output(loo_residuals, weights, residuals, leverage)
 
 
-def honest_rows(space: Space, features: Features, prediction: Array, h: Array, weights: Array | None) -> Rows:
-    """Return training rows as if each had not been seen: held-out predictions, leave-one-out leverages, lazy."""
+def honest_rows(
+    space: Space, features: Features, prediction: Array, h: Array, weights: Array | None, *, closed: bool = False
+) -> Rows:
+    """Return training rows as if each had not been seen: held-out predictions, leave-one-out leverages, lazy.
+
+    `closed` says that the predictions are leave-one-out in closed form.
+    """
     return Rows(
         len(features),
         inputs=partial(space.inputs, features),
@@ -221,6 +264,7 @@ def honest_rows(space: Space, features: Features, prediction: Array, h: Array, w
         ),
         prediction=lambda: prediction,
         measured=lambda: (space, features),
+        left_out=closed,
     )
 
 

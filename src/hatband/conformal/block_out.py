@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
+from hatband._leave_one_out import SMALLEST_PIVOT
 from hatband._typing import Array
 from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.crossing import Crossing, crossing_of, row_blocks
@@ -19,8 +20,6 @@ from hatband.rows import predict_features
 
 # A block keeps |B|^2 numbers: beyond this a refit is cheaper to keep.
 LARGEST_BLOCK = 1000
-# Smallest squared pivot of 1 - H_BB at which leaving the block out still leaves a model. As 1 - h_ii for one row.
-SMALLEST_PIVOT = 1e-10
 
 
 @dataclass(frozen=True, eq=False)

@@ -170,7 +170,8 @@ def stored_rows(inputs: Array, leverage: Array, sampling_leverage: Array, predic
         "sampling_leverage": sampling_leverage,
         "prediction": prediction,
     }
-    return Rows(len(leverage), **{name: partial(_itself, value) for name, value in fields.items()})
+    stored: dict[str, Any] = {name: partial(_itself, value) for name, value in fields.items()}
+    return Rows(len(leverage), **stored)
 
 
 def _itself(value: Array) -> Array:
