@@ -87,7 +87,7 @@ def coverage(found: list[dict[str, Any]], name: str) -> float:
 
 
 def outside(found: list[dict[str, Any]], tail: float) -> int:
-    """Count coverages below what any split-conformal method can have; ties in the scores may only raise them."""
+    """Count coverages that no split-conformal method without ties would have."""
     count = 0
     for one in found:
         for figures in one.values():
