@@ -93,7 +93,7 @@ def test_a_scale_of_the_wrong_length_is_refused(data):
 
 @pytest.mark.parametrize("scale", ["wide", 3.0, None])
 def test_an_unknown_scale_is_refused_with_the_list_of_those_known(scale, data):
-    with pytest.raises((ValueError, TypeError), match="'constant', 'leverage'"):
+    with pytest.raises((ValueError, TypeError), match="'constant', 'laplace', 'leverage'"):
         SplitConformalRegressor(scale=scale).fit(*data)
 
 
