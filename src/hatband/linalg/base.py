@@ -101,7 +101,7 @@ class Frame:
             raise ValueError(f"rows must have shape (m, {self.n_features}), like features; got {tuple(rows.shape)}.")
         rows, count = as_rows(rows), int(rows.shape[0])
         size = min(self.backend.block_rows(self.n_features), count)
-        buffer = self.backend.empty(size, self.width)
+        buffer = self.backend.block(size, self.width)
         for start in range(0, count, max(size, 1)):
             part = slice(start, min(start + size, count))
             source = self.backend.read(rows, part)
