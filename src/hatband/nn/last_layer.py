@@ -343,6 +343,11 @@ class LastLayerConformalRegressor(BaseEstimator):
         """Return the module, or a copy on the device asked for, and the layer in it."""
         if not isinstance(self.module, nn.Module):
             raise TypeError(f"module must be a torch.nn.Module; got {type(self.module).__name__}.")
+        if isinstance(self.layer, str) and self.layer == "all":
+            raise ValueError(
+                "layer must be one linear layer; got 'all'. For the leverage of the whole network use "
+                "SplitConformalRegressor with geometry=TangentGeometry(module), or LinearisedConformalRegressor."
+            )
         if self.device is None:
             return self.module, self.layer
         layer = self.layer
