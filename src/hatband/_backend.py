@@ -20,8 +20,7 @@ from hatband._validation import LeverageWarning
 
 EPS = float(np.finfo(np.float64).eps)
 # A block of rows fits the cache (2 MB) unless that left too few rows for full BLAS speed; it never passes 32 MB.
-_CACHE_ENTRIES, _MOST_ENTRIES = 2**18, 2**22
-_HUGE_ENTRIES = 2**19 + 2**12
+_CACHE_ENTRIES, _MOST_ENTRIES, _HUGE_ENTRIES = 2**18, 2**22, 2**19 + 2**12
 _DEVICE_ENTRIES = 2**24
 
 
@@ -99,8 +98,8 @@ class NumpyBackend:
         """Return an uninitialised block of rows, to be used again and again."""
         entries = rows * width
         # NumPy asks for huge pages from 4 MB on; on small ones a block that fills the cache is a fifth slower.
-        whole = np.empty(entries if entries < _CACHE_ENTRIES // 4 else max(entries, _HUGE_ENTRIES))
-        return whole[:entries].reshape(rows, width)
+        fewest = 0 if entries < _CACHE_ENTRIES // 4 else _HUGE_ENTRIES
+        return np.empty(max(entries, fewest))[:entries].reshape(rows, width)
 
     def zeros(self, *shape: int) -> Array:
         """Return a float64 array of zeros."""
