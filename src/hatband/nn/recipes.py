@@ -162,7 +162,7 @@ def _by_sketch(task: Task, subspace: SubspaceIteration) -> Fitted:
     latest: list[Pass[AllParameters, RunningProduct]] = []
 
     def passed(basis: Any) -> RunningProduct:
-        found = streamed(task.module, task.batches, AllParameters.found, lambda _, __: RunningProduct(basis))
+        found = streamed(task.module, task.batches, lambda *_: part, lambda *_: RunningProduct(basis))
         latest[:] = [_checked(found)]
         return found.running
 
