@@ -47,7 +47,7 @@ class LowRankTangentGeometry(Geometry):
     Notes
     -----
     1 + iterations passes of a backward pass and 4 p r operations per row, 4 p r per row measured; memory of some
-    24 p r bytes and one block of gradients; no training row is kept. Directions by Halko, Martinsson and Tropp (2011),
+    60 p r bytes and one block of gradients; no training row is kept. Directions by Halko, Martinsson and Tropp (2011),
     algorithm 4.4; the Gram matrix that they stand for by Tropp, Yurtsever, Udell and Cevher (2017), which never exceeds
     the true one.
 

@@ -24,6 +24,8 @@ INTERCEPTS: tuple[Intercept, ...] = get_args(Intercept)
 RELATIVE_RIDGE = 1e-4
 # Coordinates of the features that stand for inputs which are not a table.
 DIRECTIONS = 32
+# Relative error of the leverage beyond which to warn: leave-one-out rests on its digits, a width does not.
+_TOLERANCE: dict[Exactness, float] = {"exact": 1e-8, "given": 1e-8, "none": 1e-6}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -230,7 +232,7 @@ def space_at(
         module=module,
         part=part,
         statistics=statistics,
-        factor=measured(statistics, intercept).factor(ridge, fit_intercept=intercept == "free"),
+        factor=measured(statistics, intercept).factor(ridge, intercept == "free", _TOLERANCE[exactness]),
         intercept=intercept,
         ridge=ridge,
         n_samples=statistics.n_samples,
