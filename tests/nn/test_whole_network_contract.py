@@ -13,7 +13,13 @@ from torch import nn
 
 from hatband import _backend
 from hatband._validation import LeverageWarning
-from hatband.nn import LastLayerConformalRegressor, LowRankTangentGeometry, TangentFeatures, WholeNetwork
+from hatband.nn import (
+    EnsembleConformalRegressor,
+    LastLayerConformalRegressor,
+    LowRankTangentGeometry,
+    TangentFeatures,
+    WholeNetwork,
+)
 from nn.cases import gradients, loader, network, rows
 
 FEW = WholeNetwork(exact_up_to=0, rank=8)
@@ -142,6 +148,25 @@ def test_a_large_batch_is_taken_in_pieces(net, layer, monkeypatch):
     np.testing.assert_allclose(regressor(net, layer).fit_train(X).leverage(new), expected, rtol=1e-6)
     blocked = LowRankTangentGeometry(net, rank=8).fit(X)
     assert blocked.leverage(blocked.features(new)).shape == (40,)
+
+
+@LAYERS
+def test_an_ensemble_takes_it_too(layer, monkeypatch):
+    monkeypatch.setattr("hatband.nn.tangent.BLOCK_NUMBERS", 73 * 7)
+    monkeypatch.setattr("hatband.nn.blocks.rows_per_block", lambda backend, n_columns: 10)
+    nets, (X, y), new = (
+        [network(), nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))],
+        rows(60),
+        rows(40, 2)[0],
+    )
+
+    model = EnsembleConformalRegressor(nets, layer=layer, scale="leverage").fit_train(X, y).calibrate(*rows(59, 1))
+
+    members = [regressor(net, layer).fit_train(X, y) for net in nets]
+    np.testing.assert_allclose(
+        model.leverage(new), np.mean([each.leverage(new) for each in members], axis=0), rtol=1e-6
+    )
+    assert model.predict_interval(new)[1].shape == (40, 2)
 
 
 def test_a_network_with_too_many_parameters_for_a_gram_matrix_is_measured_in_few_directions(device):

@@ -16,7 +16,7 @@ from hatband.conformal.base import band_of
 from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds
 from hatband.conformal.target import PlainTarget
-from hatband.nn.blocks import Block, blocks_of, columns_like
+from hatband.nn.blocks import Block, block_of, columns_like
 from hatband.nn.features import as_batches
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.space import NetworkSpace
@@ -271,8 +271,7 @@ class _Band(NamedTuple):
 
 
 def _block(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) -> Block:
-    (block,) = blocks_of(member.space_, [batch])  # type: ignore[arg-type]
-    return block
+    return block_of(member.space_, *batch)
 
 
 def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) -> _Band:
