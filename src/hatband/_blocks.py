@@ -7,7 +7,7 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController  # a dependency of scikit-learn
 
 from hatband._typing import Array
 
