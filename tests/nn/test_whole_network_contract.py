@@ -248,6 +248,7 @@ def test_a_network_without_parameters_is_refused(layer):
         (WholeNetwork(rank=0), "rank"),
         (WholeNetwork(exact_up_to=-1), "exact_up_to"),
         (WholeNetwork(iterations=1.5), "iterations"),
+        (WholeNetwork(random_state=None), "random_state"),
     ],
 )
 def test_numbers_that_are_none_are_refused(recipe, name):
