@@ -10,7 +10,7 @@ from torch.func import vjp, vmap
 from hatband._backend import on_host
 from hatband._typing import Array
 from hatband._validation import check_ridge
-from hatband.nn.features import home
+from hatband.nn.batches import home
 from hatband.nn.head import evaluating
 from hatband.nn.tangent import TangentFeatures
 

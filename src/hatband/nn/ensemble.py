@@ -16,8 +16,8 @@ from hatband.conformal.base import band_of
 from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds
 from hatband.conformal.target import PlainTarget
+from hatband.nn.batches import as_batches
 from hatband.nn.blocks import Block, blocks_of, columns_like
-from hatband.nn.features import as_batches
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.space import LastLayerSpace, appended
 from hatband.nn.state import seeded

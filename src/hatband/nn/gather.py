@@ -10,8 +10,8 @@ from torch import nn
 
 from hatband._typing import Array
 from hatband._validation import check_finite
+from hatband.nn.batches import ArrayBatches, Batches, targets
 from hatband.nn.blocks import columns_like
-from hatband.nn.features import ArrayBatches, Batches, targets
 from hatband.nn.head import Head, find_head, watching
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hatband.geometry.convert import DENSE_COLUMNS
-from hatband.nn.features import called, home, placed
+from hatband.nn.batches import called, home, placed
 
 Pooling: TypeAlias = Literal["row", "first", "last", "mean"]
 

@@ -20,8 +20,8 @@ from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.conformal.target import PlainTarget
 from hatband.linalg import GramStatistics
+from hatband.nn.batches import as_batches
 from hatband.nn.blocks import Block, blocks_of, check_columns, columns_like, training_rows, validation_rows
-from hatband.nn.features import as_batches
 from hatband.nn.saving import load_last_layer, save_last_layer
 from hatband.nn.space import LastLayerSpace, fit_space
 from hatband.nn.streaming import streamed

@@ -1,6 +1,5 @@
 """A scikit-learn estimator that trains a network for a table and puts calibrated intervals around it."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -11,20 +10,14 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from hatband._checks_network import check_validation_size
 from hatband._typing import Array
 from hatband._validation import check_calibration_size, check_target
 from hatband.conformal.inputs import input_names_kept_on_failure
-from hatband.nn.last_layer import LastLayerConformalRegressor
-from hatband.nn.network import MLP
-from hatband.nn.state import seeded
-from hatband.nn.training import Epoch, History, fit_network
+from hatband.nn.neural_files import load_neural, save_neural
+from hatband.nn.neural_training import train
+from hatband.nn.training import Epoch
 
 _STATE = ("model_", "module_", "history_", "offset_", "calibration_indices_")
-_NETWORK = ("widths", "activation", "dropout", "loss")
-# Standard deviations from 0: at 1,000 the rounding of float32 is 6e-5 of one.
-_FAR = 1_000
-_SETTINGS_FILE, _STATE_FILE = "network.json", "last_layer.safetensors"
 
 
 class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
@@ -165,7 +158,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             size = check_calibration_size(self.calibration_size, len(rows))
             order = random.permutation(len(rows))
             held, kept = np.sort(order[:size]), np.sort(order[size:])
-            state = self._trained(rows[kept], target[kept], random)
+            state = train(self, rows[kept], target[kept], random)
             if size:
                 state["model_"].calibrate(rows[held] - state["offset_"], target[held])
                 state["calibration_indices_"] = held
@@ -187,7 +180,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         """
         with input_names_kept_on_failure(self):
             rows, target = self._checked(X, y)
-            self._replace(self._trained(rows, target, check_random_state(self.random_state)))
+            self._replace(train(self, rows, target, check_random_state(self.random_state)))
         return self
 
     def calibrate(self, X: Any, y: Any) -> Self:
@@ -215,52 +208,6 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         rows = validate_data(self, X, reset=True, dtype=np.float64)
         check_consistent_length(rows, columns)
         return rows, columns[:, 0] if single else columns
-
-    def _trained(self, X: Array, y: Array, random: np.random.RandomState) -> dict[str, Any]:
-        """Return what training produces, and change nothing before all of it is there."""
-        size = check_validation_size(self.validation_size, len(X))
-        offset = _far_means(X)
-        X = X - offset
-        order, seeds = random.permutation(len(X)), random.randint(2**31 - 1, size=3)
-        held, kept = order[:size], order[size:]
-        validation = (X[held], y[held]) if size else None
-        module = self._network(X.shape[1], 1 if y.ndim == 1 else y.shape[1], int(seeds[0]))
-        history = self._taught(module, (X[kept], y[kept]), validation, int(seeds[1]))
-        model = LastLayerConformalRegressor(
-            module,
-            "head",
-            scale=self.scale,
-            ridge=self.ridge,
-            confidence_level=self.confidence_level,
-            symmetric=self.symmetric,
-            random_state=int(seeds[2]),
-        ).fit_train((X[kept], y[kept]), validation=validation)
-        return {"module_": module, "model_": model, "history_": history, "offset_": offset}
-
-    def _network(self, n_inputs: int, n_outputs: int, seed: int) -> MLP:
-        with seeded(seed):
-            return MLP(
-                n_inputs, n_outputs, self.widths, self.activation, self.dropout, noise_head=self.loss == "gaussian"
-            )
-
-    def _taught(self, module: MLP, rows: tuple[Array, Array], validation: Any, seed: int) -> History:
-        history = fit_network(
-            module,
-            *rows,
-            loss=self.loss,
-            validation=validation,
-            validation_size=0,
-            epochs=self.epochs,
-            patience=self.patience,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            random_state=seed,
-            device="cpu" if self.device is None else self.device,
-            progress=self.progress,
-        )
-        module.eval()
-        return history
 
     def _replace(self, state: dict[str, Any]) -> None:
         for name in _STATE:
@@ -340,12 +287,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             Made when it is missing.
         """
         self._check_trained("save")
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        self.model_.save(place / _STATE_FILE)
-        design = {name: getattr(self, name) for name in _NETWORK}
-        design |= {"offset": self.offset_.tolist(), "n_outputs": self.model_.n_outputs_}
-        (place / _SETTINGS_FILE).write_text(json.dumps(design, default=int) + "\n")
+        save_neural(self, folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -366,34 +308,10 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         ValueError
             If a file is not what `save` writes.
         """
-        design = _read_design(Path(folder) / _SETTINGS_FILE)
-        offset, n_outputs = np.asarray(design.pop("offset"), dtype=np.float64), design.pop("n_outputs")
-        model = cls(**design)
-        module = model._network(len(offset), n_outputs, seed=0).eval()
-        inner = LastLayerConformalRegressor.load(Path(folder) / _STATE_FILE, module)
-        model.set_params(
-            scale=inner.scale, ridge=inner.ridge, confidence_level=inner.confidence_level, symmetric=inner.symmetric
-        )
-        model.n_features_in_ = len(offset)
-        model.__dict__.update({"module_": module, "model_": inner, "offset_": offset})
-        return model
+        return load_neural(cls, folder)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         tags.regressor_tags.poor_score = True
         return tags
-
-
-def _far_means(X: Array) -> Array:
-    """Return the means of the columns of which float32 would keep too few digits, 0 for the others."""
-    mean = X.mean(axis=0)
-    return np.where(np.abs(mean) > _FAR * X.std(axis=0), mean, 0.0)
-
-
-def _read_design(path: Path) -> dict[str, Any]:
-    design = json.loads(path.read_text())
-    expected = {*_NETWORK, "offset", "n_outputs"}
-    if not isinstance(design, dict) or set(design) != expected:
-        raise ValueError(f"{str(path)!r} must hold the entries {sorted(expected)}; it was not written by save.")
-    return design | {"widths": tuple(design["widths"])}

@@ -17,8 +17,8 @@ from hatband._validation import LeverageWarning, check_confidence_level, check_f
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
 from hatband.nn.archive import read_archive, write_archive
+from hatband.nn.batches import home
 from hatband.nn.blocks import stored_rows
-from hatband.nn.features import home
 from hatband.nn.head import Head
 from hatband.nn.space import INTERCEPTS, LastLayerSpace, space_at
 from hatband.nn.streaming import backend_for

@@ -2,12 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from sklearn.utils import check_consistent_length
 
 from hatband._checks_network import check_validation_size
-from hatband._validation import check_target
-from hatband.nn.batches import ArrayBatches, Batch, Batches, LoaderBatches, as_inputs, as_targets
+from hatband._validation import check_finite, check_target
+from hatband.nn.batches import as_batches
+from hatband.nn.epochs import Batch, EpochRows, LoaderRows, ShuffledRows, columns_on, taken
 
 
 class Source(NamedTuple):
@@ -22,22 +24,18 @@ class Source(NamedTuple):
     def arrays(self, X: Any, y: Any) -> Batch:
         """Return checked rows on the device of the network."""
         target, _ = check_target(y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else y)
-        inputs = as_inputs(X, self.device)
+        inputs = _inputs(X).to(self.device)
         check_consistent_length(inputs, target)
         # Targets in float64 until they are standardised: y may lie far from 0.
-        return Batch(inputs if self.keeps_precision else inputs.to(self.dtype), as_targets(target, self.device))
+        return Batch(inputs if self.keeps_precision else inputs.to(self.dtype), columns_on(self.device, target))
 
-    def batches(self, rows: Batch, seed: int) -> ArrayBatches:
-        """Return mini-batches of rows, shuffled by a generator of their own."""
-        return ArrayBatches(*rows, self.batch_size, torch.Generator().manual_seed(seed))
-
-    def given(self, X: Any, y: Any, seed: int) -> Batches:
-        """Return batches of an array X with y, or of a loader X."""
+    def given(self, X: Any, y: Any, seed: int) -> EpochRows:
+        """Return rows of an array X with y, or of a loader X."""
         if y is not None:
-            return self.batches(self.arrays(X, y), seed)
-        return LoaderBatches(X, self.device, None if self.keeps_precision else self.dtype)
+            return self._shuffled(self.arrays(X, y), seed)
+        return LoaderRows(as_batches(X), self.device, None if self.keeps_precision else self.dtype)
 
-    def with_validation(self, X: Any, y: Any, validation: Any, seed: int) -> tuple[Batches, Batches | None]:
+    def with_validation(self, X: Any, y: Any, validation: Any, seed: int) -> tuple[EpochRows, EpochRows | None]:
         """Return the rows to train on, and the rows given to stop by, if any."""
         training = self.given(X, y, seed)
         if validation is None:
@@ -45,10 +43,21 @@ class Source(NamedTuple):
         pair = validation if isinstance(validation, tuple) else (validation, None)
         return training, self.given(pair[0], pair[1], seed)
 
-    def held_out(self, X: Any, y: Any, size: Any, random: Any, seed: int) -> tuple[Batches, Batches | None]:
+    def held_out(self, X: Any, y: Any, size: Any, random: Any, seed: int) -> tuple[EpochRows, EpochRows | None]:
         """Return rows drawn to train on and, unless the size is 0, the others to stop by."""
         rows = self.arrays(X, y)
         held = check_validation_size(size, len(rows.targets))
         order = torch.from_numpy(random.permutation(len(rows.targets))).to(self.device)
-        kept, stop = (Batch(rows.inputs[index], rows.targets[index]) for index in (order[held:], order[:held]))
-        return self.batches(kept, seed), self.batches(stop, seed) if held else None
+        kept, stop = taken(rows, order[held:]), taken(rows, order[:held])
+        return self._shuffled(kept, seed), self._shuffled(stop, seed) if held else None
+
+    def _shuffled(self, rows: Batch, seed: int) -> ShuffledRows:
+        return ShuffledRows(rows, self.batch_size, torch.Generator().manual_seed(seed))
+
+
+def _inputs(X: Any) -> Any:
+    """Return inputs as a finite floating tensor in their own precision."""
+    single = getattr(X, "dtype", None) == np.float32
+    tensor = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X, np.float32 if single else np.float64))
+    check_finite(tensor.detach().cpu().numpy(), "X")
+    return tensor

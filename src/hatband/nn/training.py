@@ -10,11 +10,12 @@ from sklearn.utils import check_random_state
 
 from hatband._checks_network import check_at_least, check_between
 from hatband._validation import check_in
-from hatband.nn.batches import Batches
+from hatband.nn.batches import home
+from hatband.nn.epochs import EpochRows
 from hatband.nn.network import MLP
 from hatband.nn.objective import LOSSES, Units, check_loss, standard_units
 from hatband.nn.sources import Source
-from hatband.nn.state import copied_state, device_of, dtype_of, put_back_on_failure, seeded
+from hatband.nn.state import copied_state, put_back_on_failure, seeded
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -153,11 +154,11 @@ def fit_network(
     """
     settings = _settings(loss, epochs, patience, learning_rate, weight_decay)
     check_at_least(batch_size, 1, "batch_size")
-    device = device_of(module) if device is None else torch.device(device)
+    device = home(module)[0] if device is None else torch.device(device)
     module.to(device)
     check_loss(module, loss)
     random = check_random_state(random_state)
-    source = Source(device, dtype_of(module), isinstance(module, MLP), batch_size)
+    source = Source(device, home(module)[1], isinstance(module, MLP), batch_size)
     seed = int(random.randint(2**31 - 1))
     if validation is None and y is not None:
         training, held_out = source.held_out(X, y, validation_size, random, seed)
@@ -211,7 +212,7 @@ class _Best:
 
 def _descend(
     module: Any,
-    rows: tuple[Batches, Batches | None],
+    rows: tuple[EpochRows, EpochRows | None],
     units: Units,
     settings: _Settings,
     progress: Callable[[Epoch], None] | None,
@@ -249,24 +250,24 @@ def _adam(module: Any, settings: _Settings) -> Any:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
 
 
-def _train(module: Any, batches: Batches, units: Units, loss: Callable[..., Any], optimizer: Any) -> float:
+def _train(module: Any, rows: EpochRows, units: Units, loss: Callable[..., Any], optimizer: Any) -> float:
     """Take one step per batch, and return the mean loss over the rows."""
-    total, rows = 0.0, 0
-    for batch in batches.shuffled():
+    total, count = 0.0, 0
+    for batch in rows.shuffled():
         optimizer.zero_grad(set_to_none=True)
         value = loss(module, batch, units)
         value.backward()
         optimizer.step()
-        total, rows = total + value.detach() * len(batch.targets), rows + len(batch.targets)
-    return float(total) / max(rows, 1)
+        total, count = total + value.detach() * len(batch.targets), count + len(batch.targets)
+    return float(total) / max(count, 1)
 
 
 @torch.no_grad()
-def _loss_on(module: Any, batches: Batches, units: Units, loss: Callable[..., Any]) -> float:
-    total, rows = 0.0, 0
-    for batch in batches.blocks():
-        total, rows = total + loss(module, batch, units) * len(batch.targets), rows + len(batch.targets)
-    return float(total) / max(rows, 1)
+def _loss_on(module: Any, rows: EpochRows, units: Units, loss: Callable[..., Any]) -> float:
+    total, count = 0.0, 0
+    for batch in rows.blocks():
+        total, count = total + loss(module, batch, units) * len(batch.targets), count + len(batch.targets)
+    return float(total) / max(count, 1)
 
 
 def _check_losses(epoch: Epoch, settings: _Settings) -> None:
