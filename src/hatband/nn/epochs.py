@@ -13,10 +13,11 @@ BLOCK = 8192
 
 
 class Batch(NamedTuple):
-    """Inputs, and targets (b, q), of some rows."""
+    """Inputs, targets (b, q), and weights (b,) of mean 1 over all rows, of some rows; None where all count alike."""
 
     inputs: Any
     targets: Any
+    weight: Any = None
 
 
 class EpochRows(ABC):
@@ -38,7 +39,7 @@ class ShuffledRows(EpochRows):
     """
 
     def __init__(self, rows: Batch, batch_size: int, generator: torch.Generator) -> None:
-        self._rows = rows
+        self._rows = rows if rows.weight is None else rows._replace(weight=_of_mean_one(rows.weight))
         self._parts = -(-len(rows.targets) // batch_size)
         self._generator = generator
 
@@ -77,7 +78,13 @@ class LoaderRows(EpochRows):
 
 def taken(rows: Batch, index: Any) -> Batch:
     """Return the rows at an index or in a slice."""
-    return Batch(*(part[index] for part in rows))
+    return Batch(*(None if part is None else part[index] for part in rows))
+
+
+def _of_mean_one(weight: Any) -> Any:
+    """Return weights divided by their mean; by their largest first, for those whose sum is beyond all numbers."""
+    shares = weight / weight.max()
+    return shares / shares.mean()
 
 
 def columns_on(device: Any, y: Any) -> Any:

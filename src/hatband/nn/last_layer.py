@@ -188,16 +188,16 @@ class LastLayerConformalRegressor(BaseEstimator):
         """Return what a scale may learn from."""
         if validation is not None:
             return validation_rows(space, as_batches(validation), seed)
-        if merged:
-            raise ValueError(
-                "a scale that learns needs the same rows in every process, so that all have the same scale; pass "
-                "validation=, the same everywhere, or scale='leverage'."
-            )
         if space.exactness == "none" and self.residuals == "auto":
             raise NoHonestResiduals(
                 "The residuals of the rows that the network was trained on are too small to learn a scale from. Pass "
                 "validation= rows that it has not seen, residuals='unseen' if it has not seen those of fit_train, or "
                 "a scale that needs no residuals, such as 'leverage'."
+            )
+        if merged:
+            raise ValueError(
+                "a scale that learns needs the same rows in every process, so that all have the same scale; pass "
+                "validation=, the same everywhere, or scale='leverage'."
             )
         return training_rows(space, batches, seed)
 

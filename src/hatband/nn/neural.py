@@ -11,10 +11,10 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hatband._typing import Array
-from hatband._validation import check_calibration_size, check_target
+from hatband._validation import check_calibration_size, check_target, check_weights
 from hatband.conformal.inputs import input_names_kept_on_failure
 from hatband.nn.neural_files import load_neural, save_neural
-from hatband.nn.neural_training import train
+from hatband.nn.neural_training import Table, train
 from hatband.nn.training import Epoch
 
 _STATE = ("model_", "module_", "history_", "offset_", "calibration_indices_")
@@ -131,7 +131,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Split the rows at random, train on one part and calibrate on the other.
 
         Parameters
@@ -140,6 +140,10 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             Numbers, finite.
         y : array-like (n,) or (n, q)
             Target, finite. One column as (n, 1) keeps its axis in the intervals.
+        sample_weight : array-like (n,), optional
+            Importance in training, >= 0: in the loss, in that of the validation rows, and in the Gram matrix that
+            leverage is measured by; rows of weight 0 are left out. Calibration scores are never weighted by it, and a
+            scale that learns counts the validation rows alike.
 
         Returns
         -------
@@ -153,24 +157,24 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             If the loss becomes NaN or infinite; the object stays as it was.
         """
         with input_names_kept_on_failure(self):
-            rows, target = self._checked(X, y)
+            rows = self._checked(X, y, sample_weight)
             random = check_random_state(self.random_state)
-            size = check_calibration_size(self.calibration_size, len(rows))
-            order = random.permutation(len(rows))
+            size = check_calibration_size(self.calibration_size, len(rows.X))
+            order = random.permutation(len(rows.X))
             held, kept = np.sort(order[:size]), np.sort(order[size:])
-            state = train(self, rows[kept], target[kept], random)
+            state = train(self, rows.take(kept), random)
             if size:
-                state["model_"].calibrate(rows[held] - state["offset_"], target[held])
+                state["model_"].calibrate(rows.X[held] - state["offset_"], rows.y[held])
                 state["calibration_indices_"] = held
             self._replace(state)
         return self
 
-    def fit_train(self, X: Any, y: Any) -> Self:
+    def fit_train(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on all rows given; `calibrate` must follow with other rows before intervals can be had.
 
         Parameters
         ----------
-        X, y
+        X, y, sample_weight
             As in `fit`.
 
         Returns
@@ -179,8 +183,8 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             Earlier calibration scores are gone.
         """
         with input_names_kept_on_failure(self):
-            rows, target = self._checked(X, y)
-            self._replace(train(self, rows, target, check_random_state(self.random_state)))
+            rows = self._checked(X, y, sample_weight)
+            self._replace(train(self, rows, check_random_state(self.random_state)))
         return self
 
     def calibrate(self, X: Any, y: Any) -> Self:
@@ -202,12 +206,13 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         self.__dict__.pop("calibration_indices_", None)
         return self
 
-    def _checked(self, X: Any, y: Any) -> tuple[Array, Array]:
+    def _checked(self, X: Any, y: Any, sample_weight: Any) -> Table:
         """Return X and y as float64, y in the shape that it came in."""
         columns, single = check_target(y)
         rows = validate_data(self, X, reset=True, dtype=np.float64)
         check_consistent_length(rows, columns)
-        return rows, columns[:, 0] if single else columns
+        weight = None if sample_weight is None else check_weights(sample_weight, len(rows))
+        return Table(rows, columns[:, 0] if single else columns, weight)
 
     def _replace(self, state: dict[str, Any]) -> None:
         for name in _STATE:

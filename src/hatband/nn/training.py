@@ -77,6 +77,7 @@ def fit_network(
     X: Any,
     y: Any = None,
     *,
+    sample_weight: Any = None,
     loss: Literal["squared", "gaussian"] = "squared",
     validation: Any = None,
     validation_size: float = 0.1,
@@ -102,9 +103,12 @@ def fit_network(
         Training rows.
     y : array-like (n,) or (n, q)
         Target; None when X is a loader.
+    sample_weight : array-like (n,), optional
+        Importance of each row of arrays, >= 0: losses, those of the rows held out included, and the standardisation
+        are weighted means. Rows of weight 0 are left out.
     loss : {"squared", "gaussian"}, default="squared"
         "gaussian" is for a module with ``mean_and_log_noise(x)``, such as ``MLP(noise_head=True)``.
-    validation : (X, y) or DataLoader, optional
+    validation : (X, y), (X, y, sample_weight) or DataLoader, optional
         Rows for early stopping, in place of rows held out of X. A loader X without it is trained on to the last epoch.
     validation_size : float or int, default=0.1
         Share or number of rows of an array X held out for early stopping; 0 trains on all, to the last epoch.
@@ -143,6 +147,10 @@ def fit_network(
     Modes (train, eval) are left as found. The default step suits widths up to some hundred; from 1,000 on a tenth of it
     makes leverage depend less on the training run (``benchmarks/stability.py``).
 
+    A batch costs the mean of weight times loss, the weights divided by their mean over all training rows: in
+    expectation the gradient of the weighted mean. Rows repeated w times give the same as weight w where one batch holds
+    all rows, none are held out, and there is neither dropout nor batch normalisation; else the same in expectation.
+
     Examples
     --------
     >>> import numpy as np
@@ -161,9 +169,9 @@ def fit_network(
     source = Source(device, home(module)[1], isinstance(module, MLP), batch_size)
     seed = int(random.randint(2**31 - 1))
     if validation is None and y is not None:
-        training, held_out = source.held_out(X, y, validation_size, random, seed)
+        training, held_out = source.held_out((X, y, sample_weight), validation_size, random, seed)
     else:
-        training, held_out = source.with_validation(X, y, validation, seed)
+        training, held_out = source.with_validation((X, y, sample_weight), validation, seed)
     with put_back_on_failure(module), seeded(seed, device):
         with standard_units(module, training) as units:
             history = _descend(module, (training, held_out), units, settings, progress)
