@@ -1,7 +1,6 @@
 """The scikit-learn estimator around a network: its contract, its coverage, and its files."""
 
 import copy
-import json
 import pickle
 
 import numpy as np
@@ -192,31 +191,3 @@ def test_training_and_prediction_take_place_on_the_device(device):
 
     assert next(model.module_.parameters()).device.type == device.type
     np.testing.assert_allclose(model.predict(X), estimator().fit(X, y).predict(X), atol=0.05)
-
-
-# ---------------------------------------------------------------- files
-
-
-@pytest.mark.parametrize("settings", [{}, {"activation": "tanh", "loss": "gaussian", "widths": (5, 4)}], ids=str)
-def test_what_is_saved_comes_back(tmp_path, settings):
-    pytest.importorskip("safetensors", reason="safetensors is not installed")
-    X, y = rows(n_outputs=2)
-    model = estimator(**settings).fit(X, y)
-    model.save(tmp_path / "model")
-    other = NeuralConformalRegressor.load(tmp_path / "model")
-
-    for one, back in zip(model.predict_interval(X), other.predict_interval(X), strict=True):
-        np.testing.assert_allclose(back, one, rtol=1e-10)
-    assert other.get_params()["widths"] == model.widths
-
-
-@pytest.mark.parametrize("change", [{"widths": [9]}, {"extra": 1}, {"activation": "exec"}, None], ids=str)
-def test_files_that_were_changed_are_refused(tmp_path, change):
-    pytest.importorskip("safetensors", reason="safetensors is not installed")
-    model = estimator().fit(*rows())
-    model.save(tmp_path)
-    path = tmp_path / "network.json"
-    content = json.loads(path.read_text())
-    path.write_text("[]" if change is None else json.dumps(content | change))
-    with pytest.raises(ValueError, match="must"):
-        NeuralConformalRegressor.load(tmp_path)

@@ -1,6 +1,7 @@
 """Ensembles: networks trained apart on the same rows, and one calibrated band from all of them."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from hatband.conformal.intervals import bounds, layout, thresholds
 from hatband.conformal.target import PlainTarget
 from hatband.nn.batches import as_batches
 from hatband.nn.blocks import Block, blocks_of, columns_like
+from hatband.nn.ensemble_files import load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.space import LastLayerSpace, appended
 from hatband.nn.state import seeded
@@ -241,6 +243,51 @@ class EnsembleConformalRegressor(BaseEstimator):
                 for row in blocks
             ]
         )
+
+    def save(self, folder: str | Path) -> None:
+        """Write networks, spaces, scales and scores into a folder, one safetensors file per network; see `load`.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made when it is missing.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit_train` has not run.
+        ValueError
+            If the scale is an object of the user's, which cannot be written without code.
+        """
+        self._check_trained("save")
+        save_ensemble(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, modules: Sequence[nn.Module]) -> Self:
+        """Read what `save` wrote. Never executes code from the files.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Where `save` wrote.
+        modules : sequence of nn.Module
+            Networks of the architectures that were saved, in the same order; their weights are replaced.
+
+        Returns
+        -------
+        EnsembleConformalRegressor
+
+        Raises
+        ------
+        ValueError
+            If a file is damaged, was changed, or is that of another ensemble, or does not belong to its architecture.
+            All modules are then as they were.
+
+        Notes
+        -----
+        The index of the folder holds a SHA-256 sum of each file, which finds damage and mixtures, not a forger.
+        """
+        return load_ensemble(cls, folder, modules)
 
     def _bands(self, data: Any, y: Any = None) -> "Iterator[_Band]":
         """Yield the ensemble's band over batches; every network sees the same one, in whatever order they come."""

@@ -284,7 +284,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
     # ---------------------------------------------------------------- saving
 
     def save(self, folder: str | Path) -> None:
-        """Write the design of the network (JSON) and its state (safetensors) into a folder; see `load`.
+        """Write design and state of the network into a folder of safetensors files; see `load`.
 
         Parameters
         ----------
@@ -311,7 +311,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a file is not what `save` writes.
+            If a file is not what `save` writes, is damaged or was changed.
         """
         return load_neural(cls, folder)
 

@@ -1,49 +1,51 @@
-"""A NeuralConformalRegressor in a folder: the design of its network as JSON, everything else as safetensors."""
+"""A NeuralConformalRegressor in a folder: the design of its network, and its last layer with all weights."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
+import torch
 
+from hatband._validation import check_finite
+from hatband.nn.documents import taken
+from hatband.nn.folders import check_nothing_left, read_folder, write_folder
 from hatband.nn.last_layer import LastLayerConformalRegressor
-from hatband.nn.neural_training import perceptron
+from hatband.nn.network import MLP
 
 T = TypeVar("T")
 
-_NETWORK = ("widths", "activation", "dropout", "loss")
-_SETTINGS_FILE, _STATE_FILE = "network.json", "last_layer.safetensors"
+_PART = "last_layer.safetensors"
+_SCHEMA: dict[str, Any] = {
+    "n_inputs": int,
+    "n_outputs": int,
+    "widths": list,
+    "activation": str,
+    "dropout": (int, float),
+    "noise_head": bool,
+}
 
 
 def save_neural(model: Any, folder: str | Path) -> None:
     """Write a fitted NeuralConformalRegressor."""
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    model.model_.save(place / _STATE_FILE)
-    design = {name: getattr(model, name) for name in _NETWORK}
-    design |= {"offset": model.offset_.tolist(), "n_outputs": model.model_.n_outputs_}
-    (place / _SETTINGS_FILE).write_text(json.dumps(design, default=int) + "\n")
+    design = model.module_.design | {"widths": list(model.module_.design["widths"])}
+    write_folder(folder, [model.model_.save], _PART, {"offset": torch.from_numpy(model.offset_)}, design)
 
 
 def load_neural(kind: Callable[..., T], folder: str | Path) -> T:
     """Read a NeuralConformalRegressor."""
-    design = _read_design(Path(folder) / _SETTINGS_FILE)
-    offset, n_outputs = np.asarray(design.pop("offset"), dtype=np.float64), design.pop("n_outputs")
-    model: Any = kind(**design)
-    module = perceptron(model, len(offset), n_outputs, seed=0).eval()
-    inner = LastLayerConformalRegressor.load(Path(folder) / _STATE_FILE, module)
-    model.set_params(
-        scale=inner.scale, ridge=inner.ridge, confidence_level=inner.confidence_level, symmetric=inner.symmetric
+    paths, tensors, content = read_folder(folder, _PART, _SCHEMA)
+    if len(paths) != 1:
+        raise ValueError(f"{str(folder)!r} must hold one network; its index lists {len(paths)}.")
+    module = MLP(**{name: content[name] for name in _SCHEMA}).eval()
+    offset = taken(tensors, "offset", (module.design["n_inputs"],))
+    check_finite(offset, "the index: offset")
+    check_nothing_left(tensors)
+    inner = LastLayerConformalRegressor.load(paths[0], module)
+    model: Any = kind(
+        **{name: module.design[name] for name in ("widths", "activation", "dropout")},
+        loss="gaussian" if content["noise_head"] else "squared",
+        **{name: getattr(inner, name) for name in ("scale", "ridge", "confidence_level", "symmetric")},
     )
     model.n_features_in_ = len(offset)
     vars(model).update({"module_": module, "model_": inner, "offset_": offset})
     return model
-
-
-def _read_design(path: Path) -> dict[str, Any]:
-    design = json.loads(path.read_text())
-    expected = {*_NETWORK, "offset", "n_outputs"}
-    if not isinstance(design, dict) or set(design) != expected:
-        raise ValueError(f"{str(path)!r} must hold the entries {sorted(expected)}; it was not written by save.")
-    return design | {"widths": tuple(design["widths"])}
