@@ -21,7 +21,7 @@ from hatband.nn.batches import as_batches
 from hatband.nn.blocks import Block, blocks_of, columns_like
 from hatband.nn.ensemble_files import load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
-from hatband.nn.space import LastLayerSpace, appended
+from hatband.nn.space import NetworkSpace
 from hatband.nn.state import seeded
 from hatband.nn.training import fit_network
 
@@ -328,17 +328,11 @@ def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) ->
     return _Band(block.prediction, center, np.broadcast_to(width, center.shape), block.target)
 
 
-def _check_comparable(spaces: Sequence[LastLayerSpace]) -> None:
+def _check_comparable(spaces: Sequence[NetworkSpace]) -> None:
     """Raise unless all ridges are the same share of the mean eigenvalue."""
-    shares = [_ridge_share(space) for space in spaces]
+    shares = [space.ridge / space.mean_eigenvalue for space in spaces]
     if max(shares) - min(shares) > _SAME_SHARE * max(shares):
         raise ValueError(
             "leverages of networks can be averaged when each ridge is the same share of the mean eigenvalue of its "
             f"Gram matrix; these are from {min(shares):.3g} to {max(shares):.3g}. Pass ridge='auto', or average widths."
         )
-
-
-def _ridge_share(space: LastLayerSpace) -> float:
-    statistics = appended(space.statistics) if space.intercept == "penalised" else space.statistics
-    gram, _ = statistics.products(space.intercept == "free")
-    return space.ridge * len(gram) / float(gram.diagonal().sum())
