@@ -8,6 +8,7 @@ from sklearn.base import clone
 from hatband.nn import MLP, NeuralConformalRegressor, fit_network
 from hatband.nn.epochs import Batch, ShuffledRows
 from hatband.nn.moments import moments
+from hatband.nn.neural_training import Table, train
 from hatband.nn.state import seeded
 
 # One batch of all rows, and none held out: repetition is exact but for rounding.
@@ -152,16 +153,26 @@ def test_weights_that_are_none_are_refused_and_the_network_stays(wrong, message)
 # ---------------------------------------------------------------- the estimator
 
 
+class SameSeeds:
+    """Draws the same seeds for any number of rows, as a RandomState does not."""
+
+    def permutation(self, n):
+        return np.arange(n)
+
+    def randint(self, high, size):
+        return np.arange(size)
+
+
 @pytest.mark.parametrize("n_outputs", [None, 2])
-def test_an_estimator_with_integer_weights_is_that_of_repeated_rows(n_outputs):
+def test_training_and_leverage_of_an_estimator_with_integer_weights_are_those_of_repeated_rows(n_outputs):
     X, y = rows(n_outputs=n_outputs)
     w = weights()
-    one = estimator(**WHOLE).fit_train(X, y, w)
-    other = estimator(**WHOLE).fit_train(*repeated(X, y, w))
+    one = train(estimator(**WHOLE), Table(X, y, w), SameSeeds())["model_"]
+    other = train(estimator(**WHOLE), Table(*repeated(X, y, w), None), SameSeeds())["model_"]
 
     np.testing.assert_allclose(one.predict(X), other.predict(X), atol=1e-4)
     np.testing.assert_allclose(one.leverage(X), other.leverage(X), rtol=1e-3)
-    assert one.model_.space_.ridge == pytest.approx(other.model_.space_.ridge, rel=1e-4)
+    assert one.space_.ridge == pytest.approx(other.space_.ridge, rel=1e-4)
 
 
 def test_leverage_is_by_the_weighted_gram_matrix():

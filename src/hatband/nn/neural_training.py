@@ -43,8 +43,7 @@ def train(owner: Any, rows: Table, random: np.random.RandomState) -> dict[str, A
     """Return what training produces, and change nothing before all of it is there."""
     rows = rows.counted()
     size = check_validation_size(owner.validation_size, len(rows.X))
-    # Seeds before the order, which draws more for more rows: weight 2 is then a row twice.
-    seeds, order = random.randint(2**31 - 1, size=3), random.permutation(len(rows.X))
+    order, seeds = random.permutation(len(rows.X)), random.randint(2**31 - 1, size=3)
     offset = far_means(rows.X, rows.weight)
     rows = rows._replace(X=rows.X - offset)
     held, kept = rows.take(order[:size]) if size else None, rows.take(order[size:])
