@@ -22,6 +22,9 @@ from hatband.nn.part import Intercept, Part
 INTERCEPTS: tuple[Intercept, ...] = get_args(Intercept)
 # Ridge of a network whose own penalty is not known, as a share of the mean eigenvalue of the Gram matrix.
 RELATIVE_RIDGE = 1e-4
+# What rounding of features to float32 does to a leverage, in relative terms: a factor need not be better. The largest
+# eigenvalue may be 1e4 d default ridges, so a layer of 1,000 features can have an error bound of 1e-7.
+_TOLERANCE = 1e-6
 # Coordinates of the features that stand for inputs which are not a table.
 DIRECTIONS = 32
 
@@ -230,7 +233,7 @@ def space_at(
         module=module,
         part=part,
         statistics=statistics,
-        factor=measured(statistics, intercept).factor(ridge, fit_intercept=intercept == "free"),
+        factor=measured(statistics, intercept).factor(ridge, fit_intercept=intercept == "free", tolerance=_TOLERANCE),
         intercept=intercept,
         ridge=ridge,
         n_samples=statistics.n_samples,
