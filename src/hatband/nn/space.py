@@ -233,12 +233,23 @@ def space_at(
         module=module,
         part=part,
         statistics=statistics,
-        factor=measured(statistics, intercept).factor(ridge, fit_intercept=intercept == "free", tolerance=_TOLERANCE),
+        factor=_factored(measured(statistics, intercept), ridge, intercept),
         intercept=intercept,
         ridge=ridge,
         n_samples=statistics.n_samples,
         exactness=exactness,
     )
+
+
+def _factored(statistics: GramStatistics, ridge: float, intercept: Intercept) -> Factor:
+    try:
+        return statistics.factor(ridge, fit_intercept=intercept == "free", tolerance=_TOLERANCE)
+    except np.linalg.LinAlgError:
+        raise np.linalg.LinAlgError(
+            f"ridge must be large enough for the Gram matrix of {statistics.n_features} features over "
+            f"{statistics.n_samples} rows to be invertible; it is singular at {ridge:.3g}. Pass ridge='auto', or a "
+            "larger number."
+        ) from None
 
 
 def fit_sketch(module: nn.Module, part: Part, sketch: Sketch, ridge: Any, intercept: Intercept) -> SketchSpace:
