@@ -102,7 +102,7 @@ class WholeNetwork(Recipe):
     Notes
     -----
     A backward pass per row, and n p^2 + p^3 / 3 operations once and p^2 per row where it is exact; beyond it
-    4 n p r in each of 1 + iterations passes, 4 p r per row measured, and memory of some 24 p r bytes. No training row
+    4 n p r in each of 1 + iterations passes, 4 p r per row measured, and memory of some 60 p r bytes. No training row
     is kept. The generalised Gauss-Newton approximation: Immer, Korzepa and Bauer (2021), "Improving predictions of
     Bayesian neural nets via local linearization"; low rank as in Daxberger et al. (2021), "Laplace Redux"; directions
     by Halko, Martinsson and Tropp (2011), algorithm 4.4.
@@ -162,7 +162,7 @@ def _by_sketch(task: Task, subspace: SubspaceIteration) -> Fitted:
     latest: list[Pass[AllParameters, RunningProduct]] = []
 
     def passed(basis: Any) -> RunningProduct:
-        found = streamed(task.module, task.batches, AllParameters.found, lambda _, __: RunningProduct(basis))
+        found = streamed(task.module, task.batches, lambda *_: part, lambda *_: RunningProduct(basis))
         latest[:] = [_checked(found)]
         return found.running
 
