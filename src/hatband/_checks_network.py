@@ -106,3 +106,27 @@ def check_leverages(leverage: Any, name: str) -> Array:
     if (values < 0).any():
         raise ValueError(f"{name} must be >= 0, as leverages are; got {values.min():.3g}.")
     return values
+
+
+def checked_noise(deviation: Any, n_rows: int) -> Array:
+    """Return what a noise function said of a batch; ValueError unless it is a standard deviation for each row."""
+    if deviation is None:
+        raise ValueError("noise must return standard deviations; got None.")
+    if deviation.ndim not in {1, 2} or len(deviation) != n_rows:
+        raise ValueError(
+            f"noise must return one standard deviation per row, shape ({n_rows},) or ({n_rows}, outputs); got shape "
+            f"{deviation.shape}."
+        )
+    bad = ~(np.isfinite(deviation) & (deviation > 0))
+    if bad.any():
+        row = int(np.flatnonzero(bad.reshape(n_rows, -1).any(axis=1))[0])
+        raise ValueError(
+            f"noise must return standard deviations that are finite and > 0; row {row} of a batch has {deviation[row]}."
+        )
+    return deviation
+
+
+def check_rows_for_noise(n_rows: int) -> None:
+    """Raise where there are too few rows to tell noise from a constant."""
+    if n_rows < 2:
+        raise ValueError(f"there must be at least 2 training rows to tell the noise from; got {n_rows}.")

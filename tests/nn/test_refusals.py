@@ -13,9 +13,11 @@ from hatband.nn import (
     ClapsRegressor,
     EnsembleConformalRegressor,
     LastLayerConformalRegressor,
+    LastLayerLaplace,
     NeuralConformalRegressor,
     fit_ensemble,
     fit_network,
+    refit_head,
 )
 from nn.cases import loader
 
@@ -238,3 +240,57 @@ def test_numbers_beyond_those_of_a_network_are_refused(factors):
     X, y = rows()
     with pytest.raises(ValueError, match=r"column 0 of . must have a finite mean and a spread"):
         NeuralConformalRegressor(widths=(4,), epochs=2).fit(factors[0] * X, factors[1] * y)
+
+
+# ---------------------------------------------------------------- posteriors
+
+
+@pytest.mark.parametrize("kind", [ClapsRegressor, LastLayerLaplace])
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        (lambda x: -torch.ones(len(x)), "finite and > 0; row 0 of a batch has -1"),
+        (lambda x: torch.zeros(len(x)), "finite and > 0; row 0"),
+        (lambda x: torch.full((len(x),), torch.nan), "finite and > 0; row 0 of a batch has nan"),
+        (lambda x: torch.ones(3), r"one standard deviation per row, shape \(60,\).*got shape \(3,\)"),
+        (lambda x: 1.0, r"one standard deviation per row.*got shape \(\)"),
+        (lambda x: None, "got None"),
+    ],
+    ids=["negative", "zero", "NaN", "too few", "one number", "none"],
+)
+def test_noise_is_one_positive_number_per_row(kind, noise, message):
+    model = kind(MLP(3, widths=(4,)), noise=noise)
+    with pytest.raises(ValueError, match=message):
+        (model.fit if kind is LastLayerLaplace else model.fit_train)(*rows())
+
+
+@pytest.mark.parametrize("fit", [lambda net: LastLayerLaplace(net).fit, lambda net: ClapsRegressor(net).fit_train])
+def test_noise_cannot_be_told_from_one_row(fit):
+    with pytest.raises(ValueError, match="at least 2 training rows to tell the noise from; got 1"):
+        fit(MLP(3, widths=(4,)))(*rows(1))
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -1e6])
+def test_a_target_without_noise_gives_intervals_all_the_same(value):
+    X, y = rows()
+    model = ClapsRegressor(MLP(3, widths=(4,))).fit_train(X, np.full(60, value)).calibrate(X, y)
+    _, interval = model.predict_interval(X)
+    inside = np.mean((interval[:, 0] <= y) & (y <= interval[:, 1]))
+
+    assert np.isfinite(interval).all()
+    assert inside >= 0.9
+    assert (model.predict_law(X).aleatoric > 0).all()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net: ClapsRegressor(net).fit_train(*rows()),
+        lambda net: LastLayerLaplace(net).fit(*rows()),
+        lambda net: refit_head(net, *rows()),
+    ],
+    ids=["ClapsRegressor", "LastLayerLaplace", "refit_head"],
+)
+def test_what_is_no_network_is_not_measured(call):
+    with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module; got str"):
+        call("network")
