@@ -165,6 +165,11 @@ def test_strings_are_no_inputs_of_a_network(kind):
         model.fit_train(np.full((60, 3), "a"), rows()[1])
 
 
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"device must be one that torch can use here.*got .gpu"):
+        LastLayerConformalRegressor(MLP(3, widths=(4,)), scale="leverage", device="gpu").fit_train(rows()[0])
+
+
 @pytest.mark.parametrize("given", [np.ones((60, 3)), np.ones((1, 3))], ids=["constant inputs", "one row"])
 def test_leverages_of_features_that_do_not_vary_have_no_ridge_to_compare(given):
     modules = [MLP(3, widths=(4,)) for _ in range(2)]

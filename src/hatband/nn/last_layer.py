@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
@@ -25,6 +24,7 @@ from hatband.nn.blocks import Block, blocks_of, columns_like, training_rows, val
 from hatband.nn.recipes import Task, as_recipe
 from hatband.nn.saving import load_last_layer, save_last_layer
 from hatband.nn.space import NetworkSpace
+from hatband.nn.state import usable_device
 from hatband.rows import NoHonestResiduals, TrainingRows
 from hatband.scales import as_scale, fit_scale
 
@@ -355,7 +355,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         layer = self.layer
         if isinstance(layer, nn.Module):
             layer = next((name for name, part in self.module.named_modules() if part is layer), layer)
-        return copy.deepcopy(self.module).to(torch.device(self.device)), layer
+        return copy.deepcopy(self.module).to(usable_device(self.device)), layer
 
     def _blocks(self, data: Any, y: Any = None) -> Any:
         return blocks_of(self.space_, as_batches(data, y))
