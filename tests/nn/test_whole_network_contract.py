@@ -13,7 +13,13 @@ from torch import nn
 
 from hatband import _backend
 from hatband._validation import LeverageWarning
-from hatband.nn import LastLayerConformalRegressor, LowRankTangentGeometry, TangentFeatures, WholeNetwork
+from hatband.nn import (
+    EnsembleConformalRegressor,
+    LastLayerConformalRegressor,
+    LowRankTangentGeometry,
+    TangentFeatures,
+    WholeNetwork,
+)
 from nn.cases import gradients, loader, network, rows
 
 FEW = WholeNetwork(exact_up_to=0, rank=8)
@@ -144,6 +150,25 @@ def test_a_large_batch_is_taken_in_pieces(net, layer, monkeypatch):
     assert blocked.leverage(blocked.features(new)).shape == (40,)
 
 
+@LAYERS
+def test_an_ensemble_takes_it_too(layer, monkeypatch):
+    monkeypatch.setattr("hatband.nn.tangent.BLOCK_NUMBERS", 73 * 7)
+    monkeypatch.setattr("hatband.nn.blocks.rows_per_block", lambda backend, n_columns: 10)
+    nets, (X, y), new = (
+        [network(), nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))],
+        rows(60),
+        rows(40, 2)[0],
+    )
+
+    model = EnsembleConformalRegressor(nets, layer=layer, scale="leverage").fit_train(X, y).calibrate(*rows(59, 1))
+
+    members = [regressor(net, layer).fit_train(X, y) for net in nets]
+    np.testing.assert_allclose(
+        model.leverage(new), np.mean([each.leverage(new) for each in members], axis=0), rtol=1e-6
+    )
+    assert model.predict_interval(new)[1].shape == (40, 2)
+
+
 def test_a_network_with_too_many_parameters_for_a_gram_matrix_is_measured_in_few_directions(device):
     net = nn.Sequential(nn.Linear(4, 1_000), nn.Tanh(), nn.Linear(1_000, 1)).to(device)
     X = rows(60)[0]
@@ -223,6 +248,7 @@ def test_a_network_without_parameters_is_refused(layer):
         (WholeNetwork(rank=0), "rank"),
         (WholeNetwork(exact_up_to=-1), "exact_up_to"),
         (WholeNetwork(iterations=1.5), "iterations"),
+        (WholeNetwork(random_state=None), "random_state"),
     ],
 )
 def test_numbers_that_are_none_are_refused(recipe, name):

@@ -18,7 +18,7 @@ from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.conformal.target import PlainTarget
 from hatband.nn.batches import as_batches
-from hatband.nn.blocks import Block, blocks_of, columns_like
+from hatband.nn.blocks import Block, block_of, columns_like
 from hatband.nn.ensemble_files import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.space import NetworkSpace
@@ -330,8 +330,7 @@ class _Band(NamedTuple):
 
 
 def _block(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) -> Block:
-    (block,) = blocks_of(member.space_, [batch])  # type: ignore[arg-type]
-    return block
+    return block_of(member.space_, *batch)
 
 
 def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) -> _Band:

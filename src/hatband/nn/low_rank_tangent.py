@@ -74,6 +74,7 @@ class LowRankTangentGeometry(Geometry):
         """Measure the training rows X and return the space."""
         check_at_least(self.rank, 1, "rank")
         check_at_least(self.iterations, 0, "iterations")
+        check_at_least(self.random_state, 0, "random_state")
         rows, network = _as_rows(X), DoubleNetwork.of(self.module)
         weights = None if sample_weight is None else torch.as_tensor(check_weights(sample_weight, len(rows)))
 
