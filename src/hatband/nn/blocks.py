@@ -12,7 +12,7 @@ from hatband._backend import on_host
 from hatband._typing import Array
 from hatband._validation import check_finite
 from hatband.geometry import Features
-from hatband.nn.features import ArrayBatches, Batches, check_finite_from, targets
+from hatband.nn.batches import ArrayBatches, Batches, check_finite_from, targets
 from hatband.nn.part import Seen
 from hatband.nn.space import NetworkSpace
 from hatband.nn.streaming import rows_per_block

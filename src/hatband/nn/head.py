@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hatband.linalg import GramStatistics
-from hatband.nn.features import called, home, placed
+from hatband.nn.batches import called, home, placed
 from hatband.nn.normal_equations import own_ridge
 from hatband.nn.part import Intercept, Part, Seen
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
@@ -20,11 +19,12 @@ from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.conformal.target import PlainTarget
 from hatband.linalg import GramStatistics
+from hatband.nn.batches import as_batches
 from hatband.nn.blocks import Block, blocks_of, columns_like, training_rows, validation_rows
-from hatband.nn.features import as_batches
 from hatband.nn.recipes import Task, as_recipe
 from hatband.nn.saving import load_last_layer, save_last_layer
 from hatband.nn.space import NetworkSpace
+from hatband.nn.state import usable_device
 from hatband.rows import NoHonestResiduals, TrainingRows
 from hatband.scales import as_scale, fit_scale
 
@@ -191,16 +191,16 @@ class LastLayerConformalRegressor(BaseEstimator):
         """Return what a scale may learn from."""
         if validation is not None:
             return validation_rows(space, as_batches(validation), seed)
-        if merged:
-            raise ValueError(
-                "a scale that learns needs the same rows in every process, so that all have the same scale; pass "
-                "validation=, the same everywhere, or scale='leverage'."
-            )
         if space.exactness == "none" and self.residuals == "auto":
             raise NoHonestResiduals(
                 "The residuals of the rows that the network was trained on are too small to learn a scale from. Pass "
                 "validation= rows that it has not seen, residuals='unseen' if it has not seen those of fit_train, or "
                 "a scale that needs no residuals, such as 'leverage'."
+            )
+        if merged:
+            raise ValueError(
+                "a scale that learns needs the same rows in every process, so that all have the same scale; pass "
+                "validation=, the same everywhere, or scale='leverage'."
             )
         if not space.can_leave_out:
             raise ValueError(
@@ -356,7 +356,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         layer = self.layer
         if isinstance(layer, nn.Module):
             layer = next((name for name, part in self.module.named_modules() if part is layer), layer)
-        return copy.deepcopy(self.module).to(torch.device(self.device)), layer
+        return copy.deepcopy(self.module).to(usable_device(self.device)), layer
 
     def _blocks(self, data: Any, y: Any = None) -> Any:
         return blocks_of(self.space_, as_batches(data, y))

@@ -16,7 +16,7 @@ from hatband.evidence import SMALL_RIDGE
 from hatband.geometry import Exactness, Features, Geometry, Space
 from hatband.geometry.convert import as_numbers, dense_inputs
 from hatband.linalg import Factor
-from hatband.nn.features import check_finite_from
+from hatband.nn.batches import check_finite_from
 from hatband.nn.low_rank import RunningProduct, Sketch, SubspaceIteration
 from hatband.nn.part import Intercept
 from hatband.nn.tangent import DoubleNetwork, TangentFeatures, blocks_of_gradients

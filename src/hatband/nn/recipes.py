@@ -10,8 +10,8 @@ from torch import nn
 
 from hatband._checks_network import check_at_least
 from hatband.linalg import GramStatistics
+from hatband.nn.batches import ArrayBatches, Batches
 from hatband.nn.blocks import check_columns
-from hatband.nn.features import ArrayBatches, Batches
 from hatband.nn.head import find_head
 from hatband.nn.low_rank import RunningProduct, SubspaceIteration
 from hatband.nn.part import Part

@@ -9,8 +9,8 @@ from torch import nn
 
 from hatband.evidence import RidgeSpectrum
 from hatband.linalg import TriangularStatistics
+from hatband.nn.batches import ArrayBatches, Batches, as_batches, check_finite_from, targets
 from hatband.nn.blocks import columns_like
-from hatband.nn.features import ArrayBatches, Batches, as_batches, check_finite_from, targets
 from hatband.nn.gather import head_of
 from hatband.nn.head import Head
 from hatband.posterior import chosen_ridge

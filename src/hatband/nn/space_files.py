@@ -11,8 +11,8 @@ from torch import nn
 from hatband._validation import check_in
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
+from hatband.nn.batches import home
 from hatband.nn.documents import taken
-from hatband.nn.features import home
 from hatband.nn.head import Head
 from hatband.nn.low_rank import Sketch
 from hatband.nn.part import Part

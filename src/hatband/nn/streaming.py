@@ -15,7 +15,7 @@ from hatband._backend import AnyBackend, NumpyBackend, backend_of
 from hatband._typing import Array
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
-from hatband.nn.features import ArrayBatches, Batches, as_batches, check_finite_from, targets
+from hatband.nn.batches import ArrayBatches, Batches, as_batches, check_finite_from, targets
 from hatband.nn.head import find_head
 from hatband.nn.part import Part
 

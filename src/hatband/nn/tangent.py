@@ -19,7 +19,7 @@ from hatband.geometry import Exactness, Geometry
 from hatband.geometry.convert import combined_weights
 from hatband.geometry.features import FeatureSpace
 from hatband.linalg import Auto
-from hatband.nn.features import home
+from hatband.nn.batches import home
 
 # Numbers in one block of gradients: 64 MB.
 BLOCK_NUMBERS = 2**23

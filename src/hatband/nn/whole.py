@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hatband.linalg import GramStatistics
-from hatband.nn.features import called, home, placed, targets
+from hatband.nn.batches import called, home, placed, targets
 from hatband.nn.head import evaluating
 from hatband.nn.part import Intercept, Part, Seen
 from hatband.nn.tangent import (
