@@ -29,7 +29,7 @@ from hatband import (
     SplitConformalRegressor,
     predictive_distribution,
 )
-from oracles import exact_upper_rank
+from oracles import covered_bounds, exact_upper_rank
 
 FALSE_ALARM = 1e-6
 LEVEL = Fraction(9, 10)
@@ -48,17 +48,6 @@ def draw(rng, sizes):
 
 def inside(interval, y):
     return (interval[:, 0] <= y) & (y <= interval[:, 1])
-
-
-def covered_bounds(n, tests, repetitions):
-    """Exact quantiles of the number covered, n calibration rows each time."""
-    k = exact_upper_rank(n, LEVEL)
-    law = stats.betabinom(tests, k, n + 1 - k).pmf(np.arange(tests + 1))
-    total = np.array([1.0])
-    for _ in range(repetitions):
-        total = np.convolve(total, law)
-    below = np.cumsum(total)
-    return np.searchsorted(below, FALSE_ALARM / 2), np.searchsorted(below, 1 - FALSE_ALARM / 2)
 
 
 @pytest.fixture
@@ -80,7 +69,7 @@ class TestCoverage:
             covered += np.bincount(new, hits).astype(int)
             pooled += np.bincount(new, inside(trained.calibrate(X, y).predict_interval(X_new)[1], y_new)).astype(int)
         for group, size in enumerate(self.SIZES):
-            low, high = covered_bounds(size, self.TESTS, self.REPETITIONS)
+            low, high = covered_bounds(size, LEVEL, self.TESTS, self.REPETITIONS, false_alarm=FALSE_ALARM)
             assert low <= covered[group] <= high
             assert not low <= pooled[group] <= high
 
