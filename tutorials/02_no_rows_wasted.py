@@ -143,10 +143,12 @@ grouped = CrossConformalRegressor(forest, cv=GroupKFold(4)).fit(X[:300], y[:300]
 assert grouped.scores_.shape == (300, 1)
 
 # %% [markdown]
-# For ridge regression even CV+ needs no refits: a block of rows is left out in closed form.
+# With ridge regression and a constant or leverage scale even CV+ needs no refits: a block of rows is left out in closed
+# form.
 
 # %%
-assert not CrossConformalRegressor(Ridge(), cv=folds).fit(X[:300], y[:300]).held_out_.refitted
+blocks = CrossConformalRegressor(Ridge(), scale="leverage", cv=folds).fit(X[:300], y[:300])
+assert not blocks.held_out_.refitted
 
 # %% [markdown]
 # ## 4. Convex losses: one Newton step per row
