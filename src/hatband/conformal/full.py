@@ -20,7 +20,7 @@ from hatband._validation import (
     check_target,
     check_weights,
 )
-from hatband.conformal.acceptance import INTERPOLATED, Augmented
+from hatband.conformal.acceptance import Augmented
 from hatband.conformal.full_scores import SCORES
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
 from hatband.conformal.intervals import layout, warn_if_too_few
@@ -285,12 +285,12 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
             warnings.warn(self._why_unbounded(unbounded, bounds.shape[2]), LeverageWarning, stacklevel=3)
 
     def _why_unbounded(self, unbounded: int, rows: int) -> str:
-        left = 1 - self.smoother_.hat_diagonal
+        interpolated = self.smoother_.interpolated.any(axis=1)
         return (
             f"{unbounded} of {rows} rows have an unbounded prediction set. That happens outside the span of the "
             f"training rows (a ridge > 0 helps), at rows of high leverage with method='absolute' or 'deleted' "
             f"('studentised' is bounded), and when the fit interpolates its rows: "
-            f"{int((left < INTERPOLATED).any(axis=1).sum())} of {len(left)} here."
+            f"{interpolated.sum()} of {len(interpolated)} here."
         )
 
     def get_metadata_routing(self) -> MetadataRouter:

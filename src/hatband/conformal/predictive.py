@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from hatband._checks_calibration import check_pooled
 from hatband._typing import Array
 from hatband._validation import LeverageWarning, check_widths
-from hatband.conformal.acceptance import INTERPOLATED, predictive_atoms
+from hatband.conformal.acceptance import predictive_atoms
 from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, ScaledDistribution
 from hatband.conformal.full import FullConformalRegressor
@@ -191,7 +191,7 @@ def leave_one_out_distribution(model: FullConformalRegressor, X: Any) -> ScaledD
 
 
 def _defined_rows(smoother: TrainedSmoother) -> Array:
-    return _defined(1 - smoother.hat_diagonal >= INTERPOLATED)
+    return _defined(~smoother.interpolated)
 
 
 def _defined(known: Array) -> Array:
