@@ -29,7 +29,10 @@ from hatband import (
     SplitConformalRegressor,
     predictive_distribution,
 )
+from hatband.conformal.groups import Bins
+from hatband.conformal.marks import FromLeverage
 from oracles import covered_bounds, exact_upper_rank
+from scales.cases import rows_of
 
 FALSE_ALARM = 1e-6
 LEVEL = Fraction(9, 10)
@@ -157,6 +160,14 @@ class TestWhereLabelsComeFrom:
 
         assert len(edges) == 1  # 100 calibration rows expect 25 in a quarter, fewer than 3 x 9: two bins of a half
         assert all(np.ptp(width) < 1e-9 for width in by_bin)
+
+    def test_leverage_at_an_edge_is_in_the_bin_below_for_new_rows_as_for_training_rows(self):
+        tied = np.repeat([0.1, 0.2, 0.3, 0.4], 5)
+        bins = Bins.of(tied, 4)
+        labels = FromLeverage(bins.edges).read("groups", None, rows_of(tied), None)
+
+        np.testing.assert_array_equal(labels, np.repeat([0, 1, 2, 3], 5))
+        np.testing.assert_array_equal(bins.shares, np.full(4, 0.25))
 
     def test_leverage_of_training_rows_as_if_unseen(self, rng):
         X, y, _ = draw(rng, [200, 200])
