@@ -78,7 +78,8 @@ def leverage(
     -----
     sigma^2 (1 + h(x)) is the variance of a new response less its prediction, exactly at ridge 0, and on average over
     the prior of a ridge regression. n d^2 operations for the factorisation and d^2 for each row. For many calls keep
-    the factor: ``Auto().factor(...)``.
+    the factor: ``Auto().factor(...)``. Hoaglin and Welsch (1978), *The hat matrix in regression and ANOVA*; with a ridge
+    Alaoui and Mahoney (2015), *Fast randomized kernel ridge regression with statistical guarantees*.
 
     Examples
     --------
@@ -124,7 +125,7 @@ def sampling_leverage(
     Notes
     -----
     It equals the leverage at ridge 0 and tends to 0 off the row space at ridge > 0: there the prediction is stable, and
-    biased.
+    biased. The variance is that of Hoerl and Kennard (1970), equation 4.2. Cost as of `leverage`.
 
     Examples
     --------
@@ -166,6 +167,11 @@ def cross_leverage(
     ValueError
         As in `leverage`.
 
+    Notes
+    -----
+    Of the training rows, times w_j, it is the hat matrix: Hoaglin and Welsch (1978). n d^2 operations for the
+    factorisation, d^2 for each row and d for each pair.
+
     Examples
     --------
     >>> import numpy as np
@@ -202,6 +208,10 @@ def effective_dimension(
     ------
     ValueError
         As in `leverage`.
+
+    Notes
+    -----
+    The trace of the hat matrix: Hastie and Tibshirani (1990), *Generalized additive models*. n d^2 operations.
 
     Examples
     --------
@@ -251,7 +261,8 @@ def kernel_leverage(
 
     Notes
     -----
-    2 n^3 / 3 operations, then 2 n^2 for each row. For many calls keep the factor: ``factor_kernel``.
+    2 n^3 / 3 operations, then 2 n^2 for each row. For many calls keep the factor: ``factor_kernel``. Times the ridge it
+    is the posterior variance of a Gaussian process: Rasmussen and Williams (2006), equation 2.26.
 
     Examples
     --------
@@ -293,6 +304,10 @@ def kernel_sampling_leverage(
     ValueError
         If the ridge is not positive.
 
+    Notes
+    -----
+    The squared length of the smoother's row, as `sampling_leverage` is. n^3 / 3 operations, then n^2 for each row.
+
     Examples
     --------
     >>> import numpy as np
@@ -329,6 +344,10 @@ def kernel_cross_leverage(
     ValueError
         If the ridge is not positive.
 
+    Notes
+    -----
+    The smoother is that of Rasmussen and Williams (2006), equation 2.25. n^3 / 3 operations, then n^2 for each row.
+
     Examples
     --------
     >>> import numpy as np
@@ -359,6 +378,10 @@ def kernel_effective_dimension(
     ------
     ValueError
         If the ridge is not positive.
+
+    Notes
+    -----
+    Alaoui and Mahoney (2015), *Fast randomized kernel ridge regression with statistical guarantees*. n^3 operations.
 
     Examples
     --------

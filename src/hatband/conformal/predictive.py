@@ -165,6 +165,13 @@ def leave_one_out_distribution(model: FullConformalRegressor, X: Any) -> ScaledD
     -------
     ScaledDistribution
 
+    Raises
+    ------
+    NotFittedError
+        If the model is not fitted.
+    ValueError
+        If it interpolates every row, so that none has a leave-one-out residual.
+
     Notes
     -----
     Calibrated in the limit, and close to it for n much larger than the effective dimension: it leaves out the shift
