@@ -76,8 +76,8 @@ assert np.allclose(model.leverage(X_new), by_hand)
 print(f"leverage of new rows: median {np.median(by_hand):.3f}, largest {by_hand.max():.3f}")
 
 # %% [markdown]
-# With `scale="leverage"` the band has half-width $q \sqrt{1 + h(x)}$: 1 for the noise, $h$ for the error of the fit. The
-# default, `scale="auto"`, chooses between this, a constant, and widths that are learned from residuals.
+# With `scale="leverage"` the band has half-width $q \sqrt{1 + h(x)}$: 1 for the noise, $h$ for the error of the fit.
+# The default, `scale="auto"`, chooses between this, a constant, and widths that are learned from residuals.
 
 # %%
 _, interval = model.predict_interval(X_new)

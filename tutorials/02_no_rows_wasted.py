@@ -131,7 +131,7 @@ plt.close(figure)
 X, y = load_diabetes(return_X_y=True)
 forest = RandomForestRegressor(50, min_samples_leaf=5, random_state=0)
 folds = KFold(5, shuffle=True, random_state=0)
-cross = CrossConformalRegressor(forest, cv=folds).fit(X[:300], y[:300])
+cross = CrossConformalRegressor(forest, cv=folds, random_state=0).fit(X[:300], y[:300])
 _, interval = cross.predict_interval(X[300:])
 inside = (interval[:, 0] <= y[300:]) & (y[300:] <= interval[:, 1])
 print(f"CV+ around a forest: coverage {inside.mean():.3f}, width {np.diff(interval).mean():.0f}")
@@ -139,7 +139,7 @@ assert inside.mean() > 0.8
 assert cross.held_out_.refitted
 
 clinics = np.arange(300) % 12
-grouped = CrossConformalRegressor(forest, cv=GroupKFold(4)).fit(X[:300], y[:300], groups=clinics)
+grouped = CrossConformalRegressor(forest, cv=GroupKFold(4), random_state=0).fit(X[:300], y[:300], groups=clinics)
 assert grouped.scores_.shape == (300, 1)
 
 # %% [markdown]
