@@ -23,6 +23,8 @@ LAYERS = [
         "_checks_diagnostics",
         "_checks_network",
         "_checks_online",
+        "_blas",
+        "_blocks",
         "_backend",
     ],
     ["linalg"],

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import AnyBackend, backend_of, block_rows
+from hatband._backend import AnyBackend, backend_of
+from hatband._blocks import block_rows
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_finite, check_weights
 
