@@ -113,7 +113,7 @@ def loo_sampling_leverage(s: Float[Array, " n"], h: Float[Array, " n"], w: Any =
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband._leverage import loo_sampling_leverage
+    >>> from hatband._leave_one_out import loo_sampling_leverage
     >>> loo_sampling_leverage(np.array([0.5]), np.array([0.5]))  # ridge 0: s = h, before and after
     array([1.])
     """
@@ -275,7 +275,7 @@ def loo_leverage_at(
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband._leverage import loo_leverage_at
+    >>> from hatband._leave_one_out import loo_leverage_at
     >>> loo_leverage_at(np.array([0.5]), np.array([[0.5, 0.0]]), np.array([0.5, 0.5]))
     array([[1. , 0.5]])
     """
@@ -362,7 +362,7 @@ def kernel_loo_residuals(dual: Float[Array, "n *q"], inverse_diagonal: Float[Arr
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband._leverage import kernel_loo_residuals
+    >>> from hatband._leave_one_out import kernel_loo_residuals
     >>> from hatband.linalg import factor_kernel
     >>> factor, y = factor_kernel(np.eye(2), ridge=1.0), np.array([[3.0], [4.0]])
     >>> kernel_loo_residuals(factor.solve(y)[0], factor.inverse_diagonal()).ravel()  # nothing predicts: y itself

@@ -6,19 +6,17 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import RidgeCV
 
 import oracles
-from hatband._leave_one_out import loo_sampling_leverage_at
-from hatband._leverage import (
-    cross_leverage,
+from hatband._leave_one_out import (
     interpolated,
     kernel_loo_residuals,
-    leverage,
     loo_leverage,
     loo_leverage_at,
     loo_predictions,
     loo_residuals,
     loo_sampling_leverage,
-    sampling_leverage,
+    loo_sampling_leverage_at,
 )
+from hatband._leverage import cross_leverage, leverage, sampling_leverage
 from hatband.linalg import factor_kernel
 
 EPS = np.finfo(float).eps
