@@ -211,6 +211,18 @@ class TestTransformedTarget:
         np.testing.assert_array_equal(mapped_back(target, ends, np.inf), [[np.e], [np.inf]])
         np.testing.assert_array_equal(mapped_back(target, ends, -np.inf), [[np.e], [-np.inf]])
 
+    def test_a_prediction_beyond_the_range_of_the_inverse_is_that_of_the_estimator(self, rng):
+        X = np.linspace(0, 20, 200)[:, None]
+        y = np.exp(X[:, 0] + 0.1 * rng.standard_normal(200))
+        logged = TransformedTargetRegressor(Ridge(), func=np.log, inverse_func=np.exp)
+        model = SplitConformalRegressor(logged, scale="constant", random_state=0).fit(X, y)
+        with np.errstate(over="ignore"):
+            assert model.predict([[1e3]]) == np.inf
+            predicted, interval = model.predict_interval([[1e3]])
+
+        assert predicted == np.inf
+        np.testing.assert_array_equal(interval, [[-np.inf, np.inf]])
+
     @pytest.mark.parametrize(
         "target",
         [

@@ -238,7 +238,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
                 "return_std needs a width on the scale of y; that of a TransformedTargetRegressor is on the scale it "
                 "learns. Use predict_interval."
             )
-        point = self.target_.backward(self.target_.read(rows.prediction))
+        point = self.target_.point(rows.prediction)
         return self._shaped(point), self._shaped(np.broadcast_to(width, rows.prediction.shape).copy())
 
     def predict_interval(
@@ -289,7 +289,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         pairs = [
             (mapped_back(self.target_, low, -np.inf), mapped_back(self.target_, high, np.inf)) for low, high in ends
         ]
-        point = self._shaped(self.target_.backward(self.target_.read(rows.prediction)))
+        point = self._shaped(self.target_.point(rows.prediction))
         return point, layout(pairs, self.single_target_, single)
 
     def leverage(self, X: Any) -> Array:
