@@ -106,7 +106,7 @@ class NumpyBackend:
 
     def like(self, values: Array, rows: Any) -> Array:
         """Return values as the kind of array that the rows are."""
-        return _torch().as_tensor(values, device=rows.device) if _is_tensor(rows) else values
+        return TorchBackend("cpu").like(_torch().as_tensor(values), rows) if _is_tensor(rows) else values
 
     def numpy(self, values: Array) -> np.ndarray:
         """Return values as a NumPy array."""
@@ -238,7 +238,7 @@ class TorchBackend:
 
     def asarray(self, values: Any) -> Array:
         """Return values as a float64 tensor on the device of this backend."""
-        values = values.detach() if _is_tensor(values) else np.asarray(values)
+        values = values.detach().to(self.device) if _is_tensor(values) else np.asarray(values)
         return _torch().as_tensor(values, dtype=_torch().float64, device=self.device)
 
     def like(self, values: Array, rows: Any) -> Array:

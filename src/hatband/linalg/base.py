@@ -243,9 +243,15 @@ class Factor(ABC):
                             result[part][outside] = np.inf
 
         backend.share(measure, len(results[0]), self.n_features)
-        if not backend.isfinite(results[0]):
+        if not backend.isfinite(results[0]) and not self._are_finite(rows):
             check_finite(on_host(rows), "rows")
         return [backend.like(result, rows) for result in results]
+
+    def _are_finite(self, rows: Array) -> bool:
+        """Whether rows are finite, decided on their device: they need not come to the host for a leverage of inf."""
+        backend, size = self.frame.backend, self.frame.backend.block_rows(self.n_features)
+        starts = range(0, int(rows.shape[0]), size)
+        return all(backend.isfinite(backend.read(rows, slice(start, start + size))) for start in starts)
 
     @abstractmethod
     def _posterior(self, block: Array) -> Array:
