@@ -9,8 +9,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import KFold, cross_val_predict
 
-from hatband._leave_one_out import block_residuals
-from hatband._leverage import loo_leverage, loo_residuals, loo_sampling_leverage
+from hatband._leave_one_out import block_residuals, loo_leverage, loo_residuals, loo_sampling_leverage
 from hatband._typing import Array
 from hatband._validation import check_prediction
 from hatband.geometry import Features, Space, is_training_sample, reweighted

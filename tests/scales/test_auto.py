@@ -101,6 +101,13 @@ class TestReport:
             half = np.sort(size / width)[180 - 1] * width
             assert entry["score"] == pytest.approx(np.mean(2 * half + 20 * np.maximum(size - half, 0)), rel=1e-12)
 
+    def test_scores_of_forests_that_are_tried_with_a_part_of_their_trees_count_five_per_cent_less(self, rng):
+        rows, residuals = made_rows(rng, 150, lambda h, p, x: 1.0)
+        forests = {"whole": QuantileScale(n_trees=25), "part": QuantileScale(n_trees=50)}
+        whole, part = AutoScale(forests, random_state=0).fit(rows, residuals).report_
+
+        assert part["score"] == pytest.approx(0.95 * whole["score"], rel=1e-12)
+
 
 class TestTooFewRows:
     @pytest.mark.parametrize(

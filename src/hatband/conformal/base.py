@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_consistent_length, check_random_state, get_tags
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils.metadata_routing import MetadataRouter
 from sklearn.utils.validation import check_is_fitted
 
 from hatband._typing import Array
@@ -15,6 +15,7 @@ from hatband._validation import check_calibration_size, check_confidence_level, 
 from hatband.conformal.band import band_of, mapped_back, scores_of, shift_and_width, warn_if_outside
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target, take_rows
 from hatband.conformal.intervals import bounds, layout
+from hatband.conformal.routing import router_of
 from hatband.conformal.target import MonotoneTarget
 from hatband.conformal.training import TRAINED, Given, train
 from hatband.order_statistics import minimum_calibration_size
@@ -237,7 +238,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
                 "return_std needs a width on the scale of y; that of a TransformedTargetRegressor is on the scale it "
                 "learns. Use predict_interval."
             )
-        point = self.target_.backward(self.target_.read(rows.prediction))
+        point = self.target_.point(rows.prediction)
         return self._shaped(point), self._shaped(np.broadcast_to(width, rows.prediction.shape).copy())
 
     def predict_interval(
@@ -288,7 +289,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         pairs = [
             (mapped_back(self.target_, low, -np.inf), mapped_back(self.target_, high, np.inf)) for low, high in ends
         ]
-        point = self._shaped(self.target_.backward(self.target_.read(rows.prediction)))
+        point = self._shaped(self.target_.point(rows.prediction))
         return point, layout(pairs, self.single_target_, single)
 
     def leverage(self, X: Any) -> Array:
@@ -328,10 +329,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Return the routing: this estimator uses sample_weight itself and passes it on to the estimator's fit."""
-        mapping = MethodMapping().add(caller="fit", callee="fit")
-        return (
-            MetadataRouter(owner=self).add_self_request(self).add(estimator=self._regressor(), method_mapping=mapping)
-        )
+        return router_of(self, self._regressor())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from hatband._checks_calibration import check_pooled
 from hatband._typing import Array
 from hatband._validation import LeverageWarning, check_widths
-from hatband.conformal.acceptance import INTERPOLATED, predictive_atoms
+from hatband.conformal.acceptance import predictive_atoms
 from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, ScaledDistribution
 from hatband.conformal.full import FullConformalRegressor
@@ -165,6 +165,13 @@ def leave_one_out_distribution(model: FullConformalRegressor, X: Any) -> ScaledD
     -------
     ScaledDistribution
 
+    Raises
+    ------
+    NotFittedError
+        If the model is not fitted.
+    ValueError
+        If it interpolates every row, so that none has a leave-one-out residual.
+
     Notes
     -----
     Calibrated in the limit, and close to it for n much larger than the effective dimension: it leaves out the shift
@@ -191,7 +198,7 @@ def leave_one_out_distribution(model: FullConformalRegressor, X: Any) -> ScaledD
 
 
 def _defined_rows(smoother: TrainedSmoother) -> Array:
-    return _defined(1 - smoother.hat_diagonal >= INTERPOLATED)
+    return _defined(~smoother.interpolated)
 
 
 def _defined(known: Array) -> Array:
