@@ -59,3 +59,12 @@ def check_columns(seen: int, expected: int, name: str) -> None:
     """Raise unless rows have as many columns as a network was built for."""
     if seen != expected:
         raise ValueError(f"{name} must have {expected} columns, for which the network was built; got {seen}.")
+
+
+def check_some_weight(weight: Any) -> None:
+    """Raise if all rows that calibration left to train on have weight 0."""
+    if not (weight > 0).any():
+        raise ValueError(
+            f"sample_weight must not be zero for every training row; all {len(weight)} rows that the split left to "
+            "train on have weight 0. Leave rows of weight 0 out, or pass another random_state."
+        )

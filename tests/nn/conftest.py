@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hatband._backend import TorchBackend
-from hatband.nn import saving, streaming
+from hatband.nn import low_rank, space_files, streaming
 from nn.cases import network
 from pretend_device import DEVICE
 
@@ -18,7 +18,7 @@ CUDA = pytest.param(
 def device(request, monkeypatch) -> torch.device:
     if request.param != "tensors":
         return torch.device(request.param)
-    for module in (saving, streaming):
+    for module in (low_rank, space_files, streaming):
         monkeypatch.setattr(module, "backend_for", lambda features: TorchBackend("cpu"))
     return torch.device("cpu")
 

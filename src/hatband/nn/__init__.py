@@ -15,6 +15,7 @@ from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.linearised import LinearisedConformalRegressor
 from hatband.nn.network import MLP, NoisyNetwork
 from hatband.nn.neural import NeuralConformalRegressor
+from hatband.nn.recipes import WholeNetwork
 from hatband.nn.refit import refit_head
 from hatband.nn.stability import (
     LeverageStability,
@@ -43,6 +44,7 @@ __all__ = [
     "TangentFeatures",
     "TangentGeometry",
     "TrainingDivergedError",
+    "WholeNetwork",
     "all_reduce",
     "calibration_arrays",
     "conjugate_gradient_leverage",

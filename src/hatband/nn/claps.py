@@ -13,8 +13,8 @@ from hatband._typing import Array
 from hatband._validation import check_confidence_level, check_in
 from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds
+from hatband.nn.batches import as_batches
 from hatband.nn.claps_diagnostics import CalibrationArrays, VarianceShares, calibration_arrays, variance_shares
-from hatband.nn.features import as_batches
 from hatband.nn.gather import Gathered, gathered, head_of
 from hatband.nn.laplace import conditioned, predicted
 from hatband.nn.noise import AsGathered, NoiseSource, ResidualNoise, TemperedNoise

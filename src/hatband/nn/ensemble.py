@@ -1,6 +1,7 @@
 """Ensembles: networks trained apart on the same rows, and one calibrated band from all of them."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -16,10 +17,11 @@ from hatband.conformal.base import band_of
 from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds
 from hatband.conformal.target import PlainTarget
+from hatband.nn.batches import as_batches
 from hatband.nn.blocks import Block, blocks_of, columns_like
-from hatband.nn.features import as_batches
+from hatband.nn.ensemble_files import load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
-from hatband.nn.space import LastLayerSpace, appended
+from hatband.nn.space import NetworkSpace
 from hatband.nn.state import seeded
 from hatband.nn.training import fit_network
 
@@ -242,6 +244,51 @@ class EnsembleConformalRegressor(BaseEstimator):
             ]
         )
 
+    def save(self, folder: str | Path) -> None:
+        """Write networks, spaces, scales and scores into a folder, one safetensors file per network; see `load`.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made when it is missing.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit_train` has not run.
+        ValueError
+            If the scale is an object of the user's, which cannot be written without code.
+        """
+        self._check_trained("save")
+        save_ensemble(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, modules: Sequence[nn.Module]) -> Self:
+        """Read what `save` wrote. Never executes code from the files.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Where `save` wrote.
+        modules : sequence of nn.Module
+            Networks of the architectures that were saved, in the same order; their weights are replaced.
+
+        Returns
+        -------
+        EnsembleConformalRegressor
+
+        Raises
+        ------
+        ValueError
+            If a file is damaged, was changed, or is that of another ensemble, or does not belong to its architecture.
+            All modules are then as they were.
+
+        Notes
+        -----
+        The index of the folder holds a SHA-256 sum of each file, which finds damage and mixtures, not a forger.
+        """
+        return load_ensemble(cls, folder, modules)
+
     def _bands(self, data: Any, y: Any = None) -> "Iterator[_Band]":
         """Yield the ensemble's band over batches; every network sees the same one, in whatever order they come."""
         for batch in as_batches(data, y):
@@ -281,17 +328,11 @@ def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) ->
     return _Band(block.prediction, center, np.broadcast_to(width, center.shape), block.target)
 
 
-def _check_comparable(spaces: Sequence[LastLayerSpace]) -> None:
+def _check_comparable(spaces: Sequence[NetworkSpace]) -> None:
     """Raise unless all ridges are the same share of the mean eigenvalue."""
-    shares = [_ridge_share(space) for space in spaces]
+    shares = [space.ridge / space.mean_eigenvalue for space in spaces]
     if max(shares) - min(shares) > _SAME_SHARE * max(shares):
         raise ValueError(
             "leverages of networks can be averaged when each ridge is the same share of the mean eigenvalue of its "
             f"Gram matrix; these are from {min(shares):.3g} to {max(shares):.3g}. Pass ridge='auto', or average widths."
         )
-
-
-def _ridge_share(space: LastLayerSpace) -> float:
-    statistics = appended(space.statistics) if space.intercept == "penalised" else space.statistics
-    gram, _ = statistics.products(space.intercept == "free")
-    return space.ridge * len(gram) / float(gram.diagonal().sum())

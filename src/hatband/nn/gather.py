@@ -10,9 +10,9 @@ from torch import nn
 
 from hatband._typing import Array
 from hatband._validation import check_finite
+from hatband.nn.batches import ArrayBatches, Batches, targets
 from hatband.nn.blocks import columns_like
-from hatband.nn.features import ArrayBatches, Batches, targets
-from hatband.nn.head import Head, find_head, watching
+from hatband.nn.head import Head, find_head
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ def gathered(
     """
     parts: list[tuple[Array, ...]] = []
     found: list[Array | None] = []
-    with watching(module, head) as run:
+    with head.watching(module) as run:
         for inputs, y in batches:
             seen = run(inputs)
             deviation = None if noise is None else noise(seen.inputs)

@@ -11,7 +11,7 @@ from torch import nn
 from hatband._typing import Array
 from hatband._validation import check_in
 from hatband.conformal.inputs import shaped_like_target
-from hatband.nn.features import as_batches
+from hatband.nn.batches import as_batches
 from hatband.nn.gather import Gathered, gathered, head_of
 from hatband.posterior import LinearPosterior, PosteriorPrediction
 

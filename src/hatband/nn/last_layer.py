@@ -20,11 +20,11 @@ from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.conformal.target import PlainTarget
 from hatband.linalg import GramStatistics
-from hatband.nn.blocks import Block, blocks_of, check_columns, columns_like, training_rows, validation_rows
-from hatband.nn.features import as_batches
+from hatband.nn.batches import as_batches
+from hatband.nn.blocks import Block, blocks_of, columns_like, training_rows, validation_rows
+from hatband.nn.recipes import Task, as_recipe
 from hatband.nn.saving import load_last_layer, save_last_layer
-from hatband.nn.space import LastLayerSpace, fit_space
-from hatband.nn.streaming import streamed
+from hatband.nn.space import NetworkSpace
 from hatband.rows import NoHonestResiduals, TrainingRows
 from hatband.scales import as_scale, fit_scale
 
@@ -67,8 +67,8 @@ class LastLayerConformalRegressor(BaseEstimator):
 
     Attributes
     ----------
-    space_ : LastLayerSpace
-        Head, factor and ridge; no rows are kept.
+    space_ : NetworkSpace
+        What of the network is measured, factor and ridge; no rows are kept.
     scale_ : fitted scale
     scores_ : array (n_cal, q)
         Signed calibration scores (y - prediction - shift) / width.
@@ -167,10 +167,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         scale = as_scale(self.scale, levels[0], seed)
         module, layer = self._placed()
         batches = as_batches(data, y)
-        passed = streamed(module, batches, layer)
-        check_columns(passed.statistics.n_targets or passed.n_outputs, passed.n_outputs)
-        whole = passed.statistics if merge is None else merge(passed.statistics)
-        space = fit_space(module, passed.head, whole, self.ridge, self.penalise_bias)
+        space, n_outputs, is_flat = as_recipe(layer).fit(Task(module, batches, self.ridge, self.penalise_bias, merge))
         learned: TrainingRows | None = None
 
         def honest() -> TrainingRows:
@@ -179,25 +176,30 @@ class LastLayerConformalRegressor(BaseEstimator):
             return learned
 
         source = fit_scale(scale, honest)
-        values = (space, scale, learned, source, passed.n_outputs, passed.is_flat, seed)
+        values = (space, scale, learned, source, n_outputs, is_flat, seed)
         self._forget()
         self.__dict__.update(zip(_TRAINED, values, strict=True))
         return self
 
-    def _honest(self, space: LastLayerSpace, batches: Any, validation: Any, seed: int, *, merged: bool) -> TrainingRows:
+    def _honest(self, space: NetworkSpace, batches: Any, validation: Any, seed: int, *, merged: bool) -> TrainingRows:
         """Return what a scale may learn from."""
         if validation is not None:
             return validation_rows(space, as_batches(validation), seed)
-        if merged:
-            raise ValueError(
-                "a scale that learns needs the same rows in every process, so that all have the same scale; pass "
-                "validation=, the same everywhere, or scale='leverage'."
-            )
         if space.exactness == "none" and self.residuals == "auto":
             raise NoHonestResiduals(
                 "The residuals of the rows that the network was trained on are too small to learn a scale from. Pass "
                 "validation= rows that it has not seen, residuals='unseen' if it has not seen those of fit_train, or "
                 "a scale that needs no residuals, such as 'leverage'."
+            )
+        if merged:
+            raise ValueError(
+                "a scale that learns needs the same rows in every process, so that all have the same scale; pass "
+                "validation=, the same everywhere, or scale='leverage'."
+            )
+        if not space.can_leave_out:
+            raise ValueError(
+                "the leverage that the rows of fit_train would have had, had they not been there, is not known from a "
+                "few directions of the Gram matrix; pass validation= rows, or raise exact_up_to of WholeNetwork."
             )
         return training_rows(space, batches, seed)
 
@@ -343,11 +345,6 @@ class LastLayerConformalRegressor(BaseEstimator):
         """Return the module, or a copy on the device asked for, and the layer in it."""
         if not isinstance(self.module, nn.Module):
             raise TypeError(f"module must be a torch.nn.Module; got {type(self.module).__name__}.")
-        if isinstance(self.layer, str) and self.layer == "all":
-            raise ValueError(
-                "layer must be one linear layer; got 'all'. For the leverage of the whole network use "
-                "SplitConformalRegressor with geometry=TangentGeometry(module), or LinearisedConformalRegressor."
-            )
         if self.device is None:
             return self.module, self.layer
         layer = self.layer

@@ -55,6 +55,8 @@ class MLP(nn.Module):
         The mean.
     noise_head : nn.Linear or None
         The logarithm of the noise.
+    design : dict
+        The parameters above: ``MLP(**module.design)`` is untrained and of the same architecture.
 
     Raises
     ------
@@ -91,6 +93,14 @@ class MLP(nn.Module):
         rate = check_between(dropout, 0.0, 1.0, "dropout")
         sizes = (check_at_least(n_inputs, 1, "n_inputs"), *check_widths_of_layers(widths))
         outputs = check_at_least(n_outputs, 1, "n_outputs")
+        self.design: dict[str, Any] = {
+            "n_inputs": sizes[0],
+            "n_outputs": outputs,
+            "widths": sizes[1:],
+            "activation": activation,
+            "dropout": rate,
+            "noise_head": bool(noise_head),
+        }
         self.hidden = nn.Sequential(
             *(layer for before, after in pairwise(sizes) for layer in _block(before, after, activation, rate))
         )

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 
 from hatband._checks_network import check_columns, check_outputs
-from hatband.nn.batches import Batch, Batches, Moments, moments
+from hatband.nn.batches import called, home
+from hatband.nn.epochs import Batch, EpochRows
+from hatband.nn.moments import Moments, moments
 from hatband.nn.network import MLP, NoisyNetwork
-from hatband.nn.state import device_of
 
 
 class Units(NamedTuple):
@@ -27,36 +28,41 @@ class Units(NamedTuple):
 
 @singledispatch
 @contextmanager
-def standard_units(module: Any, batches: Batches) -> Iterator[Units]:
+def standard_units(module: Any, rows: EpochRows) -> Iterator[Units]:
     """Train a module that answers in units of y: only the loss is in standard units."""
-    target = moments(batch.targets for batch in batches.blocks()).to(device_of(module))
+    target = moments((batch.targets, batch.weight) for batch in rows.blocks()).to(home(module)[0])
     yield Units(target, target)
 
 
 @standard_units.register
 @contextmanager
-def _standard_units_inside(module: MLP, batches: Batches) -> Iterator[Units]:
+def _standard_units_inside(module: MLP, rows: EpochRows) -> Iterator[Units]:
     """Train a perceptron on standardised inputs and target, and leave it in units of y."""
-    device = device_of(module)
-    inputs = moments(batch.inputs for batch in batches.blocks())
+    device, _ = home(module)
+    inputs = moments((batch.inputs, batch.weight) for batch in rows.blocks())
     check_columns(len(inputs.mean), len(module.input_mean), "X")
     module.set_inputs(*inputs)
-    target = moments(batch.targets for batch in batches.blocks()).to(device)
+    target = moments((batch.targets, batch.weight) for batch in rows.blocks()).to(device)
     check_columns(len(target.mean), module.head.out_features, "y")
     with module.standard_target(*target):
         yield Units(target, Moments(torch.zeros_like(target.mean), torch.ones_like(target.scale)))
 
 
 def _squared_error(module: Any, batch: Batch, units: Units) -> Any:
-    output = _columns(module(batch.inputs), batch.targets, module)
-    return (units.errors(output, batch.targets) ** 2).mean()
+    output = _columns(called(module, batch.inputs), batch.targets, module)
+    return _mean(units.errors(output, batch.targets) ** 2, batch.weight)
 
 
 def _gaussian(module: Any, batch: Batch, units: Units) -> Any:
     mean, log_noise = (_columns(part, batch.targets, module) for part in module.mean_and_log_noise(batch.inputs))
     log_noise = log_noise - units.output.scale.to(log_noise.dtype).log()
     # -log N(y; mu, sigma^2) without its constant.
-    return (0.5 * (units.errors(mean, batch.targets) * (-log_noise).exp()) ** 2 + log_noise).mean()
+    return _mean(0.5 * (units.errors(mean, batch.targets) * (-log_noise).exp()) ** 2 + log_noise, batch.weight)
+
+
+def _mean(losses: Any, weight: Any) -> Any:
+    """Return the mean of losses (b, q); that of their rows times weights of mean 1 over all batches."""
+    return losses.mean() if weight is None else (losses.mean(dim=1) * weight.to(losses.dtype)).mean()
 
 
 LOSSES: Mapping[str, Callable[[Any, Batch, Units], Any]] = {"squared": _squared_error, "gaussian": _gaussian}

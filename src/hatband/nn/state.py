@@ -7,18 +7,6 @@ from typing import Any
 import torch
 
 
-def device_of(module: Any) -> Any:
-    """Return the device of a module's first parameter; the CPU for one without."""
-    first = next(module.parameters(), None)
-    return torch.device("cpu") if first is None else first.device
-
-
-def dtype_of(module: Any) -> Any:
-    """Return the type of a module's first floating parameter; float32 for one without."""
-    floating = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
-    return next(floating, torch.float32)
-
-
 @contextmanager
 def seeded(seed: int, device: Any = None) -> Iterator[None]:
     """Draw from torch's global generators as if they were seeded, and leave them as they were."""

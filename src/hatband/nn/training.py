@@ -10,11 +10,12 @@ from sklearn.utils import check_random_state
 
 from hatband._checks_network import check_at_least, check_between
 from hatband._validation import check_in
-from hatband.nn.batches import Batches
+from hatband.nn.batches import home
+from hatband.nn.epochs import EpochRows
 from hatband.nn.network import MLP
 from hatband.nn.objective import LOSSES, Units, check_loss, standard_units
 from hatband.nn.sources import Source
-from hatband.nn.state import copied_state, device_of, dtype_of, put_back_on_failure, seeded
+from hatband.nn.state import copied_state, put_back_on_failure, seeded
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -76,6 +77,7 @@ def fit_network(
     X: Any,
     y: Any = None,
     *,
+    sample_weight: Any = None,
     loss: Literal["squared", "gaussian"] = "squared",
     validation: Any = None,
     validation_size: float = 0.1,
@@ -101,9 +103,12 @@ def fit_network(
         Training rows.
     y : array-like (n,) or (n, q)
         Target; None when X is a loader.
+    sample_weight : array-like (n,), optional
+        Importance of each row of arrays, >= 0: losses, those of the rows held out included, and the standardisation
+        are weighted means. Rows of weight 0 are left out.
     loss : {"squared", "gaussian"}, default="squared"
         "gaussian" is for a module with ``mean_and_log_noise(x)``, such as ``MLP(noise_head=True)``.
-    validation : (X, y) or DataLoader, optional
+    validation : (X, y), (X, y, sample_weight) or DataLoader, optional
         Rows for early stopping, in place of rows held out of X. A loader X without it is trained on to the last epoch.
     validation_size : float or int, default=0.1
         Share or number of rows of an array X held out for early stopping; 0 trains on all, to the last epoch.
@@ -142,6 +147,10 @@ def fit_network(
     Modes (train, eval) are left as found. The default step suits widths up to some hundred; from 1,000 on a tenth of it
     makes leverage depend less on the training run (``benchmarks/stability.py``).
 
+    A batch costs the mean of weight times loss, the weights divided by their mean over all training rows: in
+    expectation the gradient of the weighted mean. Rows repeated w times give the same as weight w where one batch holds
+    all rows, none are held out, and there is neither dropout nor batch normalisation; else the same in expectation.
+
     Examples
     --------
     >>> import numpy as np
@@ -153,16 +162,16 @@ def fit_network(
     """
     settings = _settings(loss, epochs, patience, learning_rate, weight_decay)
     check_at_least(batch_size, 1, "batch_size")
-    device = device_of(module) if device is None else torch.device(device)
+    device = home(module)[0] if device is None else torch.device(device)
     module.to(device)
     check_loss(module, loss)
     random = check_random_state(random_state)
-    source = Source(device, dtype_of(module), isinstance(module, MLP), batch_size)
+    source = Source(device, home(module)[1], isinstance(module, MLP), batch_size)
     seed = int(random.randint(2**31 - 1))
     if validation is None and y is not None:
-        training, held_out = source.held_out(X, y, validation_size, random, seed)
+        training, held_out = source.held_out((X, y, sample_weight), validation_size, random, seed)
     else:
-        training, held_out = source.with_validation(X, y, validation, seed)
+        training, held_out = source.with_validation((X, y, sample_weight), validation, seed)
     with put_back_on_failure(module), seeded(seed, device):
         with standard_units(module, training) as units:
             history = _descend(module, (training, held_out), units, settings, progress)
@@ -211,7 +220,7 @@ class _Best:
 
 def _descend(
     module: Any,
-    rows: tuple[Batches, Batches | None],
+    rows: tuple[EpochRows, EpochRows | None],
     units: Units,
     settings: _Settings,
     progress: Callable[[Epoch], None] | None,
@@ -249,24 +258,24 @@ def _adam(module: Any, settings: _Settings) -> Any:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
 
 
-def _train(module: Any, batches: Batches, units: Units, loss: Callable[..., Any], optimizer: Any) -> float:
+def _train(module: Any, rows: EpochRows, units: Units, loss: Callable[..., Any], optimizer: Any) -> float:
     """Take one step per batch, and return the mean loss over the rows."""
-    total, rows = 0.0, 0
-    for batch in batches.shuffled():
+    total, count = 0.0, 0
+    for batch in rows.shuffled():
         optimizer.zero_grad(set_to_none=True)
         value = loss(module, batch, units)
         value.backward()
         optimizer.step()
-        total, rows = total + value.detach() * len(batch.targets), rows + len(batch.targets)
-    return float(total) / max(rows, 1)
+        total, count = total + value.detach() * len(batch.targets), count + len(batch.targets)
+    return float(total) / max(count, 1)
 
 
 @torch.no_grad()
-def _loss_on(module: Any, batches: Batches, units: Units, loss: Callable[..., Any]) -> float:
-    total, rows = 0.0, 0
-    for batch in batches.blocks():
-        total, rows = total + loss(module, batch, units) * len(batch.targets), rows + len(batch.targets)
-    return float(total) / max(rows, 1)
+def _loss_on(module: Any, rows: EpochRows, units: Units, loss: Callable[..., Any]) -> float:
+    total, count = 0.0, 0
+    for batch in rows.blocks():
+        total, count = total + loss(module, batch, units) * len(batch.targets), count + len(batch.targets)
+    return float(total) / max(count, 1)
 
 
 def _check_losses(epoch: Epoch, settings: _Settings) -> None:
