@@ -4,6 +4,7 @@ Tensors of two devices do not mix, a tensor on the device is no NumPy array, and
 It cannot show what depends on real kernels: speed, memory, the order of asynchronous work, other rounding, TF32.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,6 +141,16 @@ class PretendTensor(torch.Tensor):
 
     def __repr__(self, **_: Any) -> str:
         return f"pretend({self.held!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PretendTensor":
+        """Copy what is held: torch would copy memory that is not there."""
+        if id(self) not in memo:
+            copied = self.detach().clone()
+            is_parameter = isinstance(self, torch.nn.Parameter)
+            copied = torch.nn.Parameter(copied, self.requires_grad) if is_parameter else copied
+            memo[id(self)] = copied.requires_grad_(self.requires_grad)
+            copied.grad = copy.deepcopy(self.grad, memo)
+        return memo[id(self)]
 
     def numpy(self, **_: Any) -> Any:
         """Refuse, in the words that CUDA has for it."""

@@ -108,7 +108,22 @@ def test_a_module_keeps_its_parameters_when_it_is_moved_and_widened(device):
     assert (weight.device.type, weight.dtype) == (device.type, torch.float64)
     torch.testing.assert_close(weight.detach().cpu(), values.double())
     nn.utils.vector_to_parameters(torch.zeros(8, dtype=torch.float64, device=device), net.parameters())
-    assert not net(torch.ones(1, 3, dtype=torch.float64, device=device)).any()
+    for module in (net, copy.deepcopy(net)):
+        assert not module(torch.ones(1, 3, dtype=torch.float64, device=device)).any()
+
+
+def test_a_copy_is_apart_and_keeps_gradients(device):
+    net = network(device)
+    net(positive(device)).sum().backward()
+
+    copied = copy.deepcopy(net)
+    net.zero_grad(set_to_none=False)
+    with torch.no_grad():
+        net[0].weight.zero_()
+
+    assert copied[0].weight.any()
+    assert copied[0].weight.grad.any()
+    assert isinstance(copied[0].weight, nn.Parameter)
 
 
 REFUSED = {
