@@ -9,6 +9,7 @@ from torch import nn
 from hatband._backend import EPS
 from hatband._typing import Array
 from hatband.linalg import GramStatistics
+from hatband.nn.batches import wide_on_host
 from hatband.nn.part import Intercept
 
 # A solved head satisfies its normal equations to this; one trained by gradients seldom to 1e-3.
@@ -49,5 +50,5 @@ def _is_balanced(statistics: GramStatistics, weights: Array, bias: Array, precis
 
 def layer_weights(layer: nn.Linear) -> tuple[Array, Array]:
     """Return slopes (d, q) and intercepts (q,) of a layer in float64."""
-    slopes = layer.weight.detach().to("cpu", torch.float64).numpy().T
-    return slopes, np.zeros(slopes.shape[1]) if layer.bias is None else layer.bias.detach().cpu().double().numpy()
+    slopes = wide_on_host(layer.weight).T
+    return slopes, np.zeros(slopes.shape[1]) if layer.bias is None else wide_on_host(layer.bias)
