@@ -27,9 +27,12 @@ def own_ridge(statistics: GramStatistics, layer: nn.Linear, intercept: Intercept
     backend, precision = statistics.backend, torch.finfo(layer.weight.dtype).eps
     if intercept == "penalised":
         weights = np.vstack([weights, bias])
-    gram, cross = map(backend.numpy, statistics.products(intercept == "free"))
-    slope = cross - gram @ weights
-    slack = _STATIONARY * np.linalg.norm(cross) + 4 * precision * np.linalg.norm(abs(gram) @ abs(weights))
+    gram, products = statistics.products(intercept == "free")
+    there = backend.asarray(weights)
+    # The Gram matrix stays where it is: only columns of its size come to the host.
+    cross, fitted, size = map(backend.numpy, (products, gram @ there, abs(gram) @ abs(there)))
+    slope = cross - fitted
+    slack = _STATIONARY * np.linalg.norm(cross) + 4 * precision * np.linalg.norm(size)
     found = float((slope * weights).sum() / max((weights**2).sum(), EPS))
     # Below the slack a ridge cannot be told from none: least squares has to be asked for.
     if ridge == "auto" and found * np.linalg.norm(weights) <= slack:
