@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hatband._backend import exact_device
 from hatband._checks_network import check_columns, check_outputs
 from hatband.nn.batches import called, home
 from hatband.nn.epochs import Batch, EpochRows
@@ -22,15 +23,15 @@ class Units(NamedTuple):
 
     def errors(self, output: Any, target: Any) -> Any:
         """Return target - output in standard units, in the precision of the output."""
-        wanted = ((target - self.target.mean) / self.target.scale).to(output.dtype)
-        return wanted - (output - self.output.mean.to(output.dtype)) / self.output.scale.to(output.dtype)
+        wanted = ((target - self.target.mean) / self.target.scale).to(output)
+        return wanted - (output - self.output.mean.to(output)) / self.output.scale.to(output)
 
 
 @singledispatch
 @contextmanager
 def standard_units(module: Any, rows: EpochRows) -> Iterator[Units]:
     """Train a module that answers in units of y: only the loss is in standard units."""
-    target = moments((batch.targets, batch.weight) for batch in rows.blocks()).to(home(module)[0])
+    target = moments((batch.targets, batch.weight) for batch in rows.blocks()).to(exact_device(home(module)[0]))
     yield Units(target, target)
 
 
@@ -38,7 +39,7 @@ def standard_units(module: Any, rows: EpochRows) -> Iterator[Units]:
 @contextmanager
 def _standard_units_inside(module: MLP, rows: EpochRows) -> Iterator[Units]:
     """Train a perceptron on standardised inputs and target, and leave it in units of y."""
-    device, _ = home(module)
+    device = exact_device(home(module)[0])
     inputs = moments((batch.inputs, batch.weight) for batch in rows.blocks())
     check_columns(len(inputs.mean), len(module.input_mean), "X")
     module.set_inputs(*inputs)
@@ -55,14 +56,14 @@ def _squared_error(module: Any, batch: Batch, units: Units) -> Any:
 
 def _gaussian(module: Any, batch: Batch, units: Units) -> Any:
     mean, log_noise = (_columns(part, batch.targets, module) for part in module.mean_and_log_noise(batch.inputs))
-    log_noise = log_noise - units.output.scale.to(log_noise.dtype).log()
+    log_noise = log_noise - units.output.scale.to(log_noise).log()
     # -log N(y; mu, sigma^2) without its constant.
     return _mean(0.5 * (units.errors(mean, batch.targets) * (-log_noise).exp()) ** 2 + log_noise, batch.weight)
 
 
 def _mean(losses: Any, weight: Any) -> Any:
     """Return the mean of losses (b, q); that of their rows times weights of mean 1 over all batches."""
-    return losses.mean() if weight is None else (losses.mean(dim=1) * weight.to(losses.dtype)).mean()
+    return losses.mean() if weight is None else (losses.mean(dim=1) * weight.to(losses)).mean()
 
 
 LOSSES: Mapping[str, Callable[[Any, Batch, Units], Any]] = {"squared": _squared_error, "gaussian": _gaussian}
