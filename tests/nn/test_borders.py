@@ -64,6 +64,16 @@ class TestOnlyFinalNumbersComeToTheHost:
 
         assert seen.to_host < 8 * 12 * WIDE
 
+    def test_of_rows_on_the_device_that_a_network_is_trained_on_only_targets_and_losses(self):
+        X, y = (part.to(DEVICE) for part in rows(N))
+        module = perceptron().to(DEVICE)
+
+        with watched() as seen:
+            fit_network(module, X, y, epochs=2, random_state=0)
+
+        assert seen.to_host < y.nbytes + 300
+        assert seen.waits < 40
+
 
 class TestWithoutFloat64:
     @pytest.fixture(autouse=True)
