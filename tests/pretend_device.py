@@ -5,13 +5,12 @@ It cannot show what depends on real kernels: speed, memory, the order of asynchr
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "pretend"
@@ -163,12 +162,12 @@ class PretendTensor(torch.Tensor):
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run an operation on the held tensors; its results are on the device unless a copy to the CPU was asked for."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    tensors = [*_tensors(args), *_tensors(kwargs.values())]
     ours = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
     _refuse_mixed(func, args, kwargs, tensors, ours)
     device = kwargs.get("device")
     inner = {**kwargs, "device": CPU} if device is not None else kwargs
-    result = func(*tree_map(_held, args), **tree_map(_held, inner))
+    result = func(*_held(args), **{name: _held(value) for name, value in inner.items()})
     stays = bool(ours) if device is None else device.type == NAME
     _count(func, args, ours, result, stays)
     _refuse_float64(tensors, result)
@@ -178,18 +177,29 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     wrappers = {id(tensor.held): tensor for tensor in ours}
     if func._schema.name == "aten::copy_":
         return args[0]
-    return tree_map(lambda leaf: _wrapped(leaf, wrappers), result) if stays else result
+    return _wrapped(result, wrappers) if stays else result
 
 
-def _held(leaf: Any) -> Any:
-    return leaf.held if isinstance(leaf, PretendTensor) else leaf
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Yield the tensors among arguments or results, which may stand in lists."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
-def _wrapped(leaf: Any, wrappers: dict[int, PretendTensor]) -> Any:
-    if not isinstance(leaf, torch.Tensor):
-        return leaf
-    # What an operation wrote in place is the tensor that it was given.
-    return wrappers[id(leaf)] if id(leaf) in wrappers else PretendTensor(leaf)
+def _held(value: Any) -> Any:
+    if isinstance(value, PretendTensor):
+        return value.held
+    return type(value)(map(_held, value)) if type(value) in {list, tuple} else value
+
+
+def _wrapped(value: Any, wrappers: dict[int, PretendTensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        # What an operation wrote in place is the tensor that it was given.
+        return wrappers[id(value)] if id(value) in wrappers else PretendTensor(value)
+    return type(value)(_wrapped(one, wrappers) for one in value) if type(value) in {list, tuple} else value
 
 
 def _refuse_mixed(func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], ours: list[PretendTensor]) -> None:
@@ -199,8 +209,7 @@ def _refuse_mixed(func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor]
     if not ours or not theirs or name in _COPIES:
         return
     if name in _INDEXING and isinstance(args[0], PretendTensor):
-        theirs = [tensor for tensor in tree_leaves((args[2:], kwargs)) if isinstance(tensor, torch.Tensor)]
-        theirs = [tensor for tensor in theirs if not isinstance(tensor, PretendTensor)]
+        theirs = [tensor for tensor in _tensors(args[2:]) if not isinstance(tensor, PretendTensor)]
     written = [value for value in _written(func, args, kwargs) if isinstance(value, torch.Tensor)]
     if any(tensor.ndim for tensor in theirs) or not all(isinstance(value, PretendTensor) for value in written):
         raise RuntimeError(
@@ -242,7 +251,7 @@ def _by_mask(func: Any, args: tuple[Any, ...]) -> bool:
 def _refuse_float64(tensors: list[torch.Tensor], result: Any) -> None:
     if _STATE.has_float64:
         return
-    found = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+    found = _tensors([result])
     ours = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
     if any(tensor.dtype == torch.float64 for tensor in (*ours, *found)):
         raise TypeError("Cannot convert a pretend tensor to float64: the device has none. Use float32 instead.")
