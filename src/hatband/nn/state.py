@@ -13,7 +13,8 @@ def seeded(seed: int, device: Any = None) -> Iterator[None]:
     device = torch.device("cpu" if device is None else device)
     on_gpu = device.type == "cuda"
     index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
-    with torch.random.fork_rng(devices=[index] if on_gpu else []):
+    # By name: without one, torch takes the accelerator that it prefers here.
+    with torch.random.fork_rng(devices=[index] if on_gpu else [], device_type="cuda"):
         # torch.manual_seed would seed every device, those that are not forked too.
         torch.default_generator.manual_seed(seed)
         if on_gpu:
