@@ -1,4 +1,4 @@
-"""PyTorch: calibrated intervals for a trained module, from the leverage of its last layer."""
+"""PyTorch: calibrated intervals for a trained module, from the leverage of its last layer or of all its parameters."""
 
 try:
     import torch as _torch  # noqa: F401
@@ -13,6 +13,7 @@ from hatband.nn.head import find_head
 from hatband.nn.laplace import LastLayerLaplace
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.linearised import LinearisedConformalRegressor
+from hatband.nn.low_rank_tangent import LowRankTangentGeometry
 from hatband.nn.network import MLP, NoisyNetwork
 from hatband.nn.neural import NeuralConformalRegressor
 from hatband.nn.recipes import WholeNetwork
@@ -39,6 +40,7 @@ __all__ = [
     "LastLayerLaplace",
     "LeverageStability",
     "LinearisedConformalRegressor",
+    "LowRankTangentGeometry",
     "NeuralConformalRegressor",
     "NoisyNetwork",
     "TangentFeatures",

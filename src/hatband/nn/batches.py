@@ -82,7 +82,7 @@ def _is_array(data: Any) -> bool:
 
 
 def _array_batches(X: Any, y: Any) -> ArrayBatches:
-    values = X if isinstance(X, torch.Tensor) else np.asarray(X)
+    values = X if isinstance(X, torch.Tensor) else numbers(X)
     if not values.ndim or not len(values):
         raise ValueError(f"X must hold at least one row; got shape {tuple(values.shape)}.")
     if y is None:
@@ -92,6 +92,20 @@ def _array_batches(X: Any, y: Any) -> ArrayBatches:
     if len(target) != len(values):
         raise ValueError(f"y must have one entry per row of X, {len(values)}; got {len(target)}.")
     return ArrayBatches(values, target)
+
+
+def numbers(X: Any) -> Array:
+    """Return an array of numbers, in their own precision where they have one."""
+    values = np.asarray(X)
+    if values.dtype.kind not in "OUS":
+        return values
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"X must hold numbers; got {type(X).__name__} of {values.dtype}, {error}. Encode categories as numbers; "
+            "where X is a loader, leave y out: it yields its own."
+        ) from None
 
 
 def _split(batch: Any) -> tuple[Any, Any]:

@@ -90,6 +90,19 @@ def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches) -> Iterator[
             yield _joined(pending, start)
 
 
+def block_of(space: NetworkSpace, inputs: Any, y: Any = None) -> Block:
+    """Run the module once over one batch and return it as one block, in however many pieces it was taken."""
+    found = list(blocks_of(space, Batches([(inputs, y)])))
+    if len(found) == 1:
+        return found[0]
+    tables = [block.features.model_inputs for block in found]
+    return Block(
+        Features(None if tables[0] is None else torch.cat(tables), torch.cat([b.features.values for b in found])),
+        np.concatenate([block.prediction for block in found]),
+        None if y is None else np.concatenate([block.target for block in found]),
+    )
+
+
 def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
     """Return one block; ValueError naming the first row whose features or prediction are not finite."""
     passes, found = zip(*pending, strict=True)

@@ -30,7 +30,7 @@ def save_ensemble(model: Any, folder: str | Path) -> None:
     if "scores_" in vars(model):
         tensors["scores"] = torch.from_numpy(model.scores_)
     parts = [partial(_save_member, model, member) for member in model.members_]
-    write_folder(folder, parts, _PART, tensors, {})
+    write_folder(folder, parts, _PART, tensors, {"single_target": model.single_target_})
 
 
 def _save_member(model: Any, member: LastLayerConformalRegressor, path: Path) -> None:
@@ -42,8 +42,8 @@ def _save_member(model: Any, member: LastLayerConformalRegressor, path: Path) ->
 
 def load_ensemble(kind: Callable[..., T], folder: str | Path, modules: Sequence[nn.Module]) -> T:
     """Read an EnsembleConformalRegressor; the modules get their weights, or none does."""
-    paths, tensors, _ = read_folder(folder, _PART, {})
-    _check_modules(modules, len(paths))
+    paths, tensors, content = read_folder(folder, _PART, {"single_target": bool})
+    _check_belong(modules, len(paths))
     with ExitStack() as stack:
         for module in modules:
             stack.enter_context(put_back_on_failure(module))
@@ -52,16 +52,26 @@ def load_ensemble(kind: Callable[..., T], folder: str | Path, modules: Sequence[
     common = {name: getattr(members[0], name) for name in _COMMON}
     layers = {member.layer for member in members}
     model: Any = kind(modules, layers.pop() if len(layers) == 1 else None, **common)
-    vars(model).update(state)
+    vars(model).update({**state, "single_target_": content["single_target"]})
     return model
 
 
-def _check_modules(modules: Any, n_members: int) -> None:
+def check_networks(modules: Any) -> None:
+    """Raise unless there is a list of networks, one at least."""
+    listed = isinstance(modules, (Sequence, nn.ModuleList)) and not isinstance(modules, str)
+    other = [type(module).__name__ for module in modules if not isinstance(module, nn.Module)] if listed else []
+    if not listed or other:
+        seen = f"a list that holds {other[0]}" if other else type(modules).__name__
+        raise TypeError(f"modules must be a list of torch.nn.Module, as fit_ensemble returns it; got {seen}.")
+    if not len(modules):
+        raise ValueError("modules must hold at least one trained network; got none.")
+
+
+def _check_belong(modules: Any, n_members: int) -> None:
     """Raise unless there is a network of its own for every member."""
-    if not isinstance(modules, Sequence) or not all(isinstance(module, nn.Module) for module in modules):
-        raise TypeError(f"modules must be a list of torch.nn.Module; got {type(modules).__name__}.")
+    check_networks(modules)
     distinct = len({id(module) for module in modules})
-    if not n_members or (len(modules), distinct) != (n_members, n_members):
+    if (len(modules), distinct) != (n_members, n_members):
         raise ValueError(
             f"modules must hold one network for each of the {n_members} that were saved, and none twice; got "
             f"{len(modules)}, {distinct} of them different."
@@ -70,9 +80,9 @@ def _check_modules(modules: Any, n_members: int) -> None:
 
 def _state(members: list[LastLayerConformalRegressor], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Return members, sizes and scores; ValueError where they do not belong together."""
-    kinds = {(member.n_outputs_, member.single_target_) for member in members}
-    if len(kinds) != 1:
-        raise ValueError(f"all members must have the same outputs; those of the folder have {sorted(kinds)}.")
+    outputs = {member.n_outputs_ for member in members}
+    if len(outputs) != 1:
+        raise ValueError(f"all members must have as many outputs; those of the folder have {sorted(outputs)}.")
     n_outputs = members[0].n_outputs_
     sizes = taken(tensors, "sizes", (len(members), n_outputs))
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):

@@ -73,7 +73,9 @@ class LoaderRows(EpochRows):
         """Yield the loader's batches, moved to the device."""
         for inputs, targets in self._loader:
             if targets is None:
-                raise ValueError("training needs targets; pass a loader that yields batches (inputs, y).")
+                raise ValueError(
+                    "rows to train on, and rows to stop by, need targets; pass y, or a loader of batches (inputs, y)."
+                )
             yield Batch(placed(inputs, self._device, self._dtype), columns_on(self._device, targets))
 
 
@@ -92,4 +94,6 @@ def _of_mean_one(weight: Any) -> Any:
 def columns_on(device: Any, y: Any) -> Any:
     """Return targets as a tensor (n, q) in their own precision, on the device if that has float64."""
     values = torch.as_tensor(y)
+    # True - 0.5 is no subtraction to torch.
+    values = values.float() if values.dtype == torch.bool else values
     return (values[:, None] if values.ndim == 1 else values).to(exact_device(device))

@@ -85,7 +85,8 @@ class GramProduct:
         kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0.0)
         root = self.product @ (vectors[:, kept] / values[kept].sqrt())
         left, found, _ = torch.linalg.svd(root, full_matrices=False)
-        return found[:rank], left[:, :rank]
+        # In rows, as a file holds them: products of a loaded copy then round as these do.
+        return found[:rank], left[:, :rank].contiguous()
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,4 +45,5 @@ def moments(blocks: Iterable[tuple[Any, Any]]) -> Moments:
         raise ValueError("the loader gave no batch; pass one with at least one row.")
     scale = (square / total).sqrt()
     # Rounding leaves a constant column a spread of about eps times its size.
-    return Moments(mean, torch.where(scale > 1e-12 * mean.abs(), scale, torch.ones_like(scale)))
+    varies = (scale > 1e-12 * mean.abs()) | ~torch.isfinite(scale)
+    return Moments(mean, torch.where(varies, scale, torch.ones_like(scale)))

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 import torch
 from torch import nn
 
-from hatband._checks_network import check_at_least, check_between, check_widths_of_layers
+from hatband._checks_network import check_at_least, check_between, check_columns, check_widths_of_layers
 from hatband._typing import Array, Float
 from hatband._validation import check_in
 
@@ -113,6 +113,9 @@ class MLP(nn.Module):
 
     def features(self, x: Any) -> Any:
         """Return phi(x), the output of the last hidden layer (n, width)."""
+        # What has one column would be broadcast.
+        if x.shape[-1:] != self.input_mean.shape:
+            check_columns(tuple(x.shape), len(self.input_mean), "X")
         # Subtraction in the precision of x: float64 inputs far from 0 keep their digits.
         standard = (x - self.input_mean) / self.input_scale
         return self.hidden(standard.to(self.head.weight.dtype))

@@ -112,5 +112,7 @@ def _taught(owner: Any, module: MLP, kept: Table, held: Table | None, seed: int)
 def far_means(X: Array, weight: Array | None) -> Array:
     """Return the means of the columns of which float32 would keep too few digits, 0 for the others."""
     mean = np.average(X, axis=0, weights=weight)
-    spread = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
+    # Columns whose squares overflow are refused where they would be standardised.
+    with np.errstate(over="ignore"):
+        spread = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
     return np.where(np.abs(mean) > _FAR * spread, mean, 0.0)

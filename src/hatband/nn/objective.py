@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hatband._backend import exact_device
-from hatband._checks_network import check_columns, check_outputs
+from hatband._backend import exact_device, on_host
+from hatband._checks_network import check_columns, check_outputs, check_standardisable
 from hatband.nn.batches import called, home
 from hatband.nn.epochs import Batch, EpochRows
 from hatband.nn.moments import Moments, moments
@@ -31,7 +31,7 @@ class Units(NamedTuple):
 @contextmanager
 def standard_units(module: Any, rows: EpochRows) -> Iterator[Units]:
     """Train a module that answers in units of y: only the loss is in standard units."""
-    target = moments((batch.targets, batch.weight) for batch in rows.blocks()).to(exact_device(home(module)[0]))
+    target = _of_targets(module, rows)
     yield Units(target, target)
 
 
@@ -39,14 +39,29 @@ def standard_units(module: Any, rows: EpochRows) -> Iterator[Units]:
 @contextmanager
 def _standard_units_inside(module: MLP, rows: EpochRows) -> Iterator[Units]:
     """Train a perceptron on standardised inputs and target, and leave it in units of y."""
-    device = exact_device(home(module)[0])
-    inputs = moments((batch.inputs, batch.weight) for batch in rows.blocks())
-    check_columns(len(inputs.mean), len(module.input_mean), "X")
+    inputs = moments((_table(batch.inputs, module), batch.weight) for batch in rows.blocks())
+    _check_standardisable(inputs, module, "X")
     module.set_inputs(*inputs)
-    target = moments((batch.targets, batch.weight) for batch in rows.blocks()).to(device)
-    check_columns(len(target.mean), module.head.out_features, "y")
+    target = _of_targets(module, rows)
+    check_columns((1, len(target.mean)), module.head.out_features, "y")
     with module.standard_target(*target):
         yield Units(target, Moments(torch.zeros_like(target.mean), torch.ones_like(target.scale)))
+
+
+def _of_targets(module: Any, rows: EpochRows) -> Moments:
+    found = moments((batch.targets, batch.weight) for batch in rows.blocks())
+    _check_standardisable(found, module, "y")
+    return found.to(exact_device(home(module)[0]))
+
+
+def _check_standardisable(found: Moments, module: Any, name: str) -> None:
+    range_ = torch.finfo(home(module)[1])
+    check_standardisable(on_host(found.mean), on_host(found.scale), (10 * range_.tiny, range_.max / 10), name)
+
+
+def _table(inputs: Any, module: MLP) -> Any:
+    check_columns(tuple(inputs.shape), len(module.input_mean), "X")
+    return inputs
 
 
 def _squared_error(module: Any, batch: Batch, units: Units) -> Any:
@@ -71,6 +86,8 @@ LOSSES: Mapping[str, Callable[[Any, Batch, Units], Any]] = {"squared": _squared_
 
 def _columns(output: Any, target: Any, module: Any) -> Any:
     """Return outputs (b, q); one value per row may come without an axis, but nothing is broadcast."""
+    if not isinstance(output, torch.Tensor):
+        raise TypeError(f"{type(module).__name__} must return a tensor to be trained; got {type(output).__name__}.")
     columns = output[:, None] if output.ndim == 1 else output
     check_outputs(tuple(columns.shape), tuple(target.shape), type(module).__name__)
     return columns

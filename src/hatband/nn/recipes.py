@@ -85,12 +85,14 @@ class OneLayer(Recipe):
 class WholeNetwork(Recipe):
     """phi(x) = grad_w f(x; w) in all p parameters: h(x) = 1/n + phi_c(x)' (Phi_c'Phi_c + ridge I)^-1 phi_c(x).
 
-    What `LastLayerConformalRegressor(module, layer="all")` measures; pass one as `layer` to set the numbers below.
+    Of a network with one output; parameters that were not trained count too. This is what
+    `LastLayerConformalRegressor(module, layer="all")` measures; pass one as `layer` to set the numbers below.
 
     Parameters
     ----------
     exact_up_to : int, default=6000
-        Parameters up to which the Gram matrix is held and factored: 8 p^2 bytes, 0.3 GB at 6,000, about four times.
+        Parameters up to which the Gram matrix is held and factored: 8 p^2 bytes, 0.3 GB at 6,000; six times that while
+        it is being fitted.
     rank : int, default=200
         Beyond, directions of Phi_c'Phi_c that are kept. What they miss counts in full, |phi_perp|^2 / ridge, so that h
         is at most too large, and grows where the network has not been.
@@ -102,10 +104,14 @@ class WholeNetwork(Recipe):
     Notes
     -----
     A backward pass per row, and n p^2 + p^3 / 3 operations once and p^2 per row where it is exact; beyond it
-    4 n p r in each of 1 + iterations passes, 4 p r per row measured, and memory of some 24 p r bytes. No training row
+    4 n p r in each of 1 + iterations passes, 4 p r per row measured, and memory of some 60 p r bytes. No training row
     is kept. The generalised Gauss-Newton approximation: Immer, Korzepa and Bauer (2021), "Improving predictions of
     Bayesian neural nets via local linearization"; low rank as in Daxberger et al. (2021), "Laplace Redux"; directions
     by Halko, Martinsson and Tropp (2011), algorithm 4.4.
+
+    With ridge="auto", 1e-4 of the mean eigenvalue, a network with more parameters than rows gives new rows leverages
+    far above 1: the width is then their distance from the training gradients, and nothing else. A ridge of 1e-2 of it,
+    or scale="strength" with validation rows, which finds how much of the leverage to believe, is steadier.
 
     Examples
     --------
@@ -130,6 +136,7 @@ class WholeNetwork(Recipe):
         check_at_least(self.exact_up_to, 0, "exact_up_to")
         check_at_least(self.rank, 1, "rank")
         check_at_least(self.iterations, 0, "iterations")
+        check_at_least(self.random_state, 0, "random_state")
         if n_parameters(task.module) <= self.exact_up_to:
             return _by_gram(task, AllParameters.found)
         return _by_sketch(task, SubspaceIteration(self.rank, self.iterations, self.random_state))
@@ -162,7 +169,7 @@ def _by_sketch(task: Task, subspace: SubspaceIteration) -> Fitted:
     latest: list[Pass[AllParameters, RunningProduct]] = []
 
     def passed(basis: Any) -> RunningProduct:
-        found = streamed(task.module, task.batches, AllParameters.found, lambda _, __: RunningProduct(basis))
+        found = streamed(task.module, task.batches, lambda *_: part, lambda *_: RunningProduct(basis))
         latest[:] = [_checked(found)]
         return found.running
 

@@ -9,7 +9,7 @@ from sklearn.utils import check_consistent_length
 from hatband._backend import exact_device
 from hatband._checks_network import check_validation_size
 from hatband._validation import check_finite, check_target, check_weights
-from hatband.nn.batches import as_batches, placed
+from hatband.nn.batches import as_batches, numbers, placed
 from hatband.nn.epochs import Batch, EpochRows, LoaderRows, ShuffledRows, columns_on, taken
 
 # The rows to train on, and those to stop by.
@@ -78,8 +78,11 @@ def _on_host(values: Any) -> Any:
 
 def _inputs(X: Any) -> Any:
     """Return inputs as a finite floating tensor in their own precision."""
-    single = getattr(X, "dtype", None) == np.float32
-    tensor = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X, np.float32 if single else np.float64))
+    if isinstance(X, torch.Tensor):
+        tensor = X
+    else:
+        values = numbers(X)
+        tensor = torch.from_numpy(np.array(values, np.float32 if values.dtype == np.float32 else np.float64))
     if not bool(torch.isfinite(tensor).all()):
         check_finite(_on_host(tensor), "X")
     return tensor

@@ -23,11 +23,11 @@ from hatband.nn.part import Intercept, Part
 INTERCEPTS: tuple[Intercept, ...] = get_args(Intercept)
 # Ridge of a network whose own penalty is not known, as a share of the mean eigenvalue of the Gram matrix.
 RELATIVE_RIDGE = 1e-4
-# What rounding of features to float32 does to a leverage, in relative terms: a factor need not be better. The largest
-# eigenvalue may be 1e4 d default ridges, so a layer of 1,000 features can have an error bound of 1e-7.
-_TOLERANCE = 1e-6
 # Coordinates of the features that stand for inputs which are not a table.
 DIRECTIONS = 32
+# Relative error of the leverage beyond which to warn: leave-one-out rests on its digits, a width does not. Rounding of
+# features to float32 alone moves a leverage by 1e-6, and a layer of 1,000 features has a bound of 1e-7 by default.
+_TOLERANCE: dict[Exactness, float] = {"exact": 1e-8, "given": 1e-8, "none": 1e-6}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -234,12 +234,23 @@ def space_at(
         module=module,
         part=part,
         statistics=statistics,
-        factor=measured(statistics, intercept).factor(ridge, fit_intercept=intercept == "free", tolerance=_TOLERANCE),
+        factor=_factored(measured(statistics, intercept), ridge, intercept, _TOLERANCE[exactness]),
         intercept=intercept,
         ridge=ridge,
         n_samples=statistics.n_samples,
         exactness=exactness,
     )
+
+
+def _factored(statistics: GramStatistics, ridge: float, intercept: Intercept, tolerance: float) -> Factor:
+    try:
+        return statistics.factor(ridge, intercept == "free", tolerance)
+    except np.linalg.LinAlgError:
+        raise np.linalg.LinAlgError(
+            f"ridge must be large enough for the Gram matrix of {statistics.n_features} features over "
+            f"{statistics.n_samples} rows to be invertible; it is singular at {ridge:.3g}. Pass ridge='auto', or a "
+            "larger number."
+        ) from None
 
 
 def fit_sketch(module: nn.Module, part: Part, sketch: Sketch, ridge: Any, intercept: Intercept) -> SketchSpace:

@@ -7,6 +7,31 @@ from typing import Any
 import torch
 
 
+def check_trainable(module: Any) -> None:
+    """Raise unless there is something to train, in numbers that Adam works with."""
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module; got {type(module).__name__}.")
+    free = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not free:
+        raise ValueError(
+            f"{type(module).__name__} has no parameter with requires_grad=True; there is nothing to train."
+        )
+    if any(parameter.dtype == torch.float16 for parameter in free):
+        raise ValueError("the weights must be float32, float64 or bfloat16 to be trained; got float16. Call .float().")
+
+
+def usable_device(device: Any) -> torch.device:
+    """Return a device that tensors can be put on; ValueError where there is none."""
+    try:
+        return torch.empty(0, device=device).device
+    # An AssertionError is what torch raises that was built without CUDA.
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device must be one that torch can use here, such as 'cpu', or 'cuda' with a GPU; got {device!r}: {reason}"
+        ) from None
+
+
 @contextmanager
 def seeded(seed: int, device: Any = None) -> Iterator[None]:
     """Draw from torch's global generators as if they were seeded, and leave them as they were."""

@@ -54,7 +54,11 @@ class DoubleNetwork:
     @classmethod
     def of(cls, module: nn.Module) -> "DoubleNetwork":
         """Copy a network to its own device, or to the CPU where that has no float64."""
-        device = gradient_device(module)
+        return cls.on(module, gradient_device(module))
+
+    @classmethod
+    def on(cls, module: nn.Module, device: torch.device) -> "DoubleNetwork":
+        """Copy a network to a device that has float64."""
         return cls(copy.deepcopy(module).to(device).double().eval(), device)
 
     @cached_property
@@ -211,8 +215,8 @@ class TangentGeometry(Geometry):
     Notes
     -----
     For small networks: exact, by the (n, n) kernel J J' where there are more parameters than rows, and 8 n p bytes of
-    gradients kept then. Beyond, `conjugate_gradient_leverage`. Immer, Korzepa and Bauer (2021), "Improving predictions
-    of Bayesian neural nets via local linearization".
+    gradients kept then. Beyond, `LowRankTangentGeometry`, or `conjugate_gradient_leverage` for a few rows. Immer,
+    Korzepa and Bauer (2021), "Improving predictions of Bayesian neural nets via local linearization".
 
     Examples
     --------

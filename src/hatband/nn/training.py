@@ -8,14 +8,14 @@ from typing import Any, Literal
 import torch
 from sklearn.utils import check_random_state
 
-from hatband._checks_network import check_at_least, check_between
+from hatband._checks_network import check_at_least, check_between, check_callback
 from hatband._validation import check_in
 from hatband.nn.batches import home
 from hatband.nn.epochs import EpochRows
 from hatband.nn.network import MLP
 from hatband.nn.objective import LOSSES, Units, check_loss, standard_units
 from hatband.nn.sources import Source
-from hatband.nn.state import copied_state, put_back_on_failure, seeded
+from hatband.nn.state import check_trainable, copied_state, put_back_on_failure, seeded, usable_device
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -137,7 +137,8 @@ def fit_network(
     Raises
     ------
     ValueError
-        When an argument is out of range, X or y holds NaN, or the module's output is not shaped like y.
+        When an argument is out of range, X or y holds NaN, the module's output is not shaped like y, or there is no
+        such device.
     TrainingDivergedError
         When a loss or a weight becomes NaN or infinite. After this and any other error the weights are what they were.
 
@@ -162,9 +163,11 @@ def fit_network(
     """
     settings = _settings(loss, epochs, patience, learning_rate, weight_decay)
     check_at_least(batch_size, 1, "batch_size")
-    device = home(module)[0] if device is None else torch.device(device)
-    module.to(device)
+    check_callback(progress)
+    check_trainable(module)
     check_loss(module, loss)
+    device = home(module)[0] if device is None else usable_device(device)
+    module.to(device)
     random = check_random_state(random_state)
     source = Source(device, home(module)[1], isinstance(module, MLP), batch_size)
     seed = int(random.randint(2**31 - 1))
@@ -247,10 +250,6 @@ def _descend(
 
 def _adam(module: Any, settings: _Settings) -> Any:
     free = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not free:
-        raise ValueError(
-            f"{type(module).__name__} has no parameter with requires_grad=True; there is nothing to train."
-        )
     groups = [
         {"params": [one for one in free if one.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [one for one in free if one.ndim <= 1], "weight_decay": 0.0},
@@ -264,6 +263,11 @@ def _train(module: Any, rows: EpochRows, units: Units, loss: Callable[..., Any],
     for batch in rows.shuffled():
         optimizer.zero_grad(set_to_none=True)
         value = loss(module, batch, units)
+        if not value.requires_grad:
+            raise ValueError(
+                f"the output of {type(module).__name__} must carry gradients to its parameters; it does not. Take "
+                "detach() or no_grad() out of its forward."
+            )
         value.backward()
         optimizer.step()
         total, count = total + value.detach() * len(batch.targets), count + len(batch.targets)
@@ -275,7 +279,9 @@ def _loss_on(module: Any, rows: EpochRows, units: Units, loss: Callable[..., Any
     total, count = 0.0, 0
     for batch in rows.blocks():
         total, count = total + loss(module, batch, units) * len(batch.targets), count + len(batch.targets)
-    return float(total) / max(count, 1)
+    if not count:
+        raise ValueError("validation must hold at least one row; the loader gave no batch.")
+    return float(total) / count
 
 
 def _check_losses(epoch: Epoch, settings: _Settings) -> None:

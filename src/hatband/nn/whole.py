@@ -44,7 +44,7 @@ class AllParameters(Part):
     def watching(self, module: nn.Module) -> Iterator[Callable[[Any], Seen]]:
         """Give a function that runs the module on a batch and returns gradients and predictions."""
         device, dtype = home(module)
-        network = DoubleNetwork.of(module)
+        network = DoubleNetwork.on(module, self.device)
 
         def run(inputs: Any) -> Seen:
             there = placed(inputs, device, dtype)
