@@ -71,6 +71,16 @@ def test_an_ensemble_comes_back(tmp_path, settings):
     assert str(loaded.scale) == str(model.scale)
 
 
+@pytest.mark.parametrize("layer", ["all", "head"])
+def test_what_was_measured_of_the_networks_comes_back(tmp_path, layer):
+    model = EnsembleConformalRegressor(networks(), layer, scale="leverage").fit_train(*rows(120))
+    model.calibrate(*rows(60, 1)).save(tmp_path)
+    loaded = EnsembleConformalRegressor.load(tmp_path, networks(9))
+
+    same_intervals(loaded, model)
+    assert loaded.layer == layer
+
+
 def test_levels_set_after_training_come_back(tmp_path):
     model = ensemble().set_params(confidence_level=0.5, symmetric=False)
     model.save(tmp_path)

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -47,6 +47,7 @@ class Head(Part):
     pooling: Pooling
     member: int | None
     is_affine: bool
+    relative_ridge: ClassVar[float] = 1e-4
 
     def features(self, entering: torch.Tensor) -> torch.Tensor:
         """Return features (n, d) from what entered the layer, in float32 or float64."""

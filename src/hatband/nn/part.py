@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -46,6 +46,9 @@ class Seen:
 
 class Part(ABC):
     """The parameters of a network that count as uncertain; phi(x) is the gradient of the prediction in them."""
+
+    # Ridge where the network's own penalty is not known, as a share of the mean eigenvalue of the Gram matrix.
+    relative_ridge: ClassVar[float]
 
     @abstractmethod
     def watching(self, module: nn.Module) -> AbstractContextManager[Callable[[Any], Seen]]:

@@ -109,9 +109,8 @@ class WholeNetwork(Recipe):
     Bayesian neural nets via local linearization"; low rank as in Daxberger et al. (2021), "Laplace Redux"; directions
     by Halko, Martinsson and Tropp (2011), algorithm 4.4.
 
-    With ridge="auto", 1e-4 of the mean eigenvalue, a network with more parameters than rows gives new rows leverages
-    far above 1: the width is then their distance from the training gradients, and nothing else. A ridge of 1e-2 of it,
-    or scale="strength" with validation rows, which finds how much of the leverage to believe, is steadier.
+    ridge="auto" is 1e-2 of the mean eigenvalue: at the 1e-4 of a last layer a network with more parameters than rows
+    gives new rows leverages in the hundreds, and the width is their distance from the training gradients alone.
 
     Examples
     --------

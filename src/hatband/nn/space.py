@@ -21,8 +21,6 @@ from hatband.nn.low_rank import Sketch
 from hatband.nn.part import Intercept, Part
 
 INTERCEPTS: tuple[Intercept, ...] = get_args(Intercept)
-# Ridge of a network whose own penalty is not known, as a share of the mean eigenvalue of the Gram matrix.
-RELATIVE_RIDGE = 1e-4
 # Coordinates of the features that stand for inputs which are not a table.
 DIRECTIONS = 32
 # Relative error of the leverage beyond which to warn: leave-one-out rests on its digits, a width does not. Rounding of
@@ -207,7 +205,8 @@ def fit_space(
     statistics : GramStatistics
         What `feature_statistics` returns.
     ridge : float or "auto"
-        "auto": the ridge of the part itself where it is a ridge regression on these rows, else 1e-4 tr(Phi'Phi)/d.
+        "auto": the ridge of the part itself where it is a ridge regression on these rows, else a share of
+        tr(Phi'Phi)/d, 1e-4 for a last layer and 1e-2 for a whole network.
     penalise_bias : bool
         Whether the ridge is on the constant as well, as under a prior on all weights.
     """
@@ -215,7 +214,7 @@ def fit_space(
     intercept = part.intercept(penalise_bias)
     used = measured(statistics, intercept)
     own = part.own_ridge(used, intercept, ridge)
-    chosen = default_ridge(mean_eigenvalue(used, intercept), ridge) if own is None else own
+    chosen = default_ridge(part, mean_eigenvalue(used, intercept), ridge) if own is None else own
     exactness: Exactness = "none" if own is None else "given"
     return space_at(module, part, statistics, ridge=chosen, intercept=intercept, exactness=exactness)
 
@@ -255,7 +254,7 @@ def _factored(statistics: GramStatistics, ridge: float, intercept: Intercept, to
 
 def fit_sketch(module: nn.Module, part: Part, sketch: Sketch, ridge: Any, intercept: Intercept) -> SketchSpace:
     """Put a ridge on the leading directions of the features of a part of a network."""
-    chosen = default_ridge(sketch.trace / len(sketch.mean), checked_ridge(ridge))
+    chosen = default_ridge(part, sketch.trace / len(sketch.mean), checked_ridge(ridge))
     if not chosen > 0:
         raise ValueError(f"ridge must be > 0 where a few directions stand for all parameters; got {ridge!r}.")
     return SketchSpace(
@@ -270,9 +269,9 @@ def fit_sketch(module: nn.Module, part: Part, sketch: Sketch, ridge: Any, interc
     )
 
 
-def default_ridge(mean: float, ridge: Any) -> float:
-    """Return the ridge asked for, or a ten-thousandth of the mean eigenvalue."""
-    return RELATIVE_RIDGE * mean if ridge == "auto" else float(ridge)
+def default_ridge(part: Part, mean: float, ridge: Any) -> float:
+    """Return the ridge asked for, or the share of the mean eigenvalue that is right for the part."""
+    return part.relative_ridge * mean if ridge == "auto" else float(ridge)
 
 
 def mean_eigenvalue(statistics: GramStatistics, intercept: Intercept) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -34,6 +34,8 @@ class AllParameters(Part):
     """
 
     device: torch.device
+    # More parameters than rows: at the share of a last layer, leverages of new rows are in the hundreds.
+    relative_ridge: ClassVar[float] = 1e-2
 
     @classmethod
     def found(cls, module: nn.Module, inputs: Any) -> "AllParameters":
