@@ -380,6 +380,11 @@ def backend_of(rows: Any) -> AnyBackend:
     return TorchBackend("cpu")
 
 
+def exact_device(device: Any) -> Any:
+    """Return a device of torch, or the CPU in its place where it has no float64."""
+    return device if _has_float64(device) else _torch().device("cpu")
+
+
 def _torch() -> Any:
     # Looked up, not imported: a tensor cannot exist before its user has imported torch.
     return sys.modules["torch"]

@@ -131,7 +131,19 @@ def placed(inputs: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     if isinstance(inputs, np.ndarray) and not inputs.flags.writeable:
         inputs = inputs.copy()
     tensor = torch.as_tensor(inputs)
-    return tensor.to(device, dtype if tensor.is_floating_point() else None)
+    return moved(tensor, device, dtype) if dtype is not None and tensor.is_floating_point() else tensor.to(device)
+
+
+def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor on a device in a type, the fewer bytes crossing: not every device could widen it to float64."""
+    if dtype.itemsize > tensor.dtype.itemsize:
+        return tensor.to(device).to(dtype)
+    return tensor.to(dtype).to(device)
+
+
+def wide_on_host(tensor: torch.Tensor) -> Array:
+    """Return a tensor as a float64 array."""
+    return moved(tensor.detach(), torch.device("cpu"), torch.float64).numpy()
 
 
 def home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -151,7 +163,7 @@ def called(module: nn.Module, inputs: Any) -> Any:
 
 def targets(y: Any, n_rows: int) -> Array:
     """Return targets of a batch as float64, with the axes they came with."""
-    values = y.detach().to("cpu", torch.float64).numpy() if isinstance(y, torch.Tensor) else np.asarray(y, np.float64)
+    values = wide_on_host(y) if isinstance(y, torch.Tensor) else np.asarray(y, np.float64)
     if values.ndim not in {1, 2} or len(values) != n_rows:
         raise ValueError(
             f"y must have one entry per row of its batch, shape ({n_rows},) or ({n_rows}, outputs); got shape "

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from hatband._backend import on_host
 from hatband._typing import Array
 from hatband._validation import check_finite
 from hatband.geometry import Features
-from hatband.nn.batches import ArrayBatches, Batches, check_finite_from, targets
+from hatband.nn.batches import ArrayBatches, Batches, check_finite_from, targets, wide_on_host
 from hatband.nn.part import Seen
 from hatband.nn.space import NetworkSpace
 from hatband.nn.streaming import rows_per_block
@@ -116,7 +115,7 @@ def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
     target = None if any(part is None for part in found) else np.concatenate(found)
     if target is not None:
         check_finite(target, "y")
-    return Block(Features(inputs, values), np.asarray(on_host(prediction.cpu().double())), target)
+    return Block(Features(inputs, values), wide_on_host(prediction), target)
 
 
 def training_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: int) -> TrainingRows:

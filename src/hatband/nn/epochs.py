@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hatband._backend import exact_device
 from hatband.nn.batches import placed
 
 # Rows that go through the network at once where no gradient is kept.
@@ -79,8 +80,9 @@ class LoaderRows(EpochRows):
 
 
 def taken(rows: Batch, index: Any) -> Batch:
-    """Return the rows at an index or in a slice."""
-    return Batch(*(None if part is None else part[index] for part in rows))
+    """Return the rows at an index or in a slice; targets may lie on another device than inputs."""
+    fixed = isinstance(index, slice)
+    return Batch(*(None if part is None else part[index if fixed else index.to(part.device)] for part in rows))
 
 
 def _of_mean_one(weight: Any) -> Any:
@@ -90,8 +92,8 @@ def _of_mean_one(weight: Any) -> Any:
 
 
 def columns_on(device: Any, y: Any) -> Any:
-    """Return targets as a tensor (n, q) on the device, in their own precision."""
+    """Return targets as a tensor (n, q) in their own precision, on the device if that has float64."""
     values = torch.as_tensor(y)
     # True - 0.5 is no subtraction to torch.
     values = values.float() if values.dtype == torch.bool else values
-    return (values[:, None] if values.ndim == 1 else values).to(device)
+    return (values[:, None] if values.ndim == 1 else values).to(exact_device(device))

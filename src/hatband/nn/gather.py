@@ -11,7 +11,7 @@ from torch import nn
 from hatband._checks_network import checked_noise
 from hatband._typing import Array
 from hatband._validation import check_finite
-from hatband.nn.batches import ArrayBatches, Batches, targets
+from hatband.nn.batches import ArrayBatches, Batches, targets, wide_on_host
 from hatband.nn.blocks import columns_like
 from hatband.nn.head import Head, find_head
 
@@ -99,8 +99,7 @@ def _table(inputs: Any) -> Any:
 def _host(values: Any) -> Array | None:
     if values is None:
         return None
-    tensor = values.detach().to("cpu", torch.float64) if isinstance(values, torch.Tensor) else values
-    return np.asarray(tensor, dtype=np.float64)
+    return wide_on_host(values) if isinstance(values, torch.Tensor) else np.asarray(values, dtype=np.float64)
 
 
 def _joined(parts: Any) -> Array | None:

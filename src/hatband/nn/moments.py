@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hatband._backend import exact_device
 from hatband._typing import Array
+from hatband.nn.batches import moved
 
 
 class Moments(NamedTuple):
@@ -22,12 +24,15 @@ class Moments(NamedTuple):
 def moments(blocks: Iterable[tuple[Any, Any]]) -> Moments:
     """Return mean and standard deviation of the columns of blocks (b, k) of rows with weights (b,), or None for 1.
 
-    Summed in float64. Pairs of means and squares are merged: Chan, Golub and LeVeque (1983), eq. 2.1.
+    Summed in float64, where the blocks are. Pairs of means and squares are merged: Chan, Golub and LeVeque (1983),
+    eq. 2.1.
     """
-    total, mean, square = 0.0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    total = 0.0
+    mean: Any = 0.0
+    square: Any = 0.0
     for block, given in blocks:
-        values = block.detach().cpu().to(torch.float64)
-        weight = values.new_ones(len(values)) if given is None else given.cpu().to(torch.float64)
+        values = moved(block.detach(), exact_device(block.device), torch.float64)
+        weight = values.new_ones(len(values)) if given is None else given.to(values)
         added = float(weight.sum())
         if not added:
             continue

@@ -9,6 +9,7 @@ from torch import nn
 from hatband._backend import EPS
 from hatband._typing import Array
 from hatband.linalg import GramStatistics
+from hatband.nn.batches import wide_on_host
 from hatband.nn.part import Intercept
 
 # A solved head satisfies its normal equations to this; one trained by gradients seldom to 1e-3.
@@ -26,9 +27,12 @@ def own_ridge(statistics: GramStatistics, layer: nn.Linear, intercept: Intercept
     backend, precision = statistics.backend, torch.finfo(layer.weight.dtype).eps
     if intercept == "penalised":
         weights = np.vstack([weights, bias])
-    gram, cross = map(backend.numpy, statistics.products(intercept == "free"))
-    slope = cross - gram @ weights
-    slack = _STATIONARY * np.linalg.norm(cross) + 4 * precision * np.linalg.norm(abs(gram) @ abs(weights))
+    gram, products = statistics.products(intercept == "free")
+    there = backend.asarray(weights)
+    # The Gram matrix stays where it is: only columns of its size come to the host.
+    cross, fitted, size = map(backend.numpy, (products, gram @ there, abs(gram) @ abs(there)))
+    slope = cross - fitted
+    slack = _STATIONARY * np.linalg.norm(cross) + 4 * precision * np.linalg.norm(size)
     found = float((slope * weights).sum() / max((weights**2).sum(), EPS))
     # Below the slack a ridge cannot be told from none: least squares has to be asked for.
     if ridge == "auto" and found * np.linalg.norm(weights) <= slack:
@@ -49,5 +53,5 @@ def _is_balanced(statistics: GramStatistics, weights: Array, bias: Array, precis
 
 def layer_weights(layer: nn.Linear) -> tuple[Array, Array]:
     """Return slopes (d, q) and intercepts (q,) of a layer in float64."""
-    slopes = layer.weight.detach().to("cpu", torch.float64).numpy().T
-    return slopes, np.zeros(slopes.shape[1]) if layer.bias is None else layer.bias.detach().cpu().double().numpy()
+    slopes = wide_on_host(layer.weight).T
+    return slopes, np.zeros(slopes.shape[1]) if layer.bias is None else wide_on_host(layer.bias)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hatband._backend import exact_device, on_host
 from hatband._checks_network import check_columns, check_outputs, check_standardisable
 from hatband.nn.batches import called, home
 from hatband.nn.epochs import Batch, EpochRows
@@ -22,8 +23,8 @@ class Units(NamedTuple):
 
     def errors(self, output: Any, target: Any) -> Any:
         """Return target - output in standard units, in the precision of the output."""
-        wanted = ((target - self.target.mean) / self.target.scale).to(output.dtype)
-        return wanted - (output - self.output.mean.to(output.dtype)) / self.output.scale.to(output.dtype)
+        wanted = ((target - self.target.mean) / self.target.scale).to(output)
+        return wanted - (output - self.output.mean.to(output)) / self.output.scale.to(output)
 
 
 @singledispatch
@@ -50,12 +51,12 @@ def _standard_units_inside(module: MLP, rows: EpochRows) -> Iterator[Units]:
 def _of_targets(module: Any, rows: EpochRows) -> Moments:
     found = moments((batch.targets, batch.weight) for batch in rows.blocks())
     _check_standardisable(found, module, "y")
-    return found.to(home(module)[0])
+    return found.to(exact_device(home(module)[0]))
 
 
 def _check_standardisable(found: Moments, module: Any, name: str) -> None:
     range_ = torch.finfo(home(module)[1])
-    check_standardisable(found.mean.numpy(), found.scale.numpy(), (10 * range_.tiny, range_.max / 10), name)
+    check_standardisable(on_host(found.mean), on_host(found.scale), (10 * range_.tiny, range_.max / 10), name)
 
 
 def _table(inputs: Any, module: MLP) -> Any:
@@ -70,14 +71,14 @@ def _squared_error(module: Any, batch: Batch, units: Units) -> Any:
 
 def _gaussian(module: Any, batch: Batch, units: Units) -> Any:
     mean, log_noise = (_columns(part, batch.targets, module) for part in module.mean_and_log_noise(batch.inputs))
-    log_noise = log_noise - units.output.scale.to(log_noise.dtype).log()
+    log_noise = log_noise - units.output.scale.to(log_noise).log()
     # -log N(y; mu, sigma^2) without its constant.
     return _mean(0.5 * (units.errors(mean, batch.targets) * (-log_noise).exp()) ** 2 + log_noise, batch.weight)
 
 
 def _mean(losses: Any, weight: Any) -> Any:
     """Return the mean of losses (b, q); that of their rows times weights of mean 1 over all batches."""
-    return losses.mean() if weight is None else (losses.mean(dim=1) * weight.to(losses.dtype)).mean()
+    return losses.mean() if weight is None else (losses.mean(dim=1) * weight.to(losses)).mean()
 
 
 LOSSES: Mapping[str, Callable[[Any, Batch, Units], Any]] = {"squared": _squared_error, "gaussian": _gaussian}

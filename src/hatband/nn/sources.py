@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from sklearn.utils import check_consistent_length
 
+from hatband._backend import exact_device
 from hatband._checks_network import check_validation_size
 from hatband._validation import check_finite, check_target, check_weights
-from hatband.nn.batches import as_batches, numbers
+from hatband.nn.batches import as_batches, numbers, placed
 from hatband.nn.epochs import Batch, EpochRows, LoaderRows, ShuffledRows, columns_on, taken
 
 # The rows to train on, and those to stop by.
@@ -24,16 +25,21 @@ class Source(NamedTuple):
     keeps_precision: bool
     batch_size: int
 
+    @property
+    def input_dtype(self) -> Any:
+        """Type of floating-point inputs; None for their own, which not every device has."""
+        return None if self.keeps_precision and exact_device(self.device) == self.device else self.dtype
+
     def arrays(self, X: Any, y: Any, sample_weight: Any = None) -> Batch:
         """Return checked rows, those of weight 0 left out, on the device of the network."""
         target, _ = check_target(_on_host(y))
-        inputs = _inputs(X).to(self.device)
+        inputs = placed(_inputs(X), self.device, self.input_dtype)
         check_consistent_length(inputs, target)
         # Targets in float64 until they are standardised: y may lie far from 0.
-        rows = Batch(inputs if self.keeps_precision else inputs.to(self.dtype), columns_on(self.device, target))
+        rows = Batch(inputs, columns_on(self.device, target))
         if sample_weight is None:
             return rows
-        weight = torch.from_numpy(check_weights(_on_host(sample_weight), len(target))).to(self.device)
+        weight = torch.from_numpy(check_weights(_on_host(sample_weight), len(target))).to(rows.targets.device)
         return taken(rows._replace(weight=weight), weight > 0)
 
     def given(self, X: Any, y: Any = None, sample_weight: Any = None, *, seed: int) -> EpochRows:
@@ -42,7 +48,7 @@ class Source(NamedTuple):
             return self._shuffled(self.arrays(X, y, sample_weight), seed)
         if sample_weight is not None:
             raise ValueError("sample_weight belongs beside arrays X and y; rows of a loader all count alike.")
-        return LoaderRows(as_batches(X), self.device, None if self.keeps_precision else self.dtype)
+        return LoaderRows(as_batches(X), self.device, self.input_dtype)
 
     def with_validation(self, rows: tuple[Any, Any, Any], validation: Any, seed: int) -> Division:
         """Return the rows to train on, and the rows given to stop by, if any."""
@@ -58,7 +64,7 @@ class Source(NamedTuple):
         """Return rows drawn to train on and, unless the size is 0, the others to stop by."""
         known = self.arrays(*rows)
         held = check_validation_size(size, len(known.targets))
-        order = torch.from_numpy(random.permutation(len(known.targets))).to(self.device)
+        order = torch.from_numpy(random.permutation(len(known.targets))).to(known.targets.device)
         kept, stop = taken(known, order[held:]), taken(known, order[:held])
         return self._shuffled(kept, seed), self._shuffled(stop, seed) if held else None
 
@@ -77,5 +83,6 @@ def _inputs(X: Any) -> Any:
     else:
         values = numbers(X)
         tensor = torch.from_numpy(np.array(values, np.float32 if values.dtype == np.float32 else np.float64))
-    check_finite(_on_host(tensor), "X")
+    if not bool(torch.isfinite(tensor).all()):
+        check_finite(_on_host(tensor), "X")
     return tensor

@@ -16,6 +16,7 @@ from hatband._validation import check_in, check_ridge
 from hatband.geometry import Exactness, Features, Space
 from hatband.linalg import Factor, GramStatistics
 from hatband.linalg.moments import Centre
+from hatband.nn.batches import wide_on_host
 from hatband.nn.low_rank import Sketch
 from hatband.nn.part import Intercept, Part
 
@@ -82,7 +83,7 @@ class NetworkSpace(Space):
         """Return X where it is a table of at most 256 columns, else the features along their principal directions."""
         X, backend = features.model_inputs, self.factor.frame.backend
         if X is not None:
-            return np.asarray(on_host(X.double()))
+            return wide_on_host(X)
         return backend.numpy(backend.asarray(features.values) @ backend.asarray(self.directions))
 
     def leverages(self, features: Features) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ from hatband.geometry import Exactness, Geometry
 from hatband.geometry.convert import combined_weights
 from hatband.geometry.features import FeatureSpace
 from hatband.linalg import Auto
-from hatband.nn.batches import home
+from hatband.nn.batches import home, moved
 
 # Numbers in one block of gradients: 64 MB.
 BLOCK_NUMBERS = 2**23
@@ -59,7 +59,7 @@ class DoubleNetwork:
     @classmethod
     def on(cls, module: nn.Module, device: torch.device) -> "DoubleNetwork":
         """Copy a network to a device that has float64."""
-        return cls(copy.deepcopy(module).to(device, torch.float64).eval(), device)
+        return cls(copy.deepcopy(module).to(device).double().eval(), device)
 
     @cached_property
     def parameters(self) -> dict[str, torch.Tensor]:
@@ -74,7 +74,7 @@ class DoubleNetwork:
     def rows(self, X: Any) -> torch.Tensor:
         """Return an array or tensor as float64 rows where the network is."""
         values = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.array(X, dtype=np.float64))
-        return values.detach().to(self.device, torch.float64)
+        return moved(values.detach(), self.device, torch.float64)
 
     def outputs(self, parameters: dict[str, torch.Tensor], rows: Any) -> torch.Tensor:
         """Return f(x; w) of rows (m,), which may be nested in tuples and dicts."""
