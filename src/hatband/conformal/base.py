@@ -10,6 +10,7 @@ from sklearn.utils import check_consistent_length, check_random_state, get_tags
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.validation import check_is_fitted
 
+from hatband._checks_calibration import check_labels, check_ratio
 from hatband._typing import Array
 from hatband._validation import check_calibration_size, check_confidence_level, check_target, check_weights
 from hatband.conformal.band import band_of, mapped_back, scores_of, shift_and_width, warn_if_outside
@@ -89,6 +90,9 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         check_consistent_length(X, target, groups, likelihood_ratio)
         n = len(target)
         weight = None if sample_weight is None else check_weights(sample_weight, n)
+        # Here the rows of a message are those of the caller, and no rows escape by being trained on.
+        groups = None if groups is None else check_labels(groups, n)
+        likelihood_ratio = None if likelihood_ratio is None else check_ratio(likelihood_ratio, n)
         size = check_calibration_size(self.calibration_size, n)
         order = check_random_state(self.random_state).permutation(n)
         calibration, training = np.sort(order[:size]), np.sort(order[size:])
