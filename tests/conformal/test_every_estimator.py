@@ -74,7 +74,7 @@ def test_other_columns_than_in_training_are_refused_in_the_words_of_scikit_learn
     X, y = data
     model.fit(X, y)
     for call in (model.predict, model.predict_interval, model.leverage):
-        with pytest.raises(ValueError, match="has 2 features, but .* is expecting 3 features"):
+        with pytest.raises(ValueError, match=r"has 2 features, but .* is expecting 3 features"):
             call(X[:, :2])
     model.fit(pd.DataFrame(X, columns=list("abc")), y)
     for call in (model.predict, model.predict_interval, model.leverage):

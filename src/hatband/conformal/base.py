@@ -276,9 +276,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         are exchangeable (within groups where there are groups; after weighting where there is a likelihood ratio); per
         output, or for all outputs with ``joint=True``. Cost: one prediction and, for leverage scales, d^2 per row.
         """
-        self._check_trained("predict_interval")
-        if "scores_" not in vars(self):
-            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
+        self._check_calibrated("predict_interval")
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
         X = check_rows(self, X, reset=False)
         rows = self._rows(X)
@@ -325,6 +323,11 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
             "space_",
             msg=f"This %(name)s instance is not fitted yet. Call fit, or fit_train and calibrate, before {caller}.",
         )
+
+    def _check_calibrated(self, caller: str) -> None:
+        self._check_trained(caller)
+        if "scores_" not in vars(self):
+            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
 
     def _forget(self) -> None:
         for name in (*TRAINED, *_CALIBRATED, "calibration_indices_"):
