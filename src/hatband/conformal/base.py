@@ -18,6 +18,7 @@ from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, sh
 from hatband.conformal.intervals import bounds, layout
 from hatband.conformal.target import MonotoneTarget
 from hatband.conformal.training import TRAINED, Given, train
+from hatband.geometry.convert import kept
 from hatband.order_statistics import minimum_calibration_size
 from hatband.rows import Rows, new_rows, take_rows
 
@@ -228,7 +229,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         self._check_trained("predict")
         X = check_rows(self, X, reset=False)
         if not return_std:
-            return self._shaped(self.estimator_.predict(X))
+            return self._shaped(self.estimator_.predict(kept(X, self.estimator_)))
         rows = self._rows(X)
         shift, width = shift_and_width(self.scale_, rows)
         if np.any(shift):
