@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Lasso, LinearRegression, Ridge
@@ -77,6 +78,14 @@ def test_training_apart_from_calibration(data):
 
     np.testing.assert_allclose(found.leverage(X), expected.leverage(X), rtol=1e-9)
     np.testing.assert_array_equal(X, data[0])
+
+
+def test_targets_are_kept_from_those_that_overwrite_them_too(data):
+    X, y = data[0].copy(order="F"), data[1].copy()
+    SplitConformalRegressor(PLSRegression(1, copy=False), scale="leverage").fit_train(X, y)
+
+    np.testing.assert_array_equal(X, data[0])
+    np.testing.assert_array_equal(y, data[1])
 
 
 def test_a_transformer_as_geometry(data):
