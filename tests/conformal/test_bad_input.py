@@ -159,3 +159,17 @@ def test_one_row_cannot_be_split_and_the_message_says_so(data):
     X, y = data
     with pytest.raises(ValueError, match="n_samples = 1"):
         SplitConformalRegressor(LinearRegression()).fit(X[:1], y[:1])
+
+
+@pytest.mark.parametrize("scale", ["strength", "magnitude", "quantile", "laplace"])
+def test_a_model_that_interpolates_every_row_leaves_a_learned_scale_nothing_and_says_so(scale, rng):
+    X, y = rng.standard_normal((60, 90)), rng.standard_normal(60)
+    with pytest.raises(ValueError, match=r"interpolates every training row.*Give the estimator a ridge > 0"):
+        SplitConformalRegressor(LinearRegression(), scale=scale, random_state=0).fit(X, y)
+
+
+def test_infinities_of_both_signs_get_the_message_and_no_warning_before_it(data):
+    X, y = data
+    y[[13, 14]] = np.inf, -np.inf
+    with pytest.raises(ValueError, match="y must be finite; row 13"):
+        SplitConformalRegressor().fit(X, y)
