@@ -21,7 +21,7 @@ RESIDUAL_FOLDS = 5
 
 
 class NoHonestResiduals(ValueError):
-    """A frozen model may have been trained on the rows, and cannot be refitted without them."""
+    """The model may have been trained on the rows, and cannot be refitted without them."""
 
 
 class Rows:
@@ -210,7 +210,8 @@ def training_rows(
     Raises
     ------
     NoHonestResiduals
-        If the model is frozen, is not known to have seen or not seen the rows, and so cannot give honest residuals.
+        If the model is frozen, is not known to have seen or not seen the rows, and so cannot give honest residuals; or
+        if it would have to be refitted without the only row.
     """
     features = space.features(X)
     predicted = predict_features(estimator, space, features, y.shape[1])
@@ -227,6 +228,11 @@ def training_rows(
             "A frozen model cannot be refitted for honest residuals, and whether it was trained on the rows of "
             "fit_train cannot be seen from it. Pass residuals='unseen' with rows that it has not seen, or a scale that "
             "needs no residuals, such as 'leverage'."
+        )
+    elif len(y) < 2:
+        raise NoHonestResiduals(
+            "Honest residuals from refits need at least two training rows; got 1. Pass more rows, or a scale that needs "
+            "no residuals, such as 'leverage'."
         )
     else:
         folds = KFold(min(RESIDUAL_FOLDS, len(y)), shuffle=True, random_state=random_state)

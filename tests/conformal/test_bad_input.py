@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.tree import DecisionTreeRegressor
 
-from hatband import ConformalKernelRidge, ConformalRidge, LeverageScale, SplitConformalRegressor
+from hatband import ConformalKernelRidge, ConformalRidge, LeverageScale, LeverageWarning, SplitConformalRegressor
 
 
 @pytest.fixture
@@ -173,3 +174,19 @@ def test_infinities_of_both_signs_get_the_message_and_no_warning_before_it(data)
     y[[13, 14]] = np.inf, -np.inf
     with pytest.raises(ValueError, match="y must be finite; row 13"):
         SplitConformalRegressor().fit(X, y)
+
+
+@pytest.mark.parametrize("scale", ["strength", "magnitude", "quantile", "laplace"])
+def test_one_training_row_gives_no_honest_residuals_and_says_so(scale, data):
+    X, y = data
+    model = SplitConformalRegressor(DecisionTreeRegressor(), scale=scale)
+    with pytest.raises(ValueError, match="at least two training rows; got 1"):
+        model.fit_train(X[:1], y[:1])
+
+
+def test_one_training_row_leaves_the_default_the_leverage_scale(data):
+    X, y = data
+    model = SplitConformalRegressor(DecisionTreeRegressor(), random_state=0)
+    with pytest.warns(LeverageWarning, match="leverage"):
+        model.fit_train(X[:1], y[:1])
+    assert np.isfinite(model.calibrate(X[1:], y[1:]).predict_interval(X)[1]).all()
