@@ -18,7 +18,6 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import betabinom
 from sklearn.base import RegressorMixin
 from sklearn.datasets import make_friedman1
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -27,11 +26,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from _chance import is_outside
 from _report import Report, parser
 from hatband import SplitConformalRegressor
 from hatband.datasets import load, names
 from hatband.interval_metrics import coverage_by_group, interval_score, leverage_fifths
-from hatband.order_statistics import upper_rank
 
 LEVEL = 0.9
 # Chance that a run of correct methods misses a coverage target, shared by all its splits.
@@ -130,12 +129,8 @@ def outside_bounds(outcomes: list[Outcome], false_alarm: float) -> int:
 
 
 def _outside(run: Outcome, tail: float) -> bool:
-    n, tests = run.calibration_rows, len(run.covered)
-    rank = upper_rank(n, LEVEL)
-    if rank > n:
-        return not run.covered.all()
-    inside = betabinom(tests, rank, n + 1 - rank)
-    return bool(run.covered.sum() < inside.ppf(tail) or run.strictly.sum() > inside.isf(tail))
+    rows = int(run.covered.sum()), int(run.strictly.sum()), run.calibration_rows, len(run.covered)
+    return is_outside(*rows, level=LEVEL, tail=tail)
 
 
 def summary(outcomes: list[Outcome], spread: float) -> dict[str, Any]:

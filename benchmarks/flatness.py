@@ -9,17 +9,19 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import betabinom, norm
+from scipy.stats import norm
 from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import _lwcp
+from _chance import covered_law
 from _report import Report, parser
-from hatband.order_statistics import upper_rank
+from hatband.diagnostics import CoverageGap
+from hatband.diagnostics.flatness import outer_gap
+from hatband.interval_metrics import leverage_fifths
 from published import Outcome, dataset, outcome, scaled
 
 SCALES = ("constant", "leverage", "strength", "auto")
@@ -43,31 +45,12 @@ FOREST_GAP, FOREST_WIDTH = 0.0687, 20.7
 Runs = dict[str, list[Outcome]]
 
 
-class Gap(NamedTuple):
-    """Coverage of the outer fifths of pooled leverage, their difference, and its standard error over the seeds."""
-
-    low: float
-    high: float
-    error: float
-
-    @property
-    def size(self) -> float:
-        """Lowest less highest fifth."""
-        return self.low - self.high
-
-
-def pooled_gap(runs: Sequence[Outcome]) -> Gap:
+def pooled_gap(runs: Sequence[Outcome]) -> CoverageGap:
     """Return the gap with the rows of all seeds in one pool; its error takes each seed as one draw."""
-    low, high = np.percentile(np.concatenate([run.leverage for run in runs]), [20, 80])
-    sides = [[run.leverage <= low, run.leverage >= high] for run in runs]
-    hits = np.array([[run.covered[side, 0].sum() for side in pair] for run, pair in zip(runs, sides, strict=True)])
-    rows = np.array([[side.sum() for side in pair] for pair in sides])
-    share = hits.sum(axis=0) / rows.sum(axis=0)
-    # Linearised ratio: what each seed adds to the two shares.
-    parts = ((hits - share * rows) / rows.sum(axis=0)) @ [1, -1]
-    n = len(runs)
-    error = np.sqrt(np.square(parts).sum() * n / (n - 1)) if n > 1 else np.nan
-    return Gap(float(share[0]), float(share[1]), float(error))
+    hits = np.concatenate([run.covered[:, 0] for run in runs])
+    leverage = np.concatenate([run.leverage for run in runs])
+    seed = np.repeat(np.arange(len(runs)), [len(run.leverage) for run in runs])
+    return outer_gap(hits, leverage_fifths(leverage), seed)
 
 
 def of_design(name: str, sizes: tuple[int, int, int], seeds: int, scales: Sequence[str]) -> Runs:
@@ -97,11 +80,12 @@ def pooled_table(report: Report, found: dict[str, Runs]) -> None:
             gap = pooled_gap(outcomes)
             report.row(
                 **{"pooled over seeds": name, "scale": scale},
-                **{"lowest fifth": gap.low, "highest fifth": gap.high, "gap": gap.size, "standard error": gap.error},
+                **{"lowest fifth": gap.lowest, "highest fifth": gap.highest},
+                **{"gap": gap.gap, "standard error": gap.standard_error},
                 width=mean_of(outcomes, "width"),
             )
             if scale in ("strength", DEFAULT) and name in ("homoscedastic", "textbook"):
-                report.target(f"|pooled gap|, {name}, scale {scale}", abs(gap.size), 0.008)
+                report.target(f"|pooled gap|, {name}, scale {scale}", abs(gap.gap), 0.008)
 
 
 def single_table(report: Report, found: dict[str, Runs]) -> None:
@@ -127,8 +111,7 @@ def lowest_coverage(seeds: int) -> float:
     Covered rows of one seed are beta-binomial (Vovk 2012); the mean over the seeds is taken as normal.
     """
     _, n_calibration, n_test = LARGE
-    rank = upper_rank(n_calibration, 0.9)
-    law = betabinom(n_test, rank, n_calibration + 1 - rank)
+    law = covered_law(n_calibration, n_test, 0.9)
     return float((law.mean() + norm.ppf(0.001 / len(SINGLE)) * law.std() / np.sqrt(seeds)) / n_test)
 
 
@@ -142,8 +125,8 @@ def cpu_table(report: Report, splits: int, scales: Sequence[str]) -> None:
     for scale, outcomes in runs.items():
         gap = pooled_gap(outcomes)
         report.row(
-            **{"cpu_act": scale, "mean |gap|": mean_gap(outcomes), "pooled gap": gap.size},
-            **{"standard error": gap.error, "width": mean_of(outcomes, "width")},
+            **{"cpu_act": scale, "mean |gap|": mean_gap(outcomes), "pooled gap": gap.gap},
+            **{"standard error": gap.standard_error, "width": mean_of(outcomes, "width")},
             coverage=mean_of(outcomes, "covered"),
         )
     if DEFAULT in runs:
@@ -172,7 +155,7 @@ def _quick(report: Report) -> None:
     report.target("|pooled gap|, both designs, scale auto", None, 0.008)
     report.target("mean |gap| less that of the fixed scale", None, 0.002)
     if os.environ.get("HATBAND_DATA"):
-        cpu_table(report, 1, SCALES)
+        cpu_table(report, 2, SCALES)
     else:
         report.target("cpu_act: mean |gap|, default", None, FOREST_GAP, "<")
 

@@ -24,14 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import betabinom
 from threadpoolctl import threadpool_limits
 
+from _chance import is_outside
 from _neural import BASE, LEVEL, METHODS, Pair, scales, whole_network
 from _report import Report, parser
 from coverage import made_sets
 from hatband.datasets import load
-from hatband.order_statistics import upper_rank
 
 SETS = ["concrete", "yacht", "power_plant", "protein_casp", "bike_sharing", "california_housing"]
 SMALL = ["concrete", "yacht"]
@@ -88,14 +87,11 @@ def coverage(found: list[dict[str, Any]], name: str) -> float:
 
 def outside(found: list[dict[str, Any]], tail: float) -> int:
     """Count coverages that no split-conformal method without ties would have."""
-    count = 0
-    for one in found:
-        for figures in one.values():
-            n, tests = figures["calibration_rows"], figures["tests"]
-            rank = upper_rank(n, LEVEL)
-            count += bool(figures["inside"] < betabinom(tests, rank, n + 1 - rank).ppf(tail))
-            count += bool(figures["inside"] > betabinom(tests, rank, n + 1 - rank).isf(tail))
-    return count
+    return sum(
+        is_outside(one["inside"], one["inside"], one["calibration_rows"], one["tests"], level=LEVEL, tail=tail)
+        for figures in found
+        for one in figures.values()
+    )
 
 
 def compare_scales(report: Report, table: dict[str, list[dict[str, Any]]], whole: bool) -> None:

@@ -39,9 +39,8 @@ class Outcome(NamedTuple):
     @property
     def gap(self) -> float:
         """Coverage of the lowest fifth of leverage less that of the highest, at the first level."""
-        low, high = np.percentile(self.leverage, [20, 80])
-        covered = self.covered[:, 0]
-        return covered[self.leverage <= low].mean() - covered[self.leverage >= high].mean()
+        low, high = _outer_fifths([self])
+        return low - high
 
 
 def outcomes(estimator: RegressorMixin, parts: _lwcp.Parts, levels: Iterable[float] = (0.9,)) -> dict[str, Outcome]:
@@ -159,6 +158,7 @@ def pooled(report: Report, designs: Iterable[str]) -> None:
 def _outer_fifths(runs: list[Outcome]) -> tuple[float, float]:
     leverage = np.concatenate([run.leverage for run in runs])
     covered = np.concatenate([run.covered[:, 0] for run in runs])
+    # As published: interpolated percentiles, which may take one row more than a fifth.
     low, high = np.percentile(leverage, [20, 80])
     return float(covered[leverage <= low].mean()), float(covered[leverage >= high].mean())
 

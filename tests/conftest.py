@@ -4,6 +4,7 @@ from jaxtyping import install_import_hook
 
 # Before anything imports hatband: from here on a wrong shape is an error with the function's name.
 NUMERICAL_LAYERS = [
+    "hatband._kernel_leverage",
     "hatband._leave_one_out",
     "hatband._leverage",
     "hatband.conformal.acceptance",

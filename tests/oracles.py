@@ -4,22 +4,12 @@ from fractions import Fraction
 
 import mpmath
 import numpy as np
+from scipy import stats
+from sklearn.base import clone
 
 
-def dense_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
-    """h(x) by an explicit inverse (pseudo-inverse at ridge 0), the intercept as a column that is not penalised."""
-    n, d = train.shape
-    w = np.ones(n) if weights is None else np.asarray(weights, float)
-    penalty = np.broadcast_to(np.asarray(ridge, float), (d,))
-    if fit_intercept:
-        train, rows = (np.hstack([np.ones((len(z), 1)), z]) for z in (train, rows))
-        penalty = np.concatenate([[0.0], penalty])
-    inverse = np.linalg.pinv(train.T @ (w[:, None] * train) + np.diag(penalty), hermitian=True)
-    return np.einsum("ij,jk,ik->i", rows, inverse, rows)
-
-
-def dense_sampling_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
-    """phi' A^-1 Phi'W Phi A^-1 phi by an explicit inverse."""
+def _ridge_system(train, rows, ridge, weights, fit_intercept):
+    """Rows, Gram matrix Phi'W Phi and (Phi'W Phi + ridge)^-1, the intercept as a first column that is not penalised."""
     n, d = train.shape
     w = np.ones(n) if weights is None else np.asarray(weights, float)
     penalty = np.broadcast_to(np.asarray(ridge, float), (d,))
@@ -27,8 +17,25 @@ def dense_sampling_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=
         train, rows = (np.hstack([np.ones((len(z), 1)), z]) for z in (train, rows))
         penalty = np.concatenate([[0.0], penalty])
     gram = train.T @ (w[:, None] * train)
-    inverse = np.linalg.pinv(gram + np.diag(penalty), hermitian=True)
+    return rows, gram, np.linalg.pinv(gram + np.diag(penalty), hermitian=True)
+
+
+def dense_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
+    """h(x) by an explicit inverse (pseudo-inverse at ridge 0)."""
+    rows, _, inverse = _ridge_system(train, rows, ridge, weights, fit_intercept)
+    return np.einsum("ij,jk,ik->i", rows, inverse, rows)
+
+
+def dense_sampling_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
+    """phi' A^-1 Phi'W Phi A^-1 phi by an explicit inverse."""
+    rows, gram, inverse = _ridge_system(train, rows, ridge, weights, fit_intercept)
     return np.einsum("ij,jk,ik->i", rows, inverse @ gram @ inverse, rows)
+
+
+def dense_hat(features, ridge=0.0, weights=None, fit_intercept=True):
+    """H with H y the fitted values of weighted ridge."""
+    rows, _, inverse = _ridge_system(features, features, ridge, weights, fit_intercept)
+    return rows @ inverse @ rows.T * (1.0 if weights is None else np.asarray(weights, float))
 
 
 def leave_one_out_predictions(fit_predict, features, target, weights=None):
@@ -49,6 +56,21 @@ def exact_lower_rank(n: int, level: Fraction) -> int:
     """Largest k with k / (n + 1) <= 1 - level, by rational arithmetic."""
     product = (n + 1) * (1 - level)
     return product.numerator // product.denominator
+
+
+def covered_bounds(n_calibration, level: Fraction, n_tests, repetitions=1, *, false_alarm):
+    """Smallest and largest number of covered rows over all repetitions, outside which exact coverage is so rare.
+
+    Given the trained model, the covered among T test rows are BetaBinomial(T, k, n + 1 - k), k = ceil((n + 1) level);
+    repetitions with calibration rows of their own add up.
+    """
+    k = exact_upper_rank(n_calibration, level)
+    law = stats.betabinom(n_tests, k, n_calibration + 1 - k).pmf(np.arange(n_tests + 1))
+    total = np.array([1.0])
+    for _ in range(repetitions):
+        total = np.convolve(total, law)
+    below = np.cumsum(total)
+    return np.searchsorted(below, false_alarm / 2), np.searchsorted(below, 1 - false_alarm / 2)
 
 
 def augmented_scores(hat, target, score, weights=None):
@@ -73,17 +95,6 @@ def full_conformal_grid(hat, y, grid, score, *, level, weights=None):
         stranger = np.sum(scores >= scores[-1] * (1 - 1e-12))
         inside.append(stranger > Fraction(len(scores)) * (1 - level))
     return np.array(inside)
-
-
-def dense_hat(features, ridge=0.0, weights=None, fit_intercept=True):
-    """H with H y the fitted values of weighted ridge."""
-    n, d = features.shape
-    w = np.ones(n) if weights is None else np.asarray(weights, float)
-    penalty = np.full(d, float(ridge))
-    if fit_intercept:
-        features, penalty = np.hstack([np.ones((n, 1)), features]), np.concatenate([[0.0], penalty])
-    inverse = np.linalg.pinv(features.T @ (w[:, None] * features) + np.diag(penalty), hermitian=True)
-    return features @ inverse @ features.T * w
 
 
 def kernel_hat(kernel, ridge, weights=None):
@@ -174,3 +185,23 @@ def held_out_bounds(fit_band, X, y, rows, folds, *, level: Fraction, method="plu
         low[:, held] = center[:, None] - spread * width[:, None]
         high[:, held] = center[:, None] + spread * width[:, None]
     return rank_bounds(low, high, level) if method == "plus" else (low.min(axis=1), high.max(axis=1))
+
+
+def linear_band(estimator, X, y, weights=None, width="constant"):
+    """fit_band of `held_out_bounds` for linear models: sklearn's refit, and leverage by an explicit inverse."""
+    ridge = getattr(estimator, "alpha", 0.0)
+
+    def fit_band(kept):
+        w = None if weights is None else weights[kept]
+        model = clone(estimator).fit(X[kept], y[kept], sample_weight=w)
+
+        def band(rows):
+            if width == "constant":
+                return model.predict(rows), np.ones(len(rows))
+            form = dense_sampling_leverage if width == "sampling" else dense_leverage
+            h = form(X[kept], rows, ridge, w, estimator.fit_intercept)
+            return model.predict(rows), np.sqrt(1 + h)
+
+        return band
+
+    return fit_band

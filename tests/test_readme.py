@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ def test_the_commands_of_the_readme_exist(line):
     elif "make" in words:
         targets = re.findall(r"^([a-z]+):", (README.parent / "Makefile").read_text(), flags=re.MULTILINE)
         assert words[words.index("make") + 1] in targets
+
+
+@pytest.mark.parametrize("extra", sorted(set(",".join(re.findall(r'pip install "\.\[(.+?)\]"', TEXT)).split(","))))
+def test_the_extras_that_the_readme_installs_exist(extra):
+    pyproject = tomllib.loads((README.parent / "pyproject.toml").read_text())
+    assert extra in pyproject["project"]["optional-dependencies"]
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT))

@@ -65,7 +65,7 @@ for estimator in (Ridge(alpha=0.1), HistGradientBoostingRegressor(max_iter=30, r
 # with its ridge and its intercept; here is the formula by hand.
 
 # %%
-model = SplitConformalRegressor(Ridge(alpha=0.1), random_state=0).fit(X_train, y_train)
+model = SplitConformalRegressor(Ridge(alpha=0.1), scale="leverage", random_state=0).fit(X_train, y_train)
 trained_on = np.delete(X_train, model.calibration_indices_, axis=0)
 
 centre = trained_on.mean(axis=0)
@@ -76,7 +76,8 @@ assert np.allclose(model.leverage(X_new), by_hand)
 print(f"leverage of new rows: median {np.median(by_hand):.3f}, largest {by_hand.max():.3f}")
 
 # %% [markdown]
-# The default band has width $q \sqrt{1 + h(x)}$: 1 for the noise, $h$ for the error of the fit.
+# With `scale="leverage"` the band has half-width $q \sqrt{1 + h(x)}$: 1 for the noise, $h$ for the error of the fit.
+# The default, `scale="auto"`, chooses between this, a constant, and widths that are learned from residuals.
 
 # %%
 _, interval = model.predict_interval(X_new)

@@ -131,7 +131,7 @@ plt.close(figure)
 X, y = load_diabetes(return_X_y=True)
 forest = RandomForestRegressor(50, min_samples_leaf=5, random_state=0)
 folds = KFold(5, shuffle=True, random_state=0)
-cross = CrossConformalRegressor(forest, cv=folds).fit(X[:300], y[:300])
+cross = CrossConformalRegressor(forest, cv=folds, random_state=0).fit(X[:300], y[:300])
 _, interval = cross.predict_interval(X[300:])
 inside = (interval[:, 0] <= y[300:]) & (y[300:] <= interval[:, 1])
 print(f"CV+ around a forest: coverage {inside.mean():.3f}, width {np.diff(interval).mean():.0f}")
@@ -139,14 +139,16 @@ assert inside.mean() > 0.8
 assert cross.held_out_.refitted
 
 clinics = np.arange(300) % 12
-grouped = CrossConformalRegressor(forest, cv=GroupKFold(4)).fit(X[:300], y[:300], groups=clinics)
+grouped = CrossConformalRegressor(forest, cv=GroupKFold(4), random_state=0).fit(X[:300], y[:300], groups=clinics)
 assert grouped.scores_.shape == (300, 1)
 
 # %% [markdown]
-# For ridge regression even CV+ needs no refits: a block of rows is left out in closed form.
+# With ridge regression and a constant or leverage scale even CV+ needs no refits: a block of rows is left out in closed
+# form.
 
 # %%
-assert not CrossConformalRegressor(Ridge(), cv=folds).fit(X[:300], y[:300]).held_out_.refitted
+blocks = CrossConformalRegressor(Ridge(), scale="leverage", cv=folds).fit(X[:300], y[:300])
+assert not blocks.held_out_.refitted
 
 # %% [markdown]
 # ## 4. Convex losses: one Newton step per row

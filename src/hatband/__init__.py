@@ -1,14 +1,7 @@
 """hatband: prediction intervals driven by statistical leverage. The hat matrix gives the band."""
 
-from hatband._leverage import (
-    cross_leverage,
-    effective_dimension,
-    leverage,
-    loo_leverage,
-    loo_predictions,
-    loo_residuals,
-    sampling_leverage,
-)
+from hatband._leave_one_out import loo_leverage, loo_predictions, loo_residuals
+from hatband._leverage import cross_leverage, effective_dimension, leverage, sampling_leverage
 from hatband._validation import CalibrationWarning, LeverageWarning
 from hatband.conformal import (
     ApproximateJackknifePlusRegressor,

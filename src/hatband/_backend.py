@@ -6,6 +6,7 @@ overwrites in place, where any other layout would be copied by SciPy in silence.
 
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -15,24 +16,12 @@ import scipy.sparse
 from scipy.linalg import blas, lapack
 from scipy.spatial.distance import cdist
 
+from hatband._blas import trmm
+from hatband._blocks import block_rows, device_rows, empty_block, share
 from hatband._typing import Array
 from hatband._validation import LeverageWarning
 
 EPS = float(np.finfo(np.float64).eps)
-# A block of rows fits the cache (2 MB) unless that left too few rows for full BLAS speed; it never passes 32 MB.
-_CACHE_ENTRIES, _MOST_ENTRIES, _HUGE_ENTRIES = 2**18, 2**22, 2**19 + 2**12
-_DEVICE_ENTRIES = 2**24
-
-
-def block_rows(n_features: int) -> int:
-    """Return how many rows go into one block: 1,024 to 4,096, fewer where there are very many features."""
-    cached = min(max(_CACHE_ENTRIES // max(n_features, 1), 1_024), 4_096)
-    return min(cached, max(_MOST_ENTRIES // max(n_features, 1), 64))
-
-
-def device_rows(n_features: int) -> int:
-    """Return how many rows go into one block on an accelerator: 128 MB, because every kernel costs its launch."""
-    return min(max(_DEVICE_ENTRIES // max(n_features, 1), 1_024), 65_536)
 
 
 def on_host(values: Any) -> Any:
@@ -56,6 +45,7 @@ class Backend(Protocol):
     def block_rows(self, n_features: int) -> int: ...
     def empty(self, *shape: int) -> Array: ...
     def block(self, rows: int, width: int) -> Array: ...
+    def share(self, work: Callable[[slice], None], count: int, n_features: int) -> None: ...
     def zeros(self, *shape: int) -> Array: ...
     def ones(self, *shape: int) -> Array: ...
     def asarray(self, values: Any) -> Array: ...
@@ -96,10 +86,11 @@ class NumpyBackend:
 
     def block(self, rows: int, width: int) -> Array:
         """Return an uninitialised block of rows, to be used again and again."""
-        entries = rows * width
-        # NumPy asks for huge pages from 4 MB on; on small ones a block that fills the cache is a fifth slower.
-        fewest = 0 if entries < _CACHE_ENTRIES // 4 else _HUGE_ENTRIES
-        return np.empty(max(entries, fewest))[:entries].reshape(rows, width)
+        return empty_block(rows, width)
+
+    def share(self, work: Callable[[slice], None], count: int, n_features: int) -> None:
+        """Call work(part) for parts that cover range(count), side by side."""
+        share(work, count, block_rows(n_features))
 
     def zeros(self, *shape: int) -> Array:
         """Return a float64 array of zeros."""
@@ -115,7 +106,7 @@ class NumpyBackend:
 
     def like(self, values: Array, rows: Any) -> Array:
         """Return values as the kind of array that the rows are."""
-        return _torch().as_tensor(values, device=rows.device) if _is_tensor(rows) else values
+        return TorchBackend("cpu").like(_torch().as_tensor(values), rows) if _is_tensor(rows) else values
 
     def numpy(self, values: Array) -> np.ndarray:
         """Return values as a NumPy array."""
@@ -173,9 +164,7 @@ class NumpyBackend:
 
     def trmm(self, block: Array, triangle: Array, transpose: bool = False) -> Array:
         """Return block @ triangle (or its transpose), written over the block."""
-        if not block.size:
-            return block
-        return blas.dtrmm(1.0, triangle.T, block.T, lower=1, trans_a=int(transpose), overwrite_b=1).T
+        return trmm(block, triangle, transpose)
 
     def qr_add(self, triangle: Array, block: Array) -> Array:
         """Return the upper triangle of the QR factorisation of [triangle; block], the triangle overwritten."""
@@ -235,6 +224,10 @@ class TorchBackend:
         """Return an uninitialised block of rows."""
         return self.empty(rows, width)
 
+    def share(self, work: Callable[[slice], None], count: int, n_features: int) -> None:
+        """Call work on the whole of range(count): torch shares out its own work."""
+        work(slice(0, count))
+
     def zeros(self, *shape: int) -> Array:
         """Return a float64 tensor of zeros."""
         return _torch().zeros(shape, dtype=_torch().float64, device=self.device)
@@ -245,7 +238,7 @@ class TorchBackend:
 
     def asarray(self, values: Any) -> Array:
         """Return values as a float64 tensor on the device of this backend."""
-        values = values.detach() if _is_tensor(values) else np.asarray(values)
+        values = values.detach().to(self.device) if _is_tensor(values) else np.asarray(values)
         return _torch().as_tensor(values, dtype=_torch().float64, device=self.device)
 
     def like(self, values: Array, rows: Any) -> Array:
@@ -385,6 +378,11 @@ def backend_of(rows: Any) -> AnyBackend:
         stacklevel=2,
     )
     return TorchBackend("cpu")
+
+
+def exact_device(device: Any) -> Any:
+    """Return a device of torch, or the CPU in its place where it has no float64."""
+    return device if _has_float64(device) else _torch().device("cpu")
 
 
 def _torch() -> Any:

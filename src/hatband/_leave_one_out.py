@@ -11,17 +11,17 @@ feature that it alone has). What a refit without it would give there is not dete
 residual is infinite with the sign of e, never NaN. `interpolated` finds such rows.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_solve
+from scipy.linalg import cho_solve, solve_triangular
 
 from hatband._typing import Array, Bool, Float
 
 # Below this 1 - w h is rounding.
 _INTERPOLATED = 1e-12
 # Smallest squared pivot of 1 - H_BB at which leaving the block out still leaves a model. As 1 - h_ii for one row.
-SMALLEST_PIVOT = 1e-10
+_SMALLEST_PIVOT = 1e-10
 # A row whose part in an undetermined direction is smaller than this share has no such part.
 _OUTSIDE = 1e-10
 
@@ -113,7 +113,7 @@ def loo_sampling_leverage(s: Float[Array, " n"], h: Float[Array, " n"], w: Any =
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband._leverage import loo_sampling_leverage
+    >>> from hatband._leave_one_out import loo_sampling_leverage
     >>> loo_sampling_leverage(np.array([0.5]), np.array([0.5]))  # ridge 0: s = h, before and after
     array([1.])
     """
@@ -184,15 +184,29 @@ def block_residuals(
     >>> block_residuals(np.array([0.1, -0.3]), np.array([[0.5, 0.0], [0.0, 0.0]]))
     array([ 0.2, -0.3])
     """
-    root = np.ones(len(e)) if w is None else np.sqrt(w)
-    kept = np.eye(len(e)) - root[:, None] * hat * root
+    factor = block_factor(hat, w)
+    return None if factor is None else cho_solve((factor.lower, True), factor.root * e) / factor.root
+
+
+class BlockFactor(NamedTuple):
+    """What leaving a block of rows out needs: L with L L' = 1 - W^1/2 H_BB W^1/2, and the diagonal of W^1/2."""
+
+    lower: Float[Array, "b b"]
+    root: Float[Array, " b"]
+
+    def half(self) -> Float[Array, "b b"]:
+        """Return Q = L^-1 W^1/2, so that Q'Q = (W^-1 - H_BB)^-1."""
+        return solve_triangular(self.lower, np.diag(self.root), lower=True)
+
+
+def block_factor(hat: Float[Array, "b b"], w: Float[Array, " b"] | None = None) -> BlockFactor | None:
+    """Factor 1 - W^1/2 H_BB W^1/2 of a block of rows with weights > 0; None where leaving it out leaves no model."""
+    root = np.ones(len(hat)) if w is None else np.sqrt(w)
     try:
-        lower = np.linalg.cholesky(kept)
+        lower = np.linalg.cholesky(np.eye(len(hat)) - root[:, None] * hat * root)
     except np.linalg.LinAlgError:
         return None
-    if np.square(lower.diagonal()).min() < SMALLEST_PIVOT:
-        return None
-    return cho_solve((lower, True), root * e) / root
+    return None if np.square(lower.diagonal()).min() < _SMALLEST_PIVOT else BlockFactor(lower, root)
 
 
 def loo_predictions(
@@ -261,7 +275,7 @@ def loo_leverage_at(
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband._leverage import loo_leverage_at
+    >>> from hatband._leave_one_out import loo_leverage_at
     >>> loo_leverage_at(np.array([0.5]), np.array([[0.5, 0.0]]), np.array([0.5, 0.5]))
     array([[1. , 0.5]])
     """
@@ -348,7 +362,7 @@ def kernel_loo_residuals(dual: Float[Array, "n *q"], inverse_diagonal: Float[Arr
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband._leverage import kernel_loo_residuals
+    >>> from hatband._leave_one_out import kernel_loo_residuals
     >>> from hatband.linalg import factor_kernel
     >>> factor, y = factor_kernel(np.eye(2), ridge=1.0), np.array([[3.0], [4.0]])
     >>> kernel_loo_residuals(factor.solve(y)[0], factor.inverse_diagonal()).ravel()  # nothing predicts: y itself

@@ -1,41 +1,16 @@
-"""Leverage of rows of features and of kernels, as functions of arrays.
+"""Leverage of rows of features, as functions of arrays.
 
 Throughout: A = Phi'W Phi + ridge, h(x, z) = phi(x)' A^-1 phi(z), h(x) = h(x, x), w the training weights. Weights are
 never part of a leverage: the hat matrix is h(x_i, x_j) w_j. With an unpenalised intercept 1 / sum(w) is part of every
-h. The leave-one-out formulas of `_leave_one_out` are part of this module's interface.
+h. Leave-one-out stands in `_leave_one_out`, kernels in `_kernel_leverage`.
 """
 
 from typing import Any
 
-from hatband._leave_one_out import (
-    interpolated,
-    kernel_loo_residuals,
-    loo_leverage,
-    loo_leverage_at,
-    loo_predictions,
-    loo_residuals,
-    loo_sampling_leverage,
-)
 from hatband._typing import Array, Float, Shaped
-from hatband.linalg import Auto, Factor, Solver, factor_kernel
+from hatband.linalg import Auto, Factor, Solver
 
-__all__ = [
-    "cross_leverage",
-    "effective_dimension",
-    "interpolated",
-    "kernel_cross_leverage",
-    "kernel_effective_dimension",
-    "kernel_leverage",
-    "kernel_loo_residuals",
-    "kernel_sampling_leverage",
-    "leverage",
-    "loo_leverage",
-    "loo_leverage_at",
-    "loo_predictions",
-    "loo_residuals",
-    "loo_sampling_leverage",
-    "sampling_leverage",
-]
+__all__ = ["cross_leverage", "effective_dimension", "leverage", "sampling_leverage"]
 
 
 def leverage(
@@ -78,7 +53,8 @@ def leverage(
     -----
     sigma^2 (1 + h(x)) is the variance of a new response less its prediction, exactly at ridge 0, and on average over
     the prior of a ridge regression. n d^2 operations for the factorisation and d^2 for each row. For many calls keep
-    the factor: ``Auto().factor(...)``.
+    the factor: ``Auto().factor(...)``. Hoaglin and Welsch (1978), *The hat matrix in regression and ANOVA*; with a
+    ridge Alaoui and Mahoney (2015), *Fast randomized kernel ridge regression with statistical guarantees*.
 
     Examples
     --------
@@ -124,7 +100,7 @@ def sampling_leverage(
     Notes
     -----
     It equals the leverage at ridge 0 and tends to 0 off the row space at ridge > 0: there the prediction is stable, and
-    biased.
+    biased. The variance is that of Hoerl and Kennard (1970), equation 4.2. Cost as of `leverage`.
 
     Examples
     --------
@@ -166,6 +142,11 @@ def cross_leverage(
     ValueError
         As in `leverage`.
 
+    Notes
+    -----
+    Of the training rows, times w_j, it is the hat matrix: Hoaglin and Welsch (1978). n d^2 operations for the
+    factorisation, d^2 for each row and d for each pair.
+
     Examples
     --------
     >>> import numpy as np
@@ -203,6 +184,10 @@ def effective_dimension(
     ValueError
         As in `leverage`.
 
+    Notes
+    -----
+    The trace of the hat matrix: Hastie and Tibshirani (1990), *Generalized additive models*. n d^2 operations.
+
     Examples
     --------
     >>> import numpy as np
@@ -211,160 +196,3 @@ def effective_dimension(
     2.0
     """
     return _factor(features, ridge, weights, fit_intercept, solver).effective_dimension()
-
-
-def kernel_leverage(
-    kernel: Shaped[Array, "n n"],
-    kernel_rows: Shaped[Array, "m n"] | None = None,
-    diagonal: Shaped[Array, " m"] | None = None,
-    *,
-    ridge: float,
-    weights: Any = None,
-    fit_intercept: bool = False,
-) -> Float[Array, " m"]:
-    """Return the kernel leverage h(x) = (k(x, x) - k_x' (K + ridge W^-1)^-1 k_x) / ridge of each row.
-
-    Parameters
-    ----------
-    kernel : array or tensor
-        Kernel matrix of the training rows.
-    kernel_rows : array or tensor, optional
-        Kernels k(x, x_i) of the rows to measure with the training rows; the training rows themselves when None.
-    diagonal : array or tensor
-        k(x, x) of the rows to measure; needed with `kernel_rows`.
-    ridge : float
-        Ridge in the sum convention, > 0.
-    weights : array, optional
-        Sample weights.
-    fit_intercept : bool
-        Whether there is an unpenalised intercept (KernelRidge and Gaussian processes have none).
-
-    Returns
-    -------
-    array
-        Between |a|^2 and k(x, x) / ridge, without an intercept; k(x, x) / ridge far from the data.
-
-    Raises
-    ------
-    ValueError
-        If the ridge is not positive, or `kernel_rows` comes without `diagonal`.
-
-    Notes
-    -----
-    2 n^3 / 3 operations, then 2 n^2 for each row. For many calls keep the factor: ``factor_kernel``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hatband._leverage import kernel_leverage
-    >>> kernel_leverage(np.eye(2), ridge=1.0)
-    array([0.5, 0.5])
-    """
-    factor = factor_kernel(kernel, ridge, weights, fit_intercept)
-    if kernel_rows is None:
-        return factor.training_leverage()
-    if diagonal is None:
-        raise ValueError("kernel_rows need `diagonal`, k(x, x) of the same rows; got None.")
-    return factor.leverage(kernel_rows, diagonal)
-
-
-def kernel_sampling_leverage(
-    kernel: Shaped[Array, "n n"],
-    kernel_rows: Shaped[Array, "m n"] | None = None,
-    *,
-    ridge: float,
-    weights: Any = None,
-    fit_intercept: bool = False,
-) -> Float[Array, " m"]:
-    """Return the kernel sampling leverage s(x) = sum_i w_i h(x, x_i)^2 of each row.
-
-    Parameters
-    ----------
-    kernel, kernel_rows, ridge, weights, fit_intercept
-        As in `kernel_leverage`; no diagonal is needed.
-
-    Returns
-    -------
-    array
-        At most the leverage; 0 far from the data, without an intercept.
-
-    Raises
-    ------
-    ValueError
-        If the ridge is not positive.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hatband._leverage import kernel_sampling_leverage
-    >>> kernel_sampling_leverage(np.eye(2), ridge=1.0)
-    array([0.25, 0.25])
-    """
-    factor = factor_kernel(kernel, ridge, weights, fit_intercept)
-    return factor.sampling_leverage(kernel if kernel_rows is None else kernel_rows)
-
-
-def kernel_cross_leverage(
-    kernel: Shaped[Array, "n n"],
-    kernel_rows: Shaped[Array, "m n"] | None = None,
-    *,
-    ridge: float,
-    weights: Any = None,
-    fit_intercept: bool = False,
-) -> Float[Array, "m n"]:
-    """Return the kernel cross-leverage h(x, x_i) = (C k_x)_i / w_i, C = (K + ridge W^-1)^-1, to every training row.
-
-    Parameters
-    ----------
-    kernel, kernel_rows, ridge, weights, fit_intercept
-        As in `kernel_leverage`; no diagonal is needed.
-
-    Returns
-    -------
-    array
-        Row by row, times the weights, the linear smoother that predicts from y.
-
-    Raises
-    ------
-    ValueError
-        If the ridge is not positive.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hatband._leverage import kernel_cross_leverage
-    >>> kernel_cross_leverage(np.eye(2), np.array([[1.0, 0.0]]), ridge=1.0)
-    array([[0.5, 0. ]])
-    """
-    factor = factor_kernel(kernel, ridge, weights, fit_intercept)
-    return factor.smoother(kernel if kernel_rows is None else kernel_rows)
-
-
-def kernel_effective_dimension(
-    kernel: Shaped[Array, "n n"], *, ridge: float, weights: Any = None, fit_intercept: bool = False
-) -> float:
-    """Return the effective dimension sum_i w_i h(x_i) = tr(K (K + ridge W^-1)^-1), an intercept counted as 1.
-
-    Parameters
-    ----------
-    kernel, ridge, weights, fit_intercept
-        As in `kernel_leverage`.
-
-    Returns
-    -------
-    float
-        Between 0 and n.
-
-    Raises
-    ------
-    ValueError
-        If the ridge is not positive.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hatband._leverage import kernel_effective_dimension
-    >>> round(kernel_effective_dimension(np.eye(4), ridge=1.0), 6)
-    2.0
-    """
-    return factor_kernel(kernel, ridge, weights, fit_intercept).effective_dimension()

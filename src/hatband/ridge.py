@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from hatband._leverage import kernel_loo_residuals, loo_residuals
+from hatband._leave_one_out import kernel_loo_residuals, loo_residuals
 from hatband._typing import Array
 from hatband._validation import check_ridge, check_target, check_weights
 from hatband.geometry import FeatureGeometry, Geometry, KernelGeometry, PairwiseKernel, geometry_of

@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from hatband import CrossConformalRegressor, JackknifePlusRegressor, LeverageScale, Scale
-from oracles import dense_leverage, held_out_bounds
+from oracles import held_out_bounds, linear_band
 
 LEVEL = Fraction(9, 10)
 # Refits of moderate condition (below 1e4), n below 100: 1e4 sqrt(n) eps is 2e-11.
@@ -33,21 +33,6 @@ TOLERANCE = 1e-9
 def rows_of(n=61, d=4, seed=0):
     X, y = make_regression(n + 11, d, noise=10.0, random_state=seed)
     return X[11:] + 3.0, y[11:] / 10, X[:11] + 3.0
-
-
-def ridge_band(X, y, ridge, weights=None, width="constant"):
-    def fit_band(kept):
-        w = None if weights is None else weights[kept]
-        model = Ridge(ridge).fit(X[kept], y[kept], sample_weight=w)
-
-        def band(rows):
-            if width == "constant":
-                return model.predict(rows), np.ones(len(rows))
-            return model.predict(rows), np.sqrt(1 + dense_leverage(X[kept], rows, ridge, w))
-
-        return band
-
-    return fit_band
 
 
 def held(cv, X, groups=None):
@@ -61,7 +46,7 @@ def held(cv, X, groups=None):
 def test_block_leverage_equals_refits(cv, scale, method, weighted):
     X, y, rows = rows_of()
     weights = np.random.default_rng(1).integers(0, 4, len(y)).astype(float) if weighted else None
-    band = ridge_band(X, y, 2.0, weights, scale)
+    band = linear_band(Ridge(2.0), X, y, weights, scale)
     expected = held_out_bounds(band, X, y, rows, held(cv, X), level=LEVEL, method=method)
     model = CrossConformalRegressor(Ridge(2.0), cv=cv, scale=scale, method=method).fit(X, y, sample_weight=weights)
 
@@ -155,7 +140,7 @@ def test_groups_stay_together():
     X, y, rows = rows_of(n=60)
     groups = np.random.default_rng(0).integers(0, 6, 60)
     for cv in (GroupKFold(3), LeaveOneGroupOut()):
-        expected = held_out_bounds(ridge_band(X, y, 1.0), X, y, rows, held(cv, X, groups), level=LEVEL)
+        expected = held_out_bounds(linear_band(Ridge(1.0), X, y), X, y, rows, held(cv, X, groups), level=LEVEL)
         model = CrossConformalRegressor(Ridge(), cv=cv, scale="constant").fit(X, y, groups=groups)
         np.testing.assert_allclose(model.predict_interval(rows)[1].T, expected, rtol=TOLERANCE)
     with pytest.raises(ValueError, match="groups"):

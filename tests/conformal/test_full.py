@@ -13,6 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
 from hatband import FullConformalRegressor
+from hatband.conformal.acceptance import Augmented, studentised_range, studentised_roots
+from hatband.geometry import FeatureGeometry
 from oracles import dense_hat, full_conformal_grid, kernel_hat
 
 SCORES = ["studentised", "absolute", "deleted"]
@@ -81,6 +83,23 @@ def test_sets_equal_a_search_with_refits(name, score, rng):
     for x, centre, pieces, hull in zip(X_new, y_pred, sets, interval, strict=True):
         assert_equals_grid(pieces, hat(np.vstack([X, x]), None), y, score, centre=centre)
         np.testing.assert_array_equal(hull, [pieces[0, 0], pieces[-1, 1]])
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_roots_lie_in_the_range_that_is_told_without_cross_leverages_and_reach_it_in_one_dimension(columns, rng):
+    X, X_new = rng.standard_normal((40, columns)), 3 * rng.standard_normal((200, columns))
+    space = FeatureGeometry(0.5, False).fit(X)
+    h, h_new = (space.leverage(space.features(rows)) for rows in (X, X_new))
+    residuals = rng.standard_normal(40)
+    cross = space.cross_leverage(space.features(X_new), space.features(X))
+    roots = np.stack(studentised_roots(Augmented(residuals, h, None, np.zeros(200), h_new, cross)))
+    least, largest = studentised_range(residuals, h, h_new)
+
+    assert (least <= roots).all()
+    assert (roots <= largest).all()
+    if columns == 1:  # equality of Cauchy and Schwarz, at the row of largest leverage; its slack is 1e-9
+        np.testing.assert_allclose(roots.min(axis=(0, 1)), least, rtol=1e-7)
+        np.testing.assert_allclose(roots.max(axis=(0, 1)), largest, rtol=1e-7)
 
 
 @pytest.mark.filterwarnings("ignore::hatband.LeverageWarning")

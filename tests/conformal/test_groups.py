@@ -29,7 +29,10 @@ from hatband import (
     SplitConformalRegressor,
     predictive_distribution,
 )
-from oracles import exact_upper_rank
+from hatband.conformal.groups import Bins
+from hatband.conformal.marks import FromLeverage
+from oracles import covered_bounds, exact_upper_rank
+from scales.cases import rows_of
 
 FALSE_ALARM = 1e-6
 LEVEL = Fraction(9, 10)
@@ -48,17 +51,6 @@ def draw(rng, sizes):
 
 def inside(interval, y):
     return (interval[:, 0] <= y) & (y <= interval[:, 1])
-
-
-def covered_bounds(n, tests, repetitions):
-    """Exact quantiles of the number covered, n calibration rows each time."""
-    k = exact_upper_rank(n, LEVEL)
-    law = stats.betabinom(tests, k, n + 1 - k).pmf(np.arange(tests + 1))
-    total = np.array([1.0])
-    for _ in range(repetitions):
-        total = np.convolve(total, law)
-    below = np.cumsum(total)
-    return np.searchsorted(below, FALSE_ALARM / 2), np.searchsorted(below, 1 - FALSE_ALARM / 2)
 
 
 @pytest.fixture
@@ -80,7 +72,7 @@ class TestCoverage:
             covered += np.bincount(new, hits).astype(int)
             pooled += np.bincount(new, inside(trained.calibrate(X, y).predict_interval(X_new)[1], y_new)).astype(int)
         for group, size in enumerate(self.SIZES):
-            low, high = covered_bounds(size, self.TESTS, self.REPETITIONS)
+            low, high = covered_bounds(size, LEVEL, self.TESTS, self.REPETITIONS, false_alarm=FALSE_ALARM)
             assert low <= covered[group] <= high
             assert not low <= pooled[group] <= high
 
@@ -168,6 +160,14 @@ class TestWhereLabelsComeFrom:
 
         assert len(edges) == 1  # 100 calibration rows expect 25 in a quarter, fewer than 3 x 9: two bins of a half
         assert all(np.ptp(width) < 1e-9 for width in by_bin)
+
+    def test_leverage_at_an_edge_is_in_the_bin_below_for_new_rows_as_for_training_rows(self):
+        tied = np.repeat([0.1, 0.2, 0.3, 0.4], 5)
+        bins = Bins.of(tied, 4)
+        labels = FromLeverage(bins.edges).read("groups", None, rows_of(tied), None)
+
+        np.testing.assert_array_equal(labels, np.repeat([0, 1, 2, 3], 5))
+        np.testing.assert_array_equal(bins.shares, np.full(4, 0.25))
 
     def test_leverage_of_training_rows_as_if_unseen(self, rng):
         X, y, _ = draw(rng, [200, 200])
@@ -344,6 +344,14 @@ class TestErrors:
         trained.calibrate(X, y, groups=groups)
         with pytest.raises(ValueError, match=message):
             trained.predict_interval(X[:2], groups=labels)
+
+    def test_labels_given_to_fit_are_counted_as_the_caller_does(self, rng):
+        X, y, groups = draw(rng, [30, 30])
+        labels = groups.astype(object)
+        labels[5] = None
+        for seed in range(2):  # row 5 calibrates in the one split and trains in the other
+            with pytest.raises(ValueError, match="groups must not be missing; row 5 has None"):
+                SplitConformalRegressor(calibration_size=0.5, random_state=seed).fit(X, y, groups=labels)
 
     @pytest.mark.parametrize(
         ("setting", "error", "message"),

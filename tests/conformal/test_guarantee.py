@@ -1,15 +1,13 @@
 """Coverage over repeated draws lies inside exact bounds, for every geometry.
 
-Given the trained model, calibration and test rows are exchangeable draws from a continuous distribution, so the number
-of covered among T test rows is BetaBinomial(T, k, n + 1 - k) with k = ceil((n + 1) level). Independent repetitions add
-up; the bounds are quantiles of the exact law of the sum. False-alarm rate: 1e-6 per claim, 3e-5 for this file.
+Given the trained model, calibration and test rows are exchangeable draws from a continuous distribution, so the bounds
+of `oracles.covered_bounds` are exact. False-alarm rate: 1e-6 per claim, 3e-5 for this file.
 """
 
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy import stats
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -32,7 +30,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sklearn.svm import SVR, NuSVR
 
 from hatband import ConformalKernelRidge, ConformalRidge, LeverageScale, SplitConformalRegressor
-from oracles import exact_upper_rank
+from oracles import covered_bounds, exact_upper_rank
 
 FALSE_ALARM = 1e-6
 TRAINING, CALIBRATION, TEST, REPETITIONS = 150, 39, 60, 60
@@ -41,17 +39,6 @@ TRAINING, CALIBRATION, TEST, REPETITIONS = 150, 39, 60, 60
 def draw(rng, n):
     X = rng.standard_normal((n, 4))
     return X, X[:, 0] + np.sin(2 * X[:, 1]) + (0.3 + np.abs(X[:, 2])) * rng.standard_normal(n)
-
-
-def covered_bounds(n, level, tests, repetitions):
-    """Exact quantiles of the number covered over all repetitions."""
-    k = exact_upper_rank(n, level)
-    law = stats.betabinom(tests, k, n + 1 - k).pmf(np.arange(tests + 1))
-    total = np.array([1.0])
-    for _ in range(repetitions):
-        total = np.convolve(total, law)
-    below = np.cumsum(total)
-    return np.searchsorted(below, FALSE_ALARM / 2), np.searchsorted(below, 1 - FALSE_ALARM / 2)
 
 
 MODELS = {
@@ -97,14 +84,14 @@ def test_coverage_lies_inside_exact_bounds(name):
         X, y = draw(rng, TEST)
         lower, upper = model.predict_interval(X)[1].T
         covered += int(((lower <= y) & (y <= upper)).sum())
-    low, high = covered_bounds(CALIBRATION, Fraction(9, 10), TEST, REPETITIONS)
+    low, high = covered_bounds(CALIBRATION, Fraction(9, 10), TEST, REPETITIONS, false_alarm=FALSE_ALARM)
 
     assert low <= covered <= high
 
 
 def test_the_bounds_would_catch_a_rank_that_is_one_too_low_at_a_small_calibration_size():
     """One rank less is 2.5 points of coverage at n = 39, outside the bounds once there are enough repetitions."""
-    low, _ = covered_bounds(CALIBRATION, Fraction(9, 10), 200, 150)
+    low, _ = covered_bounds(CALIBRATION, Fraction(9, 10), 200, 150, false_alarm=FALSE_ALARM)
     wrong = (exact_upper_rank(CALIBRATION, Fraction(9, 10)) - 1) / (CALIBRATION + 1)
 
     assert wrong * 200 * 150 < low
@@ -119,7 +106,7 @@ def test_each_side_of_an_asymmetric_interval_keeps_its_share(rng):
         lower, upper = model.predict_interval(X)[1].T
         below += int((y >= lower).sum())
         above += int((y <= upper).sum())
-    low, high = covered_bounds(CALIBRATION, Fraction(19, 20), TEST, REPETITIONS)
+    low, high = covered_bounds(CALIBRATION, Fraction(19, 20), TEST, REPETITIONS, false_alarm=FALSE_ALARM)
 
     assert low <= below <= high
     assert low <= above <= high

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from hatband import JackknifePlusRegressor, LeverageScale
-from oracles import dense_kernel_cross, dense_leverage, dense_sampling_leverage, held_out_bounds, rank_bounds
+from oracles import dense_kernel_cross, dense_leverage, held_out_bounds, linear_band, rank_bounds
 
 LEVEL = Fraction(9, 10)
 # Refits of moderate condition (below 1e4), n below 100: 1e4 sqrt(n) eps is 2e-11.
@@ -31,26 +31,6 @@ TALL, WIDE = (39, 4), (22, 35)
 def rows_of(shape, seed=0):
     X, y = make_regression(shape[0] + 15, shape[1], noise=10.0, random_state=seed)
     return X[15:] + 3.0, y[15:] / 10, X[:15] + 3.0
-
-
-def linear_band(estimator, X, y, weights=None, width="constant"):
-    """fit_band of the oracle for linear models: sklearn's refit, and leverage by an explicit inverse."""
-    ridge = getattr(estimator, "alpha", 0.0)
-
-    def fit_band(kept):
-        w = None if weights is None else weights[kept]
-        model = clone(estimator).fit(X[kept], y[kept], sample_weight=w)
-
-        def band(rows):
-            if width == "constant":
-                return model.predict(rows), np.ones(len(rows))
-            form = dense_sampling_leverage if width == "sampling" else dense_leverage
-            h = form(X[kept], rows, ridge, w, estimator.fit_intercept)
-            return model.predict(rows), np.sqrt(1 + h)
-
-        return band
-
-    return fit_band
 
 
 LINEAR = {

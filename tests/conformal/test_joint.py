@@ -7,7 +7,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy import stats
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.frozen import FrozenEstimator
@@ -21,7 +20,7 @@ from hatband import (
     LeverageBins,
     SplitConformalRegressor,
 )
-from oracles import exact_upper_rank
+from oracles import covered_bounds, exact_upper_rank
 
 FALSE_ALARM = 1e-6
 CORRELATED = np.array([[1.0, 0.7, 0.0], [0.7, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -51,19 +50,11 @@ class TestCoverage:
             X_new, y_new = draw(rng, self.TESTS)
             covered += all_inside(joint.calibrate(X, y).predict_interval(X_new)[1], y_new).sum()
             apart += all_inside(each.calibrate(X, y).predict_interval(X_new)[1], y_new).sum()
-        low, high = self.bounds()
+        sizes = self.CALIBRATION, Fraction(9, 10), self.TESTS, self.REPETITIONS
+        low, high = covered_bounds(*sizes, false_alarm=FALSE_ALARM)
 
         assert low <= covered <= high
         assert apart < low
-
-    def bounds(self):
-        k = exact_upper_rank(self.CALIBRATION, Fraction(9, 10))
-        law = stats.betabinom(self.TESTS, k, self.CALIBRATION + 1 - k).pmf(np.arange(self.TESTS + 1))
-        total = np.array([1.0])
-        for _ in range(self.REPETITIONS):
-            total = np.convolve(total, law)
-        below = np.cumsum(total)
-        return np.searchsorted(below, FALSE_ALARM / 2), np.searchsorted(below, 1 - FALSE_ALARM / 2)
 
 
 MODELS = {

@@ -18,6 +18,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
+    FunctionTransformer,
     OneHotEncoder,
     PolynomialFeatures,
     QuantileTransformer,
@@ -26,6 +27,8 @@ from sklearn.preprocessing import (
 from sklearn.svm import SVR
 
 from hatband import ConformalKernelRidge, ConformalRidge, SplitConformalRegressor
+from hatband.conformal.band import mapped_back
+from hatband.conformal.target import MonotoneTarget
 from hatband.geometry import InputsGeometry
 from oracles import dense_leverage
 
@@ -201,6 +204,24 @@ class TestTransformedTarget:
         with pytest.warns(UserWarning, match="At least 9"):
             interval = model.predict_interval(X)[1]
         assert (interval == [-np.inf, np.inf]).all()
+
+    def test_bounds_beyond_the_range_of_the_inverse_are_infinite_each_on_its_own_side(self):
+        target, ends = MonotoneTarget(FunctionTransformer(np.log, np.exp)), np.array([[1.0], [1e3]])  # exp(1e3) is inf
+
+        np.testing.assert_array_equal(mapped_back(target, ends, np.inf), [[np.e], [np.inf]])
+        np.testing.assert_array_equal(mapped_back(target, ends, -np.inf), [[np.e], [-np.inf]])
+
+    def test_a_prediction_beyond_the_range_of_the_inverse_is_that_of_the_estimator(self, rng):
+        X = np.linspace(0, 20, 200)[:, None]
+        y = np.exp(X[:, 0] + 0.1 * rng.standard_normal(200))
+        logged = TransformedTargetRegressor(Ridge(), func=np.log, inverse_func=np.exp)
+        model = SplitConformalRegressor(logged, scale="constant", random_state=0).fit(X, y)
+        with np.errstate(over="ignore"):
+            assert model.predict([[1e3]]) == np.inf
+            predicted, interval = model.predict_interval([[1e3]])
+
+        assert predicted == np.inf
+        np.testing.assert_array_equal(interval, [[-np.inf, np.inf]])
 
     @pytest.mark.parametrize(
         "target",

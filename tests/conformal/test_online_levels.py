@@ -23,6 +23,12 @@ def test_the_rank_at_a_fixed_level_is_the_one_of_split_conformal(thousandths):
         assert rank_at(float(1 - level), n) == min(exact_upper_rank(n, level), n + 1)
 
 
+def test_the_rank_at_a_p_value_is_the_one_that_this_p_value_misses():
+    # As quotients of floats: k / n * n may round to less than k, first at n = 49.
+    for n in range(1, 200):
+        assert [rank_at(k / (n + 1), n) for k in range(n + 1)] == [n + 1 - k for k in range(n + 1)]
+
+
 @given(
     st.lists(st.integers(0, 6).map(float), min_size=1, max_size=60),
     st.integers(1, 20),
@@ -105,7 +111,8 @@ def test_adaptive_levels_follow_the_recursion_written_out(rng):
 def test_aggregated_levels_follow_the_algorithm_written_out(rng):
     # Gibbs and Candes 2024, algorithm 1, one expert at a time.
     steps, horizon, target = [0.01, 0.1, 0.4], 40, 0.2
-    p_values = np.concatenate([rng.uniform(size=100), rng.uniform(0, 0.3, size=100)])
+    # The first is a tie with every expert, which is a miss.
+    p_values = np.concatenate([[target], rng.uniform(size=100), rng.uniform(0, 0.3, size=100)])
     levels, weights, expected = [target] * 3, [1.0] * 3, []
     sharing = 1 / (2 * horizon)
     rate = np.sqrt(3 / horizon) * np.sqrt((np.log(3 * horizon) + 2) / ((1 - target) ** 2 * target**2))

@@ -15,9 +15,11 @@ from hatband.geometry import (
     RBFKernel,
 )
 from hatband.linalg import factor_kernel
+from pretend_device import DEVICE
 
 DEVICES = [
     "cpu",
+    str(DEVICE),
     pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")]),
 ]
 KERNELS = {

@@ -10,13 +10,15 @@ from hatband import _backend
 from hatband._validation import LeverageWarning
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, Spectral
 from linalg.cases import CASES, EPS, condition, tolerance
+from pretend_device import DEVICE
 
+PRETEND = str(DEVICE)
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 )
 
 
-@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("device", ["cpu", PRETEND, CUDA])
 @pytest.mark.parametrize("solver", [Cholesky(), CholeskyQR2(), QR(), Spectral(), Dual(), Auto()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_verb_answers_on_the_device_as_numpy_does(dtype, solver, device):
@@ -80,7 +82,7 @@ def test_a_device_without_float64_is_left_with_one_warning(monkeypatch):
 
 
 # A name of the CPU that the backend does not take for it: what an accelerator runs, run here.
-@pytest.mark.parametrize("device", ["cpu:0", CUDA])
+@pytest.mark.parametrize("device", ["cpu:0", PRETEND, CUDA])
 @pytest.mark.parametrize("condition_number", [1.0, 1e3, 1e8, 1e12])
 @pytest.mark.parametrize("size", [1, 2, 50])
 def test_the_condition_number_on_an_accelerator_is_that_of_the_matrix(rng, size, condition_number, device):

@@ -40,6 +40,17 @@ def phi(net: nn.Sequential, X: torch.Tensor) -> np.ndarray:
         return net[:-1](X.to(device, next(net.parameters()).dtype)).double().cpu().numpy()
 
 
+def gradients(net: nn.Module, X: torch.Tensor) -> np.ndarray:
+    """Derivatives of the one output in all parameters, one backward pass per row."""
+    found = []
+    for row in X.to(next(net.parameters()).device, next(net.parameters()).dtype):
+        net.zero_grad()
+        net(row[None]).sum().backward()
+        found.append(torch.cat([parameter.grad.reshape(-1) for parameter in net.parameters()]).double().cpu().numpy())
+    net.zero_grad()
+    return np.array(found)
+
+
 def dense_leverage(train: np.ndarray, new: np.ndarray, ridge: float, intercept: str) -> np.ndarray:
     """h(x) by explicit inversion: free, penalised or no intercept."""
     if intercept == "penalised":

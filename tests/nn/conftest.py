@@ -4,20 +4,21 @@ import pytest
 import torch
 
 from hatband._backend import TorchBackend
-from hatband.nn import saving, streaming
+from hatband.nn import low_rank, space_files, streaming
 from nn.cases import network
+from pretend_device import DEVICE
 
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 )
 
 
-# "tensors" is the code of an accelerator, run on the CPU.
-@pytest.fixture(params=["cpu", "tensors", CUDA])
+# "tensors" is the code of an accelerator, run on the CPU; the pretended device refuses what CUDA refuses besides.
+@pytest.fixture(params=["cpu", "tensors", str(DEVICE), CUDA])
 def device(request, monkeypatch) -> torch.device:
     if request.param != "tensors":
         return torch.device(request.param)
-    for module in (saving, streaming):
+    for module in (low_rank, space_files, streaming):
         monkeypatch.setattr(module, "backend_for", lambda features: TorchBackend("cpu"))
     return torch.device("cpu")
 

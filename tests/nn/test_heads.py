@@ -119,7 +119,7 @@ def test_features_of_tokens_are_reduced_as_the_output_is(device, pooling, reduce
 
     model = LastLayerConformalRegressor(net, scale="leverage").fit_train(X)
 
-    assert model.space_.head.pooling == pooling
+    assert model.space_.part.pooling == pooling
     with torch.no_grad():
         tokens = torch.tanh(net.body(X.to(device))).double()
         expected = {"mean": tokens.mean(1), "first": tokens[:, 0], "last": tokens[:, -1]}[pooling]

@@ -164,8 +164,3 @@ def test_rows_may_come_in_any_form(net, kind):
     seen.calibrate(*forms[kind](X_cal, y_cal))
 
     np.testing.assert_allclose(seen.predict_interval(X)[1], expected.predict_interval(X)[1], rtol=1e-5)
-
-
-def test_the_whole_network_is_referred_to_its_own_geometry():
-    with pytest.raises(ValueError, match="geometry=TangentGeometry"):
-        LastLayerConformalRegressor(torch.nn.Linear(2, 1), layer="all").fit_train(torch.zeros(5, 2))

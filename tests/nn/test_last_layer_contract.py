@@ -70,7 +70,7 @@ def test_a_device_gets_a_copy(net, device):
     model = LastLayerConformalRegressor(net, net[-1], scale="leverage", device=device).fit_train(rows(50)[0])
 
     assert model.space_.module is not net
-    assert model.space_.head.layer.weight.device.type == device.type
+    assert model.space_.part.layer.weight.device.type == device.type
 
 
 def test_it_survives_pickle_and_copy(net):

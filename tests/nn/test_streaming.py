@@ -17,6 +17,7 @@ from hatband.nn import LastLayerConformalRegressor, all_reduce, feature_statisti
 from hatband.nn import streaming as streaming_module
 from hatband.nn.streaming import RunningGram, backend_for
 from nn.cases import WIDTH, loader, network, phi, rows
+from pretend_device import DEVICE
 
 
 def dense(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -124,10 +125,10 @@ def test_memory_does_not_grow_with_the_number_of_rows():
 def test_a_device_without_float64_is_left_for_the_cpu_with_one_warning(monkeypatch):
     net, (X, y) = network(), rows(100)
     expected = LastLayerConformalRegressor(net, scale="leverage").fit_train(X, y).calibrate(X, y)
-    monkeypatch.setattr(_backend, "_has_float64", lambda device: False)
+    monkeypatch.setattr(_backend, "_has_float64", lambda device: device != DEVICE)
 
     with pytest.warns(LeverageWarning, match="float64") as warnings:
-        model = LastLayerConformalRegressor(net, scale="leverage").fit_train(X, y)
+        model = LastLayerConformalRegressor(net, scale="leverage", device=DEVICE).fit_train(X, y)
     model.calibrate(X, y)
 
     assert len(warnings) == 1

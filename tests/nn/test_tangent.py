@@ -12,20 +12,9 @@ from torch import nn
 from hatband import FullConformalRegressor, SplitConformalRegressor, leverage
 from hatband.geometry import FeatureGeometry
 from hatband.nn import LinearisedConformalRegressor, TangentFeatures, TangentGeometry, conjugate_gradient_leverage
-from nn.cases import network, phi, rows
+from nn.cases import gradients, network, phi, rows
 
 RIDGE = 0.3
-
-
-def gradients(net, X):
-    """One backward pass per row."""
-    found = []
-    for row in X.to(next(net.parameters()).device, next(net.parameters()).dtype):
-        net.zero_grad()
-        net(row[None]).sum().backward()
-        found.append(torch.cat([parameter.grad.reshape(-1) for parameter in net.parameters()]).double().cpu().numpy())
-    net.zero_grad()
-    return np.array(found)
 
 
 class Wrapped(RegressorMixin, BaseEstimator):

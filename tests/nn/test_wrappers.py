@@ -44,7 +44,7 @@ def test_a_lightning_module_is_taken_itself(device):
     X, y = rows(100)
     model = LastLayerConformalRegressor(LikeLightning().to(device), scale="leverage").fit_train(loader(X, y))
 
-    assert model.space_.head.name == "net.2"
+    assert model.space_.part.name == "net.2"
     assert model.calibrate(loader(*rows(50, 1))).predict_interval(X)[1].shape == (100, 2)
 
 

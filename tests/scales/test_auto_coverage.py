@@ -4,7 +4,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy import stats
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 
@@ -12,22 +11,11 @@ from hatband import SplitConformalRegressor
 from hatband.rows import new_rows
 from hatband.scales import as_scale
 from hatband.scales.candidates import default_candidates
-from oracles import exact_upper_rank
+from oracles import covered_bounds, exact_upper_rank
 from scales.cases import draw
 
 LEVEL = Fraction(9, 10)
 FALSE_ALARM = 1e-6
-
-
-def bounds(repetitions, calibration, tests):
-    """Smallest and largest number of rows inside, of all repetitions: exact, at FALSE_ALARM for both sides."""
-    rank = exact_upper_rank(calibration, LEVEL)
-    one = stats.betabinom(tests, rank, calibration + 1 - rank).pmf(np.arange(tests + 1))
-    total = np.array([1.0])
-    for _ in range(repetitions):
-        total = np.convolve(total, one)
-    below = np.cumsum(total)
-    return np.searchsorted(below, FALSE_ALARM / 2), np.searchsorted(below, 1 - FALSE_ALARM / 2)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +34,7 @@ def test_the_default_keeps_exact_coverage_at_small_calibration_sizes(model, cali
         X, y = draw(rng, tests)
         lower, upper = model.predict_interval(X)[1].T
         inside += int(((lower <= y) & (y <= upper)).sum())
-    fewest, most = bounds(repetitions, calibration, tests)
+    fewest, most = covered_bounds(calibration, LEVEL, tests, repetitions, false_alarm=FALSE_ALARM)
 
     assert fewest <= inside <= most
     assert any(entry["chosen"] and "score" in entry for entry in model.scale_.report_)
@@ -65,8 +53,9 @@ def test_choosing_by_calibration_rows_would_lose_it(model, calibration):
     narrowest = (thresholds * widths).argmin(axis=1)
     each = np.arange(repetitions)
     inside = scores[each, calibration:, narrowest] <= thresholds[each, narrowest][:, None]
+    fewest, _ = covered_bounds(calibration, LEVEL, tests, repetitions, false_alarm=FALSE_ALARM)
 
-    assert inside.sum() < bounds(repetitions, calibration, tests)[0]
+    assert inside.sum() < fewest
 
 
 def _on_new_rows(model, rng, n):

@@ -17,6 +17,8 @@ def test_deviations_that_are_right_are_believed(rng):
     # Standard errors are about 0.012 and 0.012.
     assert abs(temper.exponent - 1) < 0.06
     np.testing.assert_allclose(temper(deviation), deviation, rtol=0.25)
+    # Of normal noise it is the standard deviation itself, not the mean size; standard error 0.012.
+    assert np.median(temper(deviation) / deviation) == pytest.approx(1, abs=0.06)
 
 
 def test_deviations_that_say_nothing_become_a_constant(rng):

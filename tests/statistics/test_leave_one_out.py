@@ -6,18 +6,17 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import RidgeCV
 
 import oracles
-from hatband._leverage import (
-    cross_leverage,
+from hatband._leave_one_out import (
     interpolated,
     kernel_loo_residuals,
-    leverage,
     loo_leverage,
     loo_leverage_at,
     loo_predictions,
     loo_residuals,
     loo_sampling_leverage,
-    sampling_leverage,
+    loo_sampling_leverage_at,
 )
+from hatband._leverage import cross_leverage, leverage, sampling_leverage
 from hatband.linalg import factor_kernel
 
 EPS = np.finfo(float).eps
@@ -84,6 +83,10 @@ def test_leverages_equal_n_refits(rows, setting):
     h, s, cross = leverage(train, **setting), sampling_leverage(train, **setting), cross_leverage(train, new, **setting)
     own, own_sampling = loo_leverage(h, w), loo_sampling_leverage(s, h, w)
     at = loo_leverage_at(leverage(train, new, **setting), cross, h, w)
+    smoothed = (cross if w is None else cross * w) @ cross_leverage(train, train, **setting)
+    sampling_at = loo_sampling_leverage_at(
+        sampling_leverage(train, new, **setting), cross, smoothed, s_train=s, h_train=h, w=w
+    )
     for i in range(25):
         rest, refit = np.delete(train, i, 0), without(i, setting)
         sampling = oracles.dense_sampling_leverage(rest, train[i : i + 1], **refit)
@@ -93,6 +96,9 @@ def test_leverages_equal_n_refits(rows, setting):
         )
         np.testing.assert_allclose(own_sampling[i], sampling[0], **close_to(train))
         np.testing.assert_allclose(at[:, i], oracles.dense_leverage(rest, new, **refit), **close_to(train))
+        np.testing.assert_allclose(
+            sampling_at[:, i], oracles.dense_sampling_leverage(rest, new, **refit), **close_to(train)
+        )
 
 
 def test_residuals_of_one_output_keep_their_shape(rows):
@@ -169,6 +175,18 @@ def test_interpolated_rows_have_infinite_leverages_and_residuals_and_no_nan(lone
     for values in (loo_leverage(h), loo_sampling_leverage(s, h), np.abs(loo_residuals(e, h))):
         np.testing.assert_array_equal(np.isinf(values), np.arange(12) == 0)
         assert not np.isnan(values).any()
+
+
+def test_rows_that_are_almost_interpolated_keep_their_residuals(lonely):
+    # Row 0 alone has a feature, and a ridge of 1e-6 on it: 1 - h_0 is about 1e-6, and known to 1e-10 of itself.
+    train, y = lonely
+    setting = {"ridge": np.array([0.0, 0.0, 1e-6]), "fit_intercept": False}
+    h = leverage(train, **setting)
+    found = loo_residuals(y - oracles.ridge_predictions(train, y, train, **setting), h)
+    refit = oracles.ridge_predictions(train[1:, :2], y[1:], train[:1, :2], fit_intercept=False)
+
+    assert 1e-7 < 1 - h[0] < 1e-5
+    np.testing.assert_allclose(found[0], y[0] - refit[0], rtol=1e-8)
 
 
 def test_leaving_out_an_interpolated_row_matters_only_where_it_alone_knew(lonely):

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hatband._leave_one_out import interpolated
 from hatband._typing import Array, Bool, Float, Int
 from hatband.order_statistics import kth_smallest
 
-# Closer to 1 than this, w_i h_i means that the fit interpolates row i: its leave-one-out score is 0 / 0.
-INTERPOLATED = 1e-12
 # Rounding in a cross-leverage, which the inequality of Cauchy and Schwarz does not know of.
 SLACK = 1 + 1e-9
 
@@ -62,8 +61,8 @@ class Augmented:
 
     @property
     def interpolated(self) -> Bool[Array, " n"]:
-        """Rows without a leave-one-out score; they accept every candidate."""
-        return self.left < INTERPOLATED
+        """Rows whose leave-one-out score is 0 / 0, because the fit interpolates them; they accept every candidate."""
+        return interpolated(self.leverage, self.weights)
 
     @property
     def growth(self) -> Float[Array, "m 1"]:
@@ -102,7 +101,7 @@ def studentised_range(
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.sqrt(reach**2 + left) + reach
         least, largest = error / scale, error * scale / left
-    undefined = left < INTERPOLATED
+    undefined = interpolated(leverage)
     return np.where(undefined, np.inf, least), np.where(undefined, np.inf, largest)
 
 

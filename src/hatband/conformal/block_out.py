@@ -6,9 +6,8 @@ from functools import partial
 from typing import Any, Self
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
 
-from hatband._leave_one_out import SMALLEST_PIVOT
+from hatband._leave_one_out import block_factor
 from hatband._typing import Array
 from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.crossing import Crossing, crossing_of, row_blocks
@@ -43,15 +42,10 @@ class Block:
     @classmethod
     def of(cls, rows: Array, hat: Array, weights: Array | None, residuals: Array) -> Self | None:
         """Return the block with cross-leverages H_BB, or None where leaving it out leaves no model."""
-        root = np.ones(len(rows)) if weights is None else np.sqrt(weights[rows])
-        kept = np.eye(len(rows)) - root[:, None] * hat * root
-        try:
-            lower = cholesky(kept, lower=True)
-        except np.linalg.LinAlgError:
+        factor = block_factor(hat, None if weights is None else weights[rows])
+        if factor is None:
             return None
-        if np.square(lower.diagonal()).min() < SMALLEST_PIVOT:
-            return None
-        half = solve_triangular(lower, np.diag(root), lower=True)
+        half = factor.half()
         return cls(rows, half, half.T @ (half @ residuals[rows]))
 
     def prediction(self, mu: Array, cross: Array) -> Array:

@@ -122,15 +122,33 @@ class HuberPieces:
 
 @functools.singledispatch
 def convex_fit(model: Any, features: Any, y: Array, weights: Array) -> ConvexFit:
-    """Return slope and curvature of a fitted model, from its features (n, d), y (n,) and weights (n,).
+    """Return slope w l'(y, eta), curvature w l''(y, eta) and penalty P'' of a fitted convex model at its minimum.
 
     Known: LinearRegression, Ridge, ElasticNet, Lasso, HuberRegressor, PoissonRegressor, GammaRegressor,
     TweedieRegressor. ``convex_fit.register(Model, function)`` adds one's own.
+
+    Parameters
+    ----------
+    model : fitted regressor
+        The last step, without transformers.
+    features : array or CSR matrix (n, d)
+        What it was fitted to.
+    y, weights : array (n,)
+        Targets, and weights of the rows, 1 without any.
+
+    Returns
+    -------
+    ConvexFit
 
     Raises
     ------
     ValueError
         For a model that is not registered.
+
+    Notes
+    -----
+    The convention is sum_i w_i l(y_i, eta_i) + P(b): what a model averages over rows is multiplied by their total
+    weight. Cost: one prediction of the rows.
 
     Examples
     --------

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin
 from sklearn.linear_model import Ridge
 from sklearn.utils import check_consistent_length, get_tags
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils.metadata_routing import MetadataRouter
 from sklearn.utils.validation import check_is_fitted
 
 from hatband._typing import Array
@@ -22,6 +22,8 @@ from hatband._validation import (
 from hatband.conformal.held_out import METHODS, Given, HeldOut
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
 from hatband.conformal.intervals import layout, warn_if_too_few
+from hatband.conformal.routing import router_of
+from hatband.geometry.convert import kept
 from hatband.order_statistics import minimum_calibration_size
 
 
@@ -86,7 +88,7 @@ class BaseEveryRow(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC):
         self._check_fitted()
         X = check_rows(self, X, reset=False)
         if not return_std:
-            return self._point(self.estimator_.predict(X))
+            return self._point(self.estimator_.predict(kept(X, self.estimator_)))
         features = self.held_out_.features(X)
         prediction, width = self.held_out_.prediction(features), self.held_out_.width(features)
         return self._point(prediction), self._point(np.broadcast_to(width, prediction.shape).copy())
@@ -184,10 +186,7 @@ class BaseEveryRow(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC):
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Return the routing: this estimator uses sample_weight itself and passes it on to the estimator's fit."""
-        mapping = MethodMapping().add(caller="fit", callee="fit")
-        return (
-            MetadataRouter(owner=self).add_self_request(self).add(estimator=self._regressor(), method_mapping=mapping)
-        )
+        return router_of(self, self._regressor())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

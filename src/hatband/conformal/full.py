@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clone
 from sklearn.linear_model import Ridge
 from sklearn.utils import check_consistent_length, get_tags
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils.metadata_routing import MetadataRouter
 from sklearn.utils.validation import check_is_fitted
 
 from hatband._typing import Array
@@ -20,13 +20,14 @@ from hatband._validation import (
     check_target,
     check_weights,
 )
-from hatband.conformal.acceptance import INTERPOLATED, Augmented
+from hatband.conformal.acceptance import Augmented
 from hatband.conformal.full_scores import SCORES
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
 from hatband.conformal.intervals import layout, warn_if_too_few
-from hatband.conformal.routing import fit_parameters
+from hatband.conformal.routing import fit_parameters, router_of
 from hatband.conformal.smoother import TrainedSmoother
 from hatband.geometry import as_geometry
+from hatband.geometry.convert import kept
 from hatband.order_statistics import upper_rank
 
 
@@ -143,7 +144,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     ) -> TrainedSmoother:
         template = self._regressor()
         params = fit_parameters(self, template, weight, fit_params)
-        estimator = clone(template).fit(X, y, **params)
+        estimator = clone(template).fit(kept(X, template), y, **params)
         geometry = as_geometry(self.geometry, estimator)
         check_exactness(
             geometry.exactness,
@@ -179,7 +180,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         if return_interval:
             return self.predict_interval(X, confidence_level)
         check_is_fitted(self, "smoother_")
-        return self._point(self.estimator_.predict(check_rows(self, X, reset=False)))
+        return self._point(self.estimator_.predict(kept(check_rows(self, X, reset=False), self.estimator_)))
 
     def predict_interval(self, X: Any, confidence_level: Any = None) -> tuple[Array, Array]:
         """Predict, with the interval of all conforming candidates: for "absolute" and "deleted" the hull of their set.
@@ -285,20 +286,17 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
             warnings.warn(self._why_unbounded(unbounded, bounds.shape[2]), LeverageWarning, stacklevel=3)
 
     def _why_unbounded(self, unbounded: int, rows: int) -> str:
-        left = 1 - self.smoother_.hat_diagonal
+        interpolated = self.smoother_.interpolated.any(axis=1)
         return (
             f"{unbounded} of {rows} rows have an unbounded prediction set. That happens outside the span of the "
             f"training rows (a ridge > 0 helps), at rows of high leverage with method='absolute' or 'deleted' "
             f"('studentised' is bounded), and when the fit interpolates its rows: "
-            f"{int((left < INTERPOLATED).any(axis=1).sum())} of {len(left)} here."
+            f"{interpolated.sum()} of {len(interpolated)} here."
         )
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Return the routing: this estimator uses sample_weight itself and passes it on to the estimator's fit."""
-        mapping = MethodMapping().add(caller="fit", callee="fit")
-        return (
-            MetadataRouter(owner=self).add_self_request(self).add(estimator=self._regressor(), method_mapping=mapping)
-        )
+        return router_of(self, self._regressor())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from hatband._checks_calibration import check_pooled
 from hatband._typing import Array
 from hatband._validation import LeverageWarning, check_widths
-from hatband.conformal.acceptance import INTERPOLATED, predictive_atoms
+from hatband.conformal.acceptance import predictive_atoms
 from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, ScaledDistribution
 from hatband.conformal.full import FullConformalRegressor
@@ -80,7 +80,7 @@ def predictive_distribution(model: Any, X: Any) -> PredictiveDistribution:
 
 @predictive_distribution.register
 def _of_split(model: BaseSplitConformal, X: Any) -> PredictiveDistribution:
-    check_is_fitted(model, "scores_")
+    model._check_calibrated("predictive_distribution")
     check_pooled(isinstance(model.calibration_.ranking, PooledRanking))
     rows = new_rows(model.model_, model.space_, check_rows(model, X, reset=False), model.n_outputs_)
     shift, width = model.scale_.predict(rows)
@@ -165,6 +165,15 @@ def leave_one_out_distribution(model: FullConformalRegressor, X: Any) -> ScaledD
     -------
     ScaledDistribution
 
+    Raises
+    ------
+    TypeError
+        If the model is no FullConformalRegressor.
+    NotFittedError
+        If the model is not fitted.
+    ValueError
+        If it interpolates every row, so that none has a leave-one-out residual.
+
     Notes
     -----
     Calibrated in the limit, and close to it for n much larger than the effective dimension: it leaves out the shift
@@ -180,6 +189,11 @@ def leave_one_out_distribution(model: FullConformalRegressor, X: Any) -> ScaledD
     >>> law.n_atoms, law.interval(0.9).shape
     (442, (442, 2))
     """
+    if not isinstance(model, FullConformalRegressor):
+        raise TypeError(
+            f"leave_one_out_distribution needs a fitted FullConformalRegressor; got {type(model).__name__}. Use "
+            "predictive_distribution, which takes others too."
+        )
     check_is_fitted(model, "smoother_")
     smoother = model.smoother_
     features = smoother.space.features(check_rows(model, X, reset=False))
@@ -191,7 +205,7 @@ def leave_one_out_distribution(model: FullConformalRegressor, X: Any) -> ScaledD
 
 
 def _defined_rows(smoother: TrainedSmoother) -> Array:
-    return _defined(1 - smoother.hat_diagonal >= INTERPOLATED)
+    return _defined(~smoother.interpolated)
 
 
 def _defined(known: Array) -> Array:

@@ -9,7 +9,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils._metadata_requests import _routing_enabled
-from sklearn.utils.metadata_routing import process_routing
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import has_fit_parameter
 
 from hatband._typing import Array
@@ -43,6 +43,12 @@ def fit_parameters(
             "estimator that does."
         )
     return {**fit_params, f"{prefix}sample_weight": sample_weight}
+
+
+def router_of(owner: Any, estimator: Any) -> MetadataRouter:
+    """Return the routing of an owner that uses sample_weight itself and passes it on to the estimator's fit."""
+    mapping = MethodMapping().add(caller="fit", callee="fit")
+    return MetadataRouter(owner=owner).add_self_request(owner).add(estimator=estimator, method_mapping=mapping)
 
 
 def weights_used(params: dict[str, Any], sample_weight: Array | None) -> Array | None:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from hatband._leave_one_out import interpolated
 from hatband._typing import Array
 from hatband._validation import check_kernel_size
 from hatband.conformal.acceptance import Augmented, studentised_range
@@ -83,6 +84,11 @@ class TrainedSmoother:
     def hat_diagonal(self) -> Array:
         """w_i h(x_i) (n, 1) or (n, q): the weight of a row's own y in its prediction."""
         return self.leverage if self.weights is None else self.weights[:, None] * self.leverage
+
+    @property
+    def interpolated(self) -> Array:
+        """Rows (n, 1) or (n, q) that the model interpolates: leave-one-out is not determined for them."""
+        return interpolated(self.hat_diagonal)
 
     @property
     def studentised_residuals(self) -> Array:

@@ -27,7 +27,11 @@ class Target(Protocol):
         ...
 
     def backward(self, bound: Array) -> Array:
-        """Bring bounds (m, q) to the scale of y, infinities to infinities."""
+        """Bring bounds (m, q) to the scale of y, infinities to infinities; NaN where it has no finite value."""
+        ...
+
+    def point(self, prediction: Array) -> Array:
+        """Bring what the model predicts to the scale of y, as the estimator's own `predict` does."""
         ...
 
 
@@ -49,6 +53,10 @@ class PlainTarget:
     def backward(self, bound: Array) -> Array:
         """Bring bounds to the scale of y."""
         return bound
+
+    def point(self, prediction: Array) -> Array:
+        """Return what the model predicts."""
+        return prediction
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,10 @@ class MonotoneTarget:
         # Beyond the range of the inverse nothing is known: the bound is infinite on its own side.
         return np.where(finite & np.isfinite(mapped), mapped, np.where(finite, np.nan, bound))
 
+    def point(self, prediction: Array) -> Array:
+        """Bring what the model predicts to the scale of y, as the estimator's own `predict` does."""
+        return _columns(self.transformer.inverse_transform, prediction)
+
 
 @dataclass(frozen=True)
 class BackTransformedTarget:
@@ -98,6 +110,10 @@ class BackTransformedTarget:
     def backward(self, bound: Array) -> Array:
         """Bring bounds to the scale of y."""
         return bound
+
+    def point(self, prediction: Array) -> Array:
+        """Bring what the model predicts to the scale of y, which is that of the scores."""
+        return self.read(prediction)
 
 
 def _columns(function: Any, values: Array) -> Array:

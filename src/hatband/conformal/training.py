@@ -17,6 +17,7 @@ from hatband.conformal.routing import fit_parameters, weights_used
 from hatband.conformal.shift import fit_ratio
 from hatband.conformal.target import split_target
 from hatband.geometry import as_geometry
+from hatband.geometry.convert import kept
 from hatband.rows import Rows, honest_rows, new_rows, training_rows
 from hatband.scales import as_scale, fit_scale
 
@@ -52,39 +53,35 @@ def train(owner: Any, template: Any, given: Given) -> dict[str, Any]:
     X, (target, single) = given.X, check_target(given.y)
     ratio = fit_ratio(owner.likelihood_ratio, X, _checked(owner, given.X_target))
     params = fit_parameters(owner, template, given.sample_weight, given.fit_params, given.routed)
-    estimator = clone(template).fit(X, given.y, **params)
+    estimator = clone(template).fit(kept(X, template), kept(given.y, template), **params)
     model, scored = split_target(estimator, target)
     weight = weights_used(params, given.sample_weight)
     space = as_geometry(owner.geometry, estimator).fit(X, weight)
     scale = as_scale(owner.scale, levels[0], owner.random_state)
+    options: dict[str, Any] = {
+        "template": template,
+        "sample_weight": weight,
+        "fit_params": params,
+        "residuals": owner.residuals,
+        "random_state": owner.random_state,
+        "n_jobs": owner.n_jobs,
+        "target": scored,
+    }
     # Refits may stand behind these residuals: they are made once, and only for what asks.
-    honest = cache(
-        partial(
-            training_rows,
-            model,
-            space,
-            X,
-            target,
-            template=template,
-            sample_weight=weight,
-            fit_params=params,
-            residuals=owner.residuals,
-            random_state=owner.random_state,
-            n_jobs=owner.n_jobs,
-            target=scored,
-        )
-    )
+    honest = cache(partial(training_rows, model, space, X, target, **options))
     source = fit_scale(scale, honest)
-
-    def seen() -> tuple[Rows, Array]:
-        rows = new_rows(model, space, X, target.shape[1])
-        return rows, scored.forward(target) - scored.read(rows.prediction)
-
+    seen = partial(_seen, model, space, X, scored, target)
     outputs = fit_outputs(owner.joint and target.shape[1] > 1, scale, honest, seen, levels[0])
     grouping = None if owner.groups is None else Grouping.of(owner.groups, partial(_honest, space, X, weight))
     plan = Plan(grouping, ratio, outputs)
     values = (estimator, model, scored, space, scale, source, target.shape[1], single, plan)
     return dict(zip(TRAINED, values, strict=True))
+
+
+def _seen(model: Any, space: Any, X: Any, scored: Any, target: Array) -> tuple[Rows, Array]:
+    """Training rows as the model sees them, and their residuals on the scale of the scores."""
+    rows = new_rows(model, space, X, target.shape[1])
+    return rows, scored.forward(target) - scored.read(rows.prediction)
 
 
 def _checked(owner: Any, X_target: Any) -> Any:

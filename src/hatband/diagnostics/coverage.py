@@ -154,6 +154,11 @@ def size_stratified_coverage(y_true: Any, interval: Any, *, n_bins: int = 5, con
     -------
     CoverageTable
 
+    Raises
+    ------
+    ValueError
+        If shapes differ, anything is NaN, or a lower bound exceeds its upper bound.
+
     Notes
     -----
     Angelopoulos, Bates, Malik and Jordan (2021); Angelopoulos and Bates (2023). The minimum over bins is below the

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hatband._checks_diagnostics import check_count, check_row_labels
-from hatband._typing import Array, Bool, Float
+from hatband._typing import Array, Bool, Float, Int
 from hatband._validation import check_interval_rows
 from hatband.interval_metrics import coverage_by_group, covered, leverage_fifths, quantile_bins
 from hatband.order_statistics import Level, exact_level, upper_rank
@@ -63,7 +63,7 @@ def coverage_gap(y_true: Any, interval: Any, leverage: Any, *, repetition: Any =
     Raises
     ------
     ValueError
-        If shapes differ, anything is NaN, or all rows have the same leverage.
+        If shapes differ, anything is NaN, all rows have the same leverage, or `repetition` names one repetition.
 
     Notes
     -----
@@ -88,14 +88,14 @@ def coverage_gap(y_true: Any, interval: Any, leverage: Any, *, repetition: Any =
         fifths = np.empty(len(y), dtype=int)
         for index in range(cluster.max() + 1):
             fifths[cluster == index] = leverage_fifths(h[cluster == index])
-    return _gap(hits, fifths, cluster)
+    return outer_gap(hits, fifths, cluster)
 
 
-def _gap(hits: Bool[Array, " m"], fifths: Array, cluster: Array) -> CoverageGap:
-    """Gap between the outer bins, and its standard error by clusters."""
-    low, high = fifths == fifths.min(), fifths == fifths.max()
+def outer_gap(hits: Bool[Array, " m"], bins: Int[Array, " m"], cluster: Int[Array, " m"]) -> CoverageGap:
+    """Gap = coverage of the lowest bin - coverage of the highest; its standard error takes clusters as independent."""
+    low, high = bins == bins.min(), bins == bins.max()
     if low.all():
-        raise ValueError(f"leverage must differ between rows for a gap to exist; all {len(hits)} rows share one fifth.")
+        raise ValueError(f"leverage must differ between rows for a gap to exist; all {len(hits)} rows share one bin.")
     lowest, highest = hits[low].mean(), hits[high].mean()
     influence = low * (hits - lowest) / low.sum() - high * (hits - highest) / high.sum()
     sums = np.bincount(cluster, influence)

@@ -95,15 +95,16 @@ class Frame:
             level=None,
         )
 
-    def blocks(self, rows: Any) -> Iterator[tuple[slice, Array, Array | None]]:
+    def blocks(self, rows: Any, within: slice | None = None) -> Iterator[tuple[slice, Array, Array | None]]:
         """Yield parts of the rows in these coordinates, in ONE reused buffer, and which of them lie outside."""
         if rows.ndim != 2 or rows.shape[1] != self.n_features:
             raise ValueError(f"rows must have shape (m, {self.n_features}), like features; got {tuple(rows.shape)}.")
-        rows, count = as_rows(rows), int(rows.shape[0])
-        size = min(self.backend.block_rows(self.n_features), count)
+        rows = as_rows(rows)
+        first, stop, _ = (within or slice(None)).indices(int(rows.shape[0]))
+        size = min(self.backend.block_rows(self.n_features), stop - first)
         buffer = self.backend.block(size, self.width)
-        for start in range(0, count, max(size, 1)):
-            part = slice(start, min(start + size, count))
+        for start in range(first, stop, max(size, 1)):
+            part = slice(start, min(start + size, stop))
             source = self.backend.read(rows, part)
             yield part, self._enter(source, buffer[: part.stop - start]), self._outside(source)
 
@@ -231,15 +232,26 @@ class Factor(ABC):
     def _measure(self, rows: Array, verb: Callable[[Array], tuple[Array, ...]], count: int) -> list[Array]:
         backend = self.frame.backend
         results = [backend.empty(int(rows.shape[0])) for _ in range(count)]
-        with np.errstate(invalid="ignore", over="ignore"):
-            for part, block, outside in self.frame.blocks(rows):
-                for result, values in zip(results, verb(block), strict=True):
-                    result[part] = values + self._floor
-                    if outside is not None:
-                        result[part][outside] = np.inf
-        if not backend.isfinite(results[0]):
+        rows = as_rows(rows)
+
+        def measure(within: slice) -> None:
+            with np.errstate(invalid="ignore", over="ignore"):
+                for part, block, outside in self.frame.blocks(rows, within):
+                    for result, values in zip(results, verb(block), strict=True):
+                        result[part] = values + self._floor
+                        if outside is not None:
+                            result[part][outside] = np.inf
+
+        backend.share(measure, len(results[0]), self.n_features)
+        if not backend.isfinite(results[0]) and not self._are_finite(rows):
             check_finite(on_host(rows), "rows")
         return [backend.like(result, rows) for result in results]
+
+    def _are_finite(self, rows: Array) -> bool:
+        """Whether rows are finite, decided on their device: they need not come to the host for a leverage of inf."""
+        backend, size = self.frame.backend, self.frame.backend.block_rows(self.n_features)
+        starts = range(0, int(rows.shape[0]), size)
+        return all(backend.isfinite(backend.read(rows, slice(start, start + size))) for start in starts)
 
     @abstractmethod
     def _posterior(self, block: Array) -> Array:

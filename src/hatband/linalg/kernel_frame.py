@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import AnyBackend, backend_of, block_rows
+from hatband._backend import AnyBackend, backend_of
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_finite, check_weights
 
@@ -93,7 +93,7 @@ class KernelFrame:
     def blocks(self, kernel_rows: Shaped[Array, "m n"]) -> Iterator[Block]:
         """Yield the rows block by block; a block is the only copy."""
         count = int(kernel_rows.shape[0])
-        size = block_rows(self.n_samples)
+        size = self.backend.block_rows(self.n_samples)
         for start in range(0, count, size):
             part = slice(start, min(start + size, count))
             yield self._enter(part, self.backend.asarray(self.backend.read(kernel_rows, part)))

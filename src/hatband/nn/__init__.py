@@ -1,4 +1,4 @@
-"""PyTorch: calibrated intervals for a trained module, from the leverage of its last layer."""
+"""PyTorch: calibrated intervals for a trained module, from the leverage of its last layer or of all its parameters."""
 
 try:
     import torch as _torch  # noqa: F401
@@ -13,8 +13,10 @@ from hatband.nn.head import find_head
 from hatband.nn.laplace import LastLayerLaplace
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.linearised import LinearisedConformalRegressor
+from hatband.nn.low_rank_tangent import LowRankTangentGeometry
 from hatband.nn.network import MLP, NoisyNetwork
 from hatband.nn.neural import NeuralConformalRegressor
+from hatband.nn.recipes import WholeNetwork
 from hatband.nn.refit import refit_head
 from hatband.nn.stability import (
     LeverageStability,
@@ -38,11 +40,13 @@ __all__ = [
     "LastLayerLaplace",
     "LeverageStability",
     "LinearisedConformalRegressor",
+    "LowRankTangentGeometry",
     "NeuralConformalRegressor",
     "NoisyNetwork",
     "TangentFeatures",
     "TangentGeometry",
     "TrainingDivergedError",
+    "WholeNetwork",
     "all_reduce",
     "calibration_arrays",
     "conjugate_gradient_leverage",

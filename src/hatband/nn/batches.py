@@ -1,130 +1,182 @@
-"""Where the rows of one epoch come from: arrays in shuffled batches, or a loader."""
+"""Loaders and arrays as batches of tensors on the device of a module."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from hatband._typing import Array
-from hatband._validation import check_finite
+from hatband._validation import check_finite, check_target
 
-# Rows that go through the network at once where no gradient is kept.
-BLOCK = 8192
-
-
-class Batch(NamedTuple):
-    """Inputs, and targets (b, q), of some rows."""
-
-    inputs: Any
-    targets: Any
+# Rows of an array that go through the module at once.
+BATCH_ROWS = 1_024
 
 
-class Batches(ABC):
-    """The rows of an epoch, on the device of the network."""
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches (inputs, target or None), readable as often as their source is.
 
-    @abstractmethod
-    def shuffled(self) -> Iterator[Batch]:
-        """Yield the batches of one epoch of training."""
-
-    @abstractmethod
-    def blocks(self) -> Iterator[Batch]:
-        """Yield every row once, in large blocks where that can be chosen."""
-
-
-class ArrayBatches(Batches):
-    """Rows of two tensors, drawn anew for every epoch into batches of about one size.
-
-    Batches of n // k or n // k + 1 rows: a last batch of one row would be an error in a BatchNorm layer.
+    Parameters
+    ----------
+    source : iterable
+        Of (inputs, target) pairs, (inputs,) or inputs; the target is left out where it is not wanted.
     """
 
-    def __init__(self, inputs: Any, targets: Any, batch_size: int, generator: torch.Generator | None = None) -> None:
-        self._inputs = inputs
-        self._targets = targets
-        self._parts = -(-len(targets) // batch_size)
-        self._generator = generator
+    source: Iterable[Any]
 
-    def shuffled(self) -> Iterator[Batch]:
-        """Yield batches in an order drawn from the generator."""
-        order = torch.randperm(len(self._targets), generator=self._generator).to(self._targets.device)
-        for index in order.tensor_split(self._parts):
-            yield Batch(self._inputs[index], self._targets[index])
-
-    def blocks(self) -> Iterator[Batch]:
-        """Yield blocks of 8,192 rows in their own order."""
-        for start in range(0, len(self._targets), BLOCK):
-            yield Batch(self._inputs[start : start + BLOCK], self._targets[start : start + BLOCK])
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for batch in self.source:
+            yield _split(batch)
 
 
-class LoaderBatches(Batches):
-    """Batches (inputs, targets, ...) as a loader gives them; floating inputs get the type, unless it is None."""
+@dataclass(frozen=True, eq=False)
+class ArrayBatches:
+    """Slices of an array, `BATCH_ROWS` at a time.
 
-    def __init__(self, loader: Iterable[Any], device: Any, dtype: Any) -> None:
-        self._loader = loader
-        self._device = device
-        self._dtype = dtype
-
-    def shuffled(self) -> Iterator[Batch]:
-        """Yield the loader's batches: its own sampler shuffles, or does not."""
-        return self.blocks()
-
-    def blocks(self) -> Iterator[Batch]:
-        """Yield the loader's batches, moved to the device."""
-        for inputs, targets, *_ in self._loader:
-            yield Batch(_moved(inputs, self._device, self._dtype), as_targets(targets, self._device))
-
-
-def as_inputs(X: Any, device: Any) -> Any:
-    """Return inputs as a finite floating tensor on the device, in their own precision."""
-    tensor = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X, dtype=_floating(X)))
-    check_finite(tensor.detach().cpu().numpy(), "X")
-    return tensor.to(device)
-
-
-def as_targets(y: Any, device: Any) -> Any:
-    """Return targets as a tensor (n, q) on the device, in their own precision."""
-    values = y if isinstance(y, torch.Tensor) else torch.from_numpy(np.array(y, dtype=np.float64))
-    columns = values[:, None] if values.ndim == 1 else values
-    return columns.to(device)
-
-
-def _floating(X: Any) -> Any:
-    dtype = getattr(X, "dtype", None)
-    return np.float32 if dtype == np.float32 else np.float64
-
-
-def _moved(inputs: Any, device: Any, dtype: Any) -> Any:
-    cast = dtype is not None and inputs.is_floating_point()
-    return inputs.to(device=device, dtype=dtype) if cast else inputs.to(device)
-
-
-class Moments(NamedTuple):
-    """Mean and standard deviation of columns; a column that does not vary has scale 1."""
-
-    mean: Array
-    scale: Array
-
-    def to(self, device: Any) -> "Moments":
-        """Return them on a device."""
-        return Moments(self.mean.to(device), self.scale.to(device))
-
-
-def moments(blocks: Iterable[Any]) -> Moments:
-    """Return mean and standard deviation of the columns of blocks (b, k), summed in float64.
-
-    Pairs of means and squares are merged: Chan, Golub and LeVeque (1983), eq. 2.1.
+    Parameters
+    ----------
+    X : tensor or array with n rows
+        Inputs.
+    y : array (n,) or (n, q), or None
+        Targets.
     """
-    count, mean, square = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    for block in blocks:
-        values = block.detach().cpu().to(torch.float64)
-        total = count + len(values)
-        own = values.mean(dim=0)
-        step = own - mean
-        square = square + ((values - own) ** 2).sum(dim=0) + step**2 * (count * len(values) / total)
-        mean, count = mean + step * (len(values) / total), total
-    if not count:
-        raise ValueError("the loader gave no batch; pass one with at least one row.")
-    scale = (square / count).sqrt()
-    # Rounding leaves a constant column a spread of about eps times its size.
-    return Moments(mean, torch.where(scale > 1e-12 * mean.abs(), scale, torch.ones_like(scale)))
+
+    X: Any
+    y: Array | None
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for start in range(0, len(self.X), BATCH_ROWS):
+            part = slice(start, start + BATCH_ROWS)
+            yield self.X[part], None if self.y is None else self.y[part]
+
+
+def as_batches(data: Any, y: Any = None) -> Batches | ArrayBatches:
+    """Return batches of a loader, of an array X, of X and y, or of a pair (X, y).
+
+    Raises
+    ------
+    ValueError
+        If y has another length than X, holds NaN, comes beside a loader, or the loader can be read only once.
+    """
+    if y is None and isinstance(data, tuple) and len(data) == 2 and all(_is_array(part) for part in data):
+        data, y = data
+    if _is_array(data):
+        return _array_batches(data, y)
+    if y is not None:
+        raise ValueError("y belongs beside an array X; a loader yields its own targets as batches (inputs, y).")
+    if not isinstance(data, Iterable):
+        raise TypeError(f"data must be a DataLoader, an array X, or a pair (X, y); got {type(data).__name__}.")
+    if iter(data) is data:
+        raise ValueError(
+            "data must be readable more than once, as a DataLoader or a list of batches is; got an iterator "
+            f"({type(data).__name__})."
+        )
+    return Batches(data)
+
+
+def _is_array(data: Any) -> bool:
+    return hasattr(data, "shape") or hasattr(data, "iloc")
+
+
+def _array_batches(X: Any, y: Any) -> ArrayBatches:
+    values = X if isinstance(X, torch.Tensor) else numbers(X)
+    if not values.ndim or not len(values):
+        raise ValueError(f"X must hold at least one row; got shape {tuple(values.shape)}.")
+    if y is None:
+        return ArrayBatches(values, None)
+    target = y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
+    check_target(target)
+    if len(target) != len(values):
+        raise ValueError(f"y must have one entry per row of X, {len(values)}; got {len(target)}.")
+    return ArrayBatches(values, target)
+
+
+def numbers(X: Any) -> Array:
+    """Return an array of numbers, in their own precision where they have one."""
+    values = np.asarray(X)
+    if values.dtype.kind not in "OUS":
+        return values
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"X must hold numbers; got {type(X).__name__} of {values.dtype}, {error}. Encode categories as numbers; "
+            "where X is a loader, leave y out: it yields its own."
+        ) from None
+
+
+def _split(batch: Any) -> tuple[Any, Any]:
+    """Return inputs and target of a batch."""
+    if not isinstance(batch, (tuple, list)):
+        return batch, None
+    if len(batch) == 1:
+        return batch[0], None
+    if len(batch) == 2:
+        return batch[0], batch[1]
+    raise ValueError(
+        f"a batch must be inputs or a pair (inputs, y); got {len(batch)} parts. Collate several inputs of the module "
+        "as a tuple or a dict: ((x1, x2), y)."
+    )
+
+
+def placed(inputs: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    """Return inputs, however nested, on a device, floating-point numbers in the dtype, or in their own without one."""
+    if isinstance(inputs, Mapping):
+        return {key: placed(value, device, dtype) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(placed(value, device, dtype) for value in inputs)
+    if isinstance(inputs, np.ndarray) and not inputs.flags.writeable:
+        inputs = inputs.copy()
+    tensor = torch.as_tensor(inputs)
+    return moved(tensor, device, dtype) if dtype is not None and tensor.is_floating_point() else tensor.to(device)
+
+
+def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor on a device in a type, the fewer bytes crossing: not every device could widen it to float64."""
+    if dtype.itemsize > tensor.dtype.itemsize:
+        return tensor.to(device).to(dtype)
+    return tensor.to(dtype).to(device)
+
+
+def wide_on_host(tensor: torch.Tensor) -> Array:
+    """Return a tensor as a float64 array."""
+    return moved(tensor.detach(), torch.device("cpu"), torch.float64).numpy()
+
+
+def home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return device and floating-point type of the first such parameter or buffer of a module."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.get_default_dtype()
+
+
+def called(module: nn.Module, inputs: Any) -> Any:
+    """Return the output of a module for a tensor, a tuple of arguments or a dict of keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return module(**inputs)
+    return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
+
+
+def targets(y: Any, n_rows: int) -> Array:
+    """Return targets of a batch as float64, with the axes they came with."""
+    values = wide_on_host(y) if isinstance(y, torch.Tensor) else np.asarray(y, np.float64)
+    if values.ndim not in {1, 2} or len(values) != n_rows:
+        raise ValueError(
+            f"y must have one entry per row of its batch, shape ({n_rows},) or ({n_rows}, outputs); got shape "
+            f"{values.shape}."
+        )
+    return values
+
+
+def check_finite_from(values: torch.Tensor, name: str, start: int) -> None:
+    """Raise unless a block of rows is finite; `start` is the number of its first row."""
+    finite = torch.isfinite(values.reshape(len(values), -1)).all(dim=1)
+    if not bool(finite.all()):
+        row = start + int((~finite).nonzero()[0])
+        marks = np.zeros(row + 1)
+        marks[row] = np.nan
+        check_finite(marks, name)

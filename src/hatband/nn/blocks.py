@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from hatband._backend import on_host
 from hatband._typing import Array
 from hatband._validation import check_finite
 from hatband.geometry import Features
-from hatband.nn.features import ArrayBatches, Batches, check_finite_from, targets
-from hatband.nn.head import Seen, watching
-from hatband.nn.space import LastLayerSpace
+from hatband.nn.batches import ArrayBatches, Batches, check_finite_from, targets, wide_on_host
+from hatband.nn.part import Seen
+from hatband.nn.space import NetworkSpace
 from hatband.nn.streaming import rows_per_block
 from hatband.rows import Rows, TrainingRows, honest_rows, left_out
 
@@ -29,7 +28,7 @@ class Block:
     Parameters
     ----------
     features : Features
-        What enters the head; the inputs beside them where these are a table.
+        phi(x) of each row; the inputs beside them where these are a table.
     prediction : array (b, q)
         What the module predicts.
     target : array (b,) or (b, q), or None
@@ -47,7 +46,7 @@ class Block:
         """Return y - prediction, (b, q); ValueError where the shapes do not agree or y is missing."""
         return columns_like(self.target, self.prediction) - self.prediction
 
-    def new_rows(self, space: LastLayerSpace) -> Rows:
+    def new_rows(self, space: NetworkSpace) -> Rows:
         """Return what is known of these rows, which the model has not seen; lazy, while the features are there."""
         return Rows(
             len(self),
@@ -73,12 +72,12 @@ def check_columns(n_targets: int, n_outputs: int) -> None:
         raise ValueError(f"y must have one column per output of the module, {n_outputs}; got {n_targets}.")
 
 
-def blocks_of(space: LastLayerSpace, batches: Batches | ArrayBatches) -> Iterator[Block]:
+def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches) -> Iterator[Block]:
     """Run the module once over batches and yield blocks of rows that are worth a multiplication."""
     pending: list[tuple[Seen, Array | None]] = []
     filled = start = 0
-    with watching(space.module, space.head) as run:
-        for inputs, y in batches:
+    with space.part.watching(space.module) as run:
+        for inputs, y in space.part.pieces(space.module, batches):
             seen = run(inputs)
             # Images and the like are not to wait for the block to fill.
             seen = replace(seen, inputs=seen.table)
@@ -89,6 +88,19 @@ def blocks_of(space: LastLayerSpace, batches: Batches | ArrayBatches) -> Iterato
                 pending, start, filled = [], start + filled, 0
         if filled:
             yield _joined(pending, start)
+
+
+def block_of(space: NetworkSpace, inputs: Any, y: Any = None) -> Block:
+    """Run the module once over one batch and return it as one block, in however many pieces it was taken."""
+    found = list(blocks_of(space, Batches([(inputs, y)])))
+    if len(found) == 1:
+        return found[0]
+    tables = [block.features.model_inputs for block in found]
+    return Block(
+        Features(None if tables[0] is None else torch.cat(tables), torch.cat([b.features.values for b in found])),
+        np.concatenate([block.prediction for block in found]),
+        None if y is None else np.concatenate([block.target for block in found]),
+    )
 
 
 def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
@@ -103,10 +115,10 @@ def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
     target = None if any(part is None for part in found) else np.concatenate(found)
     if target is not None:
         check_finite(target, "y")
-    return Block(Features(inputs, values), np.asarray(on_host(prediction.double().cpu())), target)
+    return Block(Features(inputs, values), wide_on_host(prediction), target)
 
 
-def training_rows(space: LastLayerSpace, batches: Batches | ArrayBatches, seed: int) -> TrainingRows:
+def training_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: int) -> TrainingRows:
     """Return the rows that the space was fitted on, as if each had not been seen.
 
     Leave-one-out predictions and residuals where the head is a ridge regression on these rows; as they are, for rows
@@ -122,7 +134,7 @@ def training_rows(space: LastLayerSpace, batches: Batches | ArrayBatches, seed: 
     return kept.rows("leave-one-out of the last layer, features as trained" if own else "unseen rows")
 
 
-def validation_rows(space: LastLayerSpace, batches: Batches | ArrayBatches, seed: int) -> TrainingRows:
+def validation_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: int) -> TrainingRows:
     """Return rows that neither the module nor the space has seen."""
     kept = _Sample(seed)
     for block in blocks_of(space, batches):

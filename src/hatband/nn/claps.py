@@ -11,10 +11,11 @@ from torch import nn
 
 from hatband._typing import Array
 from hatband._validation import check_confidence_level, check_in
+from hatband.conformal.band import warn_if_outside
 from hatband.conformal.inputs import shaped_like_target
-from hatband.conformal.intervals import bounds, layout, thresholds
+from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
+from hatband.nn.batches import as_batches
 from hatband.nn.claps_diagnostics import CalibrationArrays, VarianceShares, calibration_arrays, variance_shares
-from hatband.nn.features import as_batches
 from hatband.nn.gather import Gathered, gathered, head_of
 from hatband.nn.laplace import conditioned, predicted
 from hatband.nn.noise import AsGathered, NoiseSource, ResidualNoise, TemperedNoise
@@ -246,6 +247,8 @@ class ClapsRegressor(BaseEstimator):
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
         law = self._law(rows)
         width = np.sqrt(law.variance)
+        warn_if_too_few("calibration rows", len(self.scores_), levels, self.symmetric, stacklevel=2)
+        warn_if_outside(width, stacklevel=2)
         pairs = [bounds(law.mean, width, *thresholds(self.scores_, level, self.symmetric)) for level in levels]
         return self._shaped(law.mean), layout(pairs, self.single_target_, single)
 

@@ -10,9 +10,7 @@ from torch.func import vjp, vmap
 from hatband._backend import on_host
 from hatband._typing import Array
 from hatband._validation import check_ridge
-from hatband.nn.features import home
-from hatband.nn.head import evaluating
-from hatband.nn.tangent import TangentFeatures
+from hatband.nn.tangent import DoubleNetwork, TangentFeatures
 
 
 class LeverageBracket(NamedTuple):
@@ -77,10 +75,10 @@ def conjugate_gradient_leverage(
     """
     if not check_ridge(ridge) > 0:
         raise ValueError(f"conjugate gradients need a ridge > 0; got {ridge!r}.")
-    features = TangentFeatures(module)
-    phi = torch.as_tensor(features.transform(X), device=home(module)[0])
-    with evaluating(module):
-        products = _products(features, features.rows(X_train))
+    network = DoubleNetwork.of(module)
+    phi = torch.as_tensor(TangentFeatures(module).transform(X), device=network.device)
+    products = _products(network, network.rows(X_train))
+    with torch.no_grad():
         return _bracket(phi, products, float(ridge), tolerance, max_iterations)
 
 
@@ -93,9 +91,9 @@ class _Products(NamedTuple):
     """a (b, n) -> (J'a)' (b, p)."""
 
 
-def _products(features: TangentFeatures, rows: torch.Tensor) -> _Products:
+def _products(network: DoubleNetwork, rows: torch.Tensor) -> _Products:
     """Return both products, by a backward pass and by the backward pass of that."""
-    parameters = features.parameters
+    parameters = network.parameters
     sizes = [value.numel() for value in parameters.values()]
 
     def named(flat: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -103,7 +101,7 @@ def _products(features: TangentFeatures, rows: torch.Tensor) -> _Products:
         return {name: part.reshape(value.shape) for (name, value), part in parts}
 
     def value(weights: dict[str, torch.Tensor]) -> torch.Tensor:
-        return features.outputs(weights, rows)
+        return network.outputs(weights, rows)
 
     found, backward = vjp(value, parameters)
     # J'a is linear in a, so its derivative is J. Forward mode would compile scripts at its first use, and warn.

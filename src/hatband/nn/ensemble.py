@@ -1,6 +1,7 @@
 """Ensembles: networks trained apart on the same rows, and one calibrated band from all of them."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -12,14 +13,15 @@ from torch import nn
 from hatband._checks_network import check_at_least
 from hatband._typing import Array
 from hatband._validation import check_confidence_level
-from hatband.conformal.base import band_of
+from hatband.conformal.band import band_of, warn_if_outside
 from hatband.conformal.inputs import shaped_like_target
-from hatband.conformal.intervals import bounds, layout, thresholds
+from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.conformal.target import PlainTarget
-from hatband.nn.blocks import Block, blocks_of, columns_like
-from hatband.nn.features import as_batches
+from hatband.nn.batches import as_batches
+from hatband.nn.blocks import Block, block_of, columns_like
+from hatband.nn.ensemble_files import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
-from hatband.nn.space import LastLayerSpace, appended
+from hatband.nn.space import NetworkSpace
 from hatband.nn.state import seeded
 from hatband.nn.training import fit_network
 
@@ -69,11 +71,18 @@ def fit_ensemble(
     >>> len(fit_ensemble(lambda: MLP(2, widths=(8,)), X, X[:, 0], n_networks=3, epochs=2, random_state=0))
     3
     """
+    if isinstance(build, nn.Module) or not callable(build):
+        raise TypeError(
+            f"build must be a function that makes an untrained network, such as lambda: MLP(3); got "
+            f"{type(build).__name__}."
+        )
     seeds = check_random_state(random_state).randint(2**31 - 1, size=(check_at_least(n_networks, 1, "n_networks"), 2))
-    networks = []
+    networks: list[nn.Module] = []
     for first, second in seeds:
         with seeded(int(first)):
             module = build()
+        if any(module is other for other in networks):
+            raise ValueError("build must make a new network at every call; it returned the same one again.")
         fit_network(module, X, y, random_state=int(second), **settings)
         networks.append(module.eval())
     return networks
@@ -162,8 +171,7 @@ class EnsembleConformalRegressor(BaseEstimator):
         self
             Earlier calibration scores are gone.
         """
-        if not len(self.modules):
-            raise ValueError("modules must hold at least one trained network; got none.")
+        check_networks(self.modules)
         members = [
             LastLayerConformalRegressor(
                 module, self.layer, scale=self.scale, ridge=self.ridge, random_state=self.random_state
@@ -177,6 +185,7 @@ class EnsembleConformalRegressor(BaseEstimator):
             count += len(bands[0].width)
         self.__dict__.pop("scores_", None)
         self.members_, self.sizes_ = members, [np.asarray(size) / count for size in total]
+        self.single_target_ = members[0].single_target_
         return self
 
     def calibrate(self, data: Any, y: Any = None) -> Self:
@@ -190,8 +199,11 @@ class EnsembleConformalRegressor(BaseEstimator):
             Targets beside an array.
         """
         self._check_trained("calibrate")
-        found = [(columns_like(band.target, band.center) - band.center) / band.width for band in self._bands(data, y)]
-        self.scores_ = np.concatenate(found)
+        scores, single = [], True
+        for band in self._bands(data, y):
+            scores.append((columns_like(band.target, band.center) - band.center) / band.width)
+            single = np.asarray(band.target).ndim == 1
+        self.scores_, self.single_target_ = np.concatenate(scores), single
         return self
 
     def predict(self, data: Any) -> Array:
@@ -221,8 +233,10 @@ class EnsembleConformalRegressor(BaseEstimator):
         prediction, center, width = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("prediction", "center", "width")
         )
+        warn_if_too_few("calibration rows", len(self.scores_), levels, self.symmetric, stacklevel=2)
+        warn_if_outside(width, stacklevel=2)
         pairs = [bounds(center, width, *thresholds(self.scores_, level, self.symmetric)) for level in levels]
-        return self._shaped(prediction), layout(pairs, self.members_[0].single_target_, single)
+        return self._shaped(prediction), layout(pairs, self.single_target_, single)
 
     def leverage(self, data: Any) -> Array:
         """Return the mean leverage of the networks, (m,).
@@ -242,6 +256,51 @@ class EnsembleConformalRegressor(BaseEstimator):
             ]
         )
 
+    def save(self, folder: str | Path) -> None:
+        """Write networks, spaces, scales and scores into a folder, one safetensors file per network; see `load`.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made when it is missing.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit_train` has not run.
+        ValueError
+            If the scale is an object of the user's, which cannot be written without code.
+        """
+        self._check_trained("save")
+        save_ensemble(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, modules: Sequence[nn.Module]) -> Self:
+        """Read what `save` wrote. Never executes code from the files.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Where `save` wrote.
+        modules : sequence of nn.Module
+            Networks of the architectures that were saved, in the same order; their weights are replaced.
+
+        Returns
+        -------
+        EnsembleConformalRegressor
+
+        Raises
+        ------
+        ValueError
+            If a file is damaged, was changed, or is that of another ensemble, or does not belong to its architecture.
+            All modules are then as they were.
+
+        Notes
+        -----
+        The index of the folder holds a SHA-256 sum of each file, which finds damage and mixtures, not a forger.
+        """
+        return load_ensemble(cls, folder, modules)
+
     def _bands(self, data: Any, y: Any = None) -> "Iterator[_Band]":
         """Yield the ensemble's band over batches; every network sees the same one, in whatever order they come."""
         for batch in as_batches(data, y):
@@ -252,7 +311,7 @@ class EnsembleConformalRegressor(BaseEstimator):
             yield _Band(prediction, center, np.mean(widths, axis=0), parts[0].target)
 
     def _shaped(self, prediction: Array) -> Array:
-        return shaped_like_target(prediction, prediction.shape[1], self.members_[0].single_target_)
+        return shaped_like_target(prediction, prediction.shape[1], self.single_target_)
 
     def _check_trained(self, caller: str) -> None:
         if "members_" not in self.__dict__:
@@ -271,8 +330,7 @@ class _Band(NamedTuple):
 
 
 def _block(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) -> Block:
-    (block,) = blocks_of(member.space_, [batch])  # type: ignore[arg-type]
-    return block
+    return block_of(member.space_, *batch)
 
 
 def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) -> _Band:
@@ -281,17 +339,12 @@ def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) ->
     return _Band(block.prediction, center, np.broadcast_to(width, center.shape), block.target)
 
 
-def _check_comparable(spaces: Sequence[LastLayerSpace]) -> None:
+def _check_comparable(spaces: Sequence[NetworkSpace]) -> None:
     """Raise unless all ridges are the same share of the mean eigenvalue."""
-    shares = [_ridge_share(space) for space in spaces]
-    if max(shares) - min(shares) > _SAME_SHARE * max(shares):
+    # Features that are all constant have no eigenvalue, and a leverage that no ridge changes.
+    shares = [space.ridge / space.mean_eigenvalue for space in spaces if space.mean_eigenvalue > 0]
+    if shares and max(shares) - min(shares) > _SAME_SHARE * max(shares):
         raise ValueError(
             "leverages of networks can be averaged when each ridge is the same share of the mean eigenvalue of its "
             f"Gram matrix; these are from {min(shares):.3g} to {max(shares):.3g}. Pass ridge='auto', or average widths."
         )
-
-
-def _ridge_share(space: LastLayerSpace) -> float:
-    statistics = appended(space.statistics) if space.intercept == "penalised" else space.statistics
-    gram, _ = statistics.products(space.intercept == "free")
-    return space.ridge * len(gram) / float(gram.diagonal().sum())

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from hatband._checks_network import checked_noise
 from hatband._typing import Array
 from hatband._validation import check_finite
+from hatband.nn.batches import ArrayBatches, Batches, targets, wide_on_host
 from hatband.nn.blocks import columns_like
-from hatband.nn.features import ArrayBatches, Batches, targets
-from hatband.nn.head import Head, find_head, watching
+from hatband.nn.head import Head, find_head
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,8 @@ class Gathered:
 
 def head_of(module: nn.Module, batches: Batches | ArrayBatches, layer: str | nn.Module | None) -> Head:
     """Return the head of a module, found with the first batch."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module; got {type(module).__name__}.")
     for inputs, _ in batches:
         return find_head(module, inputs, layer)
     raise ValueError("there must be at least one row; the loader yielded no batch.")
@@ -70,13 +73,13 @@ def gathered(
     ValueError
         If something is not finite, there is no row, or targets are missing from some batches only.
     """
-    parts: list[tuple[Array, ...]] = []
+    parts: list[tuple[Array | None, ...]] = []
     found: list[Array | None] = []
-    with watching(module, head) as run:
+    with head.watching(module) as run:
         for inputs, y in batches:
             seen = run(inputs)
-            deviation = None if noise is None else noise(seen.inputs)
-            parts.append(tuple(map(_host, (seen.features, seen.prediction, deviation, _table(seen.inputs)))))
+            deviation = None if noise is None else checked_noise(_host(noise(seen.inputs)), len(seen.features))
+            parts.append((_host(seen.features), _host(seen.prediction), deviation, _host(_table(seen.inputs))))
             found.append(None if y is None else targets(y, len(seen.features)))
     if not parts:
         raise ValueError("there must be at least one row; the loader yielded no batch.")
@@ -96,8 +99,7 @@ def _table(inputs: Any) -> Any:
 def _host(values: Any) -> Array | None:
     if values is None:
         return None
-    tensor = values.detach().to("cpu", torch.float64) if isinstance(values, torch.Tensor) else values
-    return np.asarray(tensor, dtype=np.float64)
+    return wide_on_host(values) if isinstance(values, torch.Tensor) else np.asarray(values, dtype=np.float64)
 
 
 def _joined(parts: Any) -> Array | None:

@@ -1,16 +1,18 @@
 """The head of a network: its last linear layer, found in the order of execution, and the features that enter it."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import nn
 
-from hatband.geometry.convert import DENSE_COLUMNS
-from hatband.nn.features import called, home, placed
+from hatband.linalg import GramStatistics
+from hatband.nn.batches import called, home, placed
+from hatband.nn.normal_equations import own_ridge
+from hatband.nn.part import Intercept, Part, Seen
 
 Pooling: TypeAlias = Literal["row", "first", "last", "mean"]
 
@@ -23,7 +25,7 @@ _POOLINGS: dict[Pooling, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
+class Head(Part):
     """The linear layer f = W phi + b that a network ends in.
 
     Parameters
@@ -45,6 +47,7 @@ class Head:
     pooling: Pooling
     member: int | None
     is_affine: bool
+    relative_ridge: ClassVar[float] = 1e-4
 
     def features(self, entering: torch.Tensor) -> torch.Tensor:
         """Return features (n, d) from what entered the layer, in float32 or float64."""
@@ -63,34 +66,47 @@ class Head:
             )
         return found.reshape(n_rows, -1), found.ndim < 2
 
+    @contextmanager
+    def watching(self, module: nn.Module) -> Iterator[Callable[[Any], Seen]]:
+        """Give a function that runs the module on a batch and returns what entered the head and what came out."""
+        device, dtype = home(module)
+        entered: list[torch.Tensor] = []
+        owner = threading.get_ident()
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What one forward pass shows.
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            # Another thread may be using the module too.
+            if threading.get_ident() == owner:
+                entered[:] = [args[0] if args else kwargs["input"]]
 
-    Parameters
-    ----------
-    inputs : tensor, tuple or dict
-        As the module got them.
-    features : tensor (b, d)
-        What enters the head.
-    prediction : tensor (b, q)
-        What the module predicts.
-    is_flat : bool
-        Whether the module returned one number per row without an axis for outputs.
-    """
+        def run(inputs: Any) -> Seen:
+            entered.clear()
+            there = placed(inputs, device, dtype)
+            output = called(module, there)
+            if not entered:
+                raise ValueError(f"the layer {self.name!r} was not called in a forward pass; pass another layer.")
+            features = self.features(entered.pop())
+            return Seen(there, features, *self.prediction(output, len(features)))
 
-    inputs: Any
-    features: torch.Tensor
-    prediction: torch.Tensor
-    is_flat: bool
+        handle = self.layer.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            with evaluating(module):
+                yield run
+        finally:
+            handle.remove()
 
-    @property
-    def table(self) -> torch.Tensor | None:
-        """Inputs that a scale can learn from, at most 256 columns; codes of tokens or categories are no numbers."""
-        X = self.inputs
-        is_table = isinstance(X, torch.Tensor) and X.ndim == 2 and X.is_floating_point()
-        return X.detach() if is_table and X.shape[1] <= DENSE_COLUMNS else None
+    def pieces(self, module: nn.Module, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        """Yield the batches: their features are no larger than what the module computes anyway."""
+        yield from batches
+
+    def intercept(self, penalise_bias: bool) -> Intercept:
+        """Return what the bias of the layer is in the Gram matrix."""
+        if self.layer.bias is None:
+            return "none"
+        return "penalised" if penalise_bias else "free"
+
+    def own_ridge(self, statistics: GramStatistics, intercept: Intercept, ridge: Any) -> float | None:
+        """Return the ridge at which the layer is the ridge regression on these rows, None where it is none."""
+        return own_ridge(statistics, self.layer, intercept, ridge) if self.is_affine else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,35 +130,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-@contextmanager
-def watching(module: nn.Module, head: Head) -> Iterator[Callable[[Any], Seen]]:
-    """Give a function that runs the module on a batch and returns what entered the head and what came out."""
-    device, dtype = home(module)
-    entered: list[torch.Tensor] = []
-    owner = threading.get_ident()
-
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # Another thread may be using the module too.
-        if threading.get_ident() == owner:
-            entered[:] = [args[0] if args else kwargs["input"]]
-
-    def run(inputs: Any) -> Seen:
-        entered.clear()
-        there = placed(inputs, device, dtype)
-        output = called(module, there)
-        if not entered:
-            raise ValueError(f"the layer {head.name!r} was not called in a forward pass; pass another layer.")
-        features = head.features(entered.pop())
-        return Seen(there, features, *head.prediction(output, len(features)))
-
-    handle = head.layer.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        with evaluating(module):
-            yield run
-    finally:
-        handle.remove()
 
 
 def find_head(module: nn.Module, inputs: Any, layer: str | nn.Module | None = None) -> Head:

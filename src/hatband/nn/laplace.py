@@ -1,6 +1,7 @@
 """Laplace approximation of the last layer: predictive mean, noise, and what the training rows leave unknown."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -8,10 +9,12 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
+from hatband._backend import EPS
+from hatband._checks_network import check_rows_for_noise
 from hatband._typing import Array
 from hatband._validation import check_in
 from hatband.conformal.inputs import shaped_like_target
-from hatband.nn.features import as_batches
+from hatband.nn.batches import as_batches
 from hatband.nn.gather import Gathered, gathered, head_of
 from hatband.posterior import LinearPosterior, PosteriorPrediction
 
@@ -147,7 +150,12 @@ def conditioned(rows: Gathered, ridge: Any, fit_intercept: bool) -> list[LinearP
     """Return posteriors given training rows: one of all outputs where they share their noise, else one of each."""
     y = rows.columns
     if rows.noise is None:
-        return [LinearPosterior.of(rows.features, y, ridge=ridge, fit_intercept=fit_intercept)]
+        check_rows_for_noise(len(rows))
+        posterior = LinearPosterior.of(rows.features, y, ridge=ridge, fit_intercept=fit_intercept)
+        # A target without any noise still has that of its rounding: nobody divides by 0.
+        largest = np.abs(y).max(axis=0)
+        rounding = (EPS * np.where(largest > 0, largest, 1.0)) ** 2
+        return [replace(posterior, scale=np.maximum(posterior.scale, rounding))]
     shared = rows.noise.shape[1] == 1
     groups = [y] if shared else [y[:, [j]] for j in range(y.shape[1])]
     if not shared and rows.noise.shape[1] != y.shape[1]:

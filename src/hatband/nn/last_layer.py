@@ -1,4 +1,4 @@
-"""Conformal intervals around a trained network, with a band shaped by the leverage of its last layer."""
+"""Conformal intervals around a trained network, shaped by the leverage of its last layer or of all its parameters."""
 
 import copy
 import warnings
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
@@ -20,11 +19,12 @@ from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.conformal.target import PlainTarget
 from hatband.linalg import GramStatistics
-from hatband.nn.blocks import Block, blocks_of, check_columns, columns_like, training_rows, validation_rows
-from hatband.nn.features import as_batches
+from hatband.nn.batches import as_batches
+from hatband.nn.blocks import Block, blocks_of, columns_like, training_rows, validation_rows
+from hatband.nn.recipes import Task, as_recipe
 from hatband.nn.saving import load_last_layer, save_last_layer
-from hatband.nn.space import LastLayerSpace, fit_space
-from hatband.nn.streaming import streamed
+from hatband.nn.space import NetworkSpace
+from hatband.nn.state import usable_device
 from hatband.rows import NoHonestResiduals, TrainingRows
 from hatband.scales import as_scale, fit_scale
 
@@ -34,6 +34,8 @@ _TRAINED = ("space_", "scale_", "learned_from_", "residuals_from_", "n_outputs_"
 class LastLayerConformalRegressor(BaseEstimator):
     """Prediction intervals f(x) -+ q (1 + h(x))^1/2 around a trained network, h the leverage of its last layer.
 
+    With layer="all" it is the leverage of the whole network, in its gradients: see `WholeNetwork`.
+
     ``fit_train`` measures the rows that the network was trained on, ``calibrate`` takes the threshold q from rows that
     it has not seen. The network is used as it is and never changed; intervals are wide where it has not been.
 
@@ -41,17 +43,20 @@ class LastLayerConformalRegressor(BaseEstimator):
     ----------
     module : nn.Module
         A trained network that returns (b,) or (b, q) for b rows; also a LightningModule, or ``module_`` of skorch.
-    layer : str, nn.Module or None, default=None
-        The linear layer whose input the features phi(x) are. None finds it; see `find_head`.
+    layer : str, nn.Module, WholeNetwork or None, default=None
+        The linear layer whose input the features phi(x) are. None finds it; see `find_head`. "all" takes the gradient
+        of a network with one output in all its parameters, as a `WholeNetwork` with its defaults does.
     scale : str, Scale or callable(rows) -> width, default="auto"
         The shape of the band, as in `SplitConformalRegressor`. Scales that learn do so from the `validation` rows of
         `fit_train`, or from its training rows where these can give honest residuals (see `residuals`).
     ridge : float or "auto", default="auto"
         Ridge on the features, in the sum convention. "auto": that of the head itself where it is a ridge regression on
-        the training rows, else 1e-4 tr(Phi_c'Phi_c) / d, a ten-thousandth of the mean eigenvalue.
+        the training rows, else 1e-4 tr(Phi_c'Phi_c) / d, a ten-thousandth of the mean eigenvalue; with layer="all" a
+        hundredth of it.
     penalise_bias : bool, default=False
         Whether the ridge is on the bias of the head too: h = [phi, 1]'A^-1[phi, 1], the variance of a Laplace
-        approximation. By default the bias is a free intercept. A head without a bias has neither.
+        approximation. By default the bias is a free intercept. A head without a bias has neither. With layer="all",
+        by default a constant is free beside all parameters; True: all parameters, biases included, carry the ridge.
     confidence_level : float or list of float, default=0.9
         Probability with which an interval is to hold.
     symmetric : bool, default=True
@@ -67,8 +72,8 @@ class LastLayerConformalRegressor(BaseEstimator):
 
     Attributes
     ----------
-    space_ : LastLayerSpace
-        Head, factor and ridge; no rows are kept.
+    space_ : NetworkSpace
+        What of the network is measured, factor and ridge; no rows are kept.
     scale_ : fitted scale
     scores_ : array (n_cal, q)
         Signed calibration scores (y - prediction - shift) / width.
@@ -80,11 +85,11 @@ class LastLayerConformalRegressor(BaseEstimator):
     Notes
     -----
     P(y in interval) >= confidence_level for calibration rows and new rows that are exchangeable, whatever the network.
-    Cost beyond the forward passes: n d^2 + d^3 / 3 once, d^2 per row; memory O(d^2 + block d). Features stay on the
-    device, products are in float64 there; per row only leverage and prediction come to the host. A scale that learns
-    sees X where that is a table of at most 256 columns, else the features along their first 32 principal directions.
-    Fadnavis (2026), arXiv 2602.12693; the variance is that of MacKay (1992), *Neural Computation* 4, 448-472, for the
-    last layer. Threads may share a model whose network is in evaluation mode.
+    Cost beyond the forward passes: n d^2 + d^3 / 3 once, d^2 per row; memory O(d^2 + block d); of layer="all" see
+    `WholeNetwork`. Features stay on the device, products are in float64 there; per row only leverage and prediction
+    come to the host. A scale that learns sees X where that is a table of at most 256 columns, else the features along
+    their first 32 principal directions. Fadnavis (2026), arXiv 2602.12693; the variance is that of MacKay (1992),
+    *Neural Computation* 4, 448-472, for the last layer. Threads may share a model whose network is in evaluation mode.
 
     Examples
     --------
@@ -159,7 +164,8 @@ class LastLayerConformalRegressor(BaseEstimator):
         Raises
         ------
         ValueError
-            If no head can be found, features or targets are not finite, or shapes do not agree.
+            If no head can be found, features or targets are not finite, or shapes do not agree; with layer="all" if
+            there is more than one output, or torch.func cannot differentiate the network row by row.
         """
         check_in(self.residuals, ("auto", "unseen"), "residuals")
         levels, _ = check_confidence_level(self.confidence_level)
@@ -167,10 +173,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         scale = as_scale(self.scale, levels[0], seed)
         module, layer = self._placed()
         batches = as_batches(data, y)
-        passed = streamed(module, batches, layer)
-        check_columns(passed.statistics.n_targets or passed.n_outputs, passed.n_outputs)
-        whole = passed.statistics if merge is None else merge(passed.statistics)
-        space = fit_space(module, passed.head, whole, self.ridge, self.penalise_bias)
+        space, n_outputs, is_flat = as_recipe(layer).fit(Task(module, batches, self.ridge, self.penalise_bias, merge))
         learned: TrainingRows | None = None
 
         def honest() -> TrainingRows:
@@ -179,25 +182,30 @@ class LastLayerConformalRegressor(BaseEstimator):
             return learned
 
         source = fit_scale(scale, honest)
-        values = (space, scale, learned, source, passed.n_outputs, passed.is_flat, seed)
+        values = (space, scale, learned, source, n_outputs, is_flat, seed)
         self._forget()
         self.__dict__.update(zip(_TRAINED, values, strict=True))
         return self
 
-    def _honest(self, space: LastLayerSpace, batches: Any, validation: Any, seed: int, *, merged: bool) -> TrainingRows:
+    def _honest(self, space: NetworkSpace, batches: Any, validation: Any, seed: int, *, merged: bool) -> TrainingRows:
         """Return what a scale may learn from."""
         if validation is not None:
             return validation_rows(space, as_batches(validation), seed)
-        if merged:
-            raise ValueError(
-                "a scale that learns needs the same rows in every process, so that all have the same scale; pass "
-                "validation=, the same everywhere, or scale='leverage'."
-            )
         if space.exactness == "none" and self.residuals == "auto":
             raise NoHonestResiduals(
                 "The residuals of the rows that the network was trained on are too small to learn a scale from. Pass "
                 "validation= rows that it has not seen, residuals='unseen' if it has not seen those of fit_train, or "
                 "a scale that needs no residuals, such as 'leverage'."
+            )
+        if merged:
+            raise ValueError(
+                "a scale that learns needs the same rows in every process, so that all have the same scale; pass "
+                "validation=, the same everywhere, or scale='leverage'."
+            )
+        if not space.can_leave_out:
+            raise ValueError(
+                "the leverage that the rows of fit_train would have had, had they not been there, is not known from a "
+                "few directions of the Gram matrix; pass validation= rows, or raise exact_up_to of WholeNetwork."
             )
         return training_rows(space, batches, seed)
 
@@ -343,17 +351,12 @@ class LastLayerConformalRegressor(BaseEstimator):
         """Return the module, or a copy on the device asked for, and the layer in it."""
         if not isinstance(self.module, nn.Module):
             raise TypeError(f"module must be a torch.nn.Module; got {type(self.module).__name__}.")
-        if isinstance(self.layer, str) and self.layer == "all":
-            raise ValueError(
-                "layer must be one linear layer; got 'all'. For the leverage of the whole network use "
-                "SplitConformalRegressor with geometry=TangentGeometry(module), or LinearisedConformalRegressor."
-            )
         if self.device is None:
             return self.module, self.layer
         layer = self.layer
         if isinstance(layer, nn.Module):
             layer = next((name for name, part in self.module.named_modules() if part is layer), layer)
-        return copy.deepcopy(self.module).to(torch.device(self.device)), layer
+        return copy.deepcopy(self.module).to(usable_device(self.device)), layer
 
     def _blocks(self, data: Any, y: Any = None) -> Any:
         return blocks_of(self.space_, as_batches(data, y))

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 import torch
 from torch import nn
 
-from hatband._checks_network import check_at_least, check_between, check_widths_of_layers
+from hatband._checks_network import check_at_least, check_between, check_columns, check_widths_of_layers
 from hatband._typing import Array, Float
 from hatband._validation import check_in
 
@@ -55,6 +55,8 @@ class MLP(nn.Module):
         The mean.
     noise_head : nn.Linear or None
         The logarithm of the noise.
+    design : dict
+        The parameters above: ``MLP(**module.design)`` is untrained and of the same architecture.
 
     Raises
     ------
@@ -91,6 +93,14 @@ class MLP(nn.Module):
         rate = check_between(dropout, 0.0, 1.0, "dropout")
         sizes = (check_at_least(n_inputs, 1, "n_inputs"), *check_widths_of_layers(widths))
         outputs = check_at_least(n_outputs, 1, "n_outputs")
+        self.design: dict[str, Any] = {
+            "n_inputs": sizes[0],
+            "n_outputs": outputs,
+            "widths": sizes[1:],
+            "activation": activation,
+            "dropout": rate,
+            "noise_head": bool(noise_head),
+        }
         self.hidden = nn.Sequential(
             *(layer for before, after in pairwise(sizes) for layer in _block(before, after, activation, rate))
         )
@@ -103,6 +113,9 @@ class MLP(nn.Module):
 
     def features(self, x: Any) -> Any:
         """Return phi(x), the output of the last hidden layer (n, width)."""
+        # What has one column would be broadcast.
+        if x.shape[-1:] != self.input_mean.shape:
+            check_columns(tuple(x.shape), len(self.input_mean), "X")
         # Subtraction in the precision of x: float64 inputs far from 0 keep their digits.
         standard = (x - self.input_mean) / self.input_scale
         return self.hidden(standard.to(self.head.weight.dtype))

@@ -1,6 +1,5 @@
 """A scikit-learn estimator that trains a network for a table and puts calibrated intervals around it."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -11,20 +10,14 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from hatband._checks_network import check_validation_size
 from hatband._typing import Array
-from hatband._validation import check_calibration_size, check_target
+from hatband._validation import check_calibration_size, check_target, check_weights
 from hatband.conformal.inputs import input_names_kept_on_failure
-from hatband.nn.last_layer import LastLayerConformalRegressor
-from hatband.nn.network import MLP
-from hatband.nn.state import seeded
-from hatband.nn.training import Epoch, History, fit_network
+from hatband.nn.neural_files import load_neural, save_neural
+from hatband.nn.neural_training import Table, train
+from hatband.nn.training import Epoch
 
 _STATE = ("model_", "module_", "history_", "offset_", "calibration_indices_")
-_NETWORK = ("widths", "activation", "dropout", "loss")
-# Standard deviations from 0: at 1,000 the rounding of float32 is 6e-5 of one.
-_FAR = 1_000
-_SETTINGS_FILE, _STATE_FILE = "network.json", "last_layer.safetensors"
 
 
 class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
@@ -138,7 +131,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
 
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Split the rows at random, train on one part and calibrate on the other.
 
         Parameters
@@ -147,6 +140,10 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             Numbers, finite.
         y : array-like (n,) or (n, q)
             Target, finite. One column as (n, 1) keeps its axis in the intervals.
+        sample_weight : array-like (n,), optional
+            Importance in training, >= 0: in the loss, in that of the validation rows, and in the Gram matrix that
+            leverage is measured by; rows of weight 0 are left out. Calibration scores are never weighted by it, and a
+            scale that learns counts the validation rows alike.
 
         Returns
         -------
@@ -160,24 +157,24 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             If the loss becomes NaN or infinite; the object stays as it was.
         """
         with input_names_kept_on_failure(self):
-            rows, target = self._checked(X, y)
+            rows = self._checked(X, y, sample_weight)
             random = check_random_state(self.random_state)
-            size = check_calibration_size(self.calibration_size, len(rows))
-            order = random.permutation(len(rows))
+            size = check_calibration_size(self.calibration_size, len(rows.X))
+            order = random.permutation(len(rows.X))
             held, kept = np.sort(order[:size]), np.sort(order[size:])
-            state = self._trained(rows[kept], target[kept], random)
+            state = train(self, rows.take(kept), random)
             if size:
-                state["model_"].calibrate(rows[held] - state["offset_"], target[held])
+                state["model_"].calibrate(rows.X[held] - state["offset_"], rows.y[held])
                 state["calibration_indices_"] = held
             self._replace(state)
         return self
 
-    def fit_train(self, X: Any, y: Any) -> Self:
+    def fit_train(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on all rows given; `calibrate` must follow with other rows before intervals can be had.
 
         Parameters
         ----------
-        X, y
+        X, y, sample_weight
             As in `fit`.
 
         Returns
@@ -186,8 +183,8 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             Earlier calibration scores are gone.
         """
         with input_names_kept_on_failure(self):
-            rows, target = self._checked(X, y)
-            self._replace(self._trained(rows, target, check_random_state(self.random_state)))
+            rows = self._checked(X, y, sample_weight)
+            self._replace(train(self, rows, check_random_state(self.random_state)))
         return self
 
     def calibrate(self, X: Any, y: Any) -> Self:
@@ -209,58 +206,13 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         self.__dict__.pop("calibration_indices_", None)
         return self
 
-    def _checked(self, X: Any, y: Any) -> tuple[Array, Array]:
+    def _checked(self, X: Any, y: Any, sample_weight: Any) -> Table:
         """Return X and y as float64, y in the shape that it came in."""
         columns, single = check_target(y)
         rows = validate_data(self, X, reset=True, dtype=np.float64)
         check_consistent_length(rows, columns)
-        return rows, columns[:, 0] if single else columns
-
-    def _trained(self, X: Array, y: Array, random: np.random.RandomState) -> dict[str, Any]:
-        """Return what training produces, and change nothing before all of it is there."""
-        size = check_validation_size(self.validation_size, len(X))
-        offset = _far_means(X)
-        X = X - offset
-        order, seeds = random.permutation(len(X)), random.randint(2**31 - 1, size=3)
-        held, kept = order[:size], order[size:]
-        validation = (X[held], y[held]) if size else None
-        module = self._network(X.shape[1], 1 if y.ndim == 1 else y.shape[1], int(seeds[0]))
-        history = self._taught(module, (X[kept], y[kept]), validation, int(seeds[1]))
-        model = LastLayerConformalRegressor(
-            module,
-            "head",
-            scale=self.scale,
-            ridge=self.ridge,
-            confidence_level=self.confidence_level,
-            symmetric=self.symmetric,
-            random_state=int(seeds[2]),
-        ).fit_train((X[kept], y[kept]), validation=validation)
-        return {"module_": module, "model_": model, "history_": history, "offset_": offset}
-
-    def _network(self, n_inputs: int, n_outputs: int, seed: int) -> MLP:
-        with seeded(seed):
-            return MLP(
-                n_inputs, n_outputs, self.widths, self.activation, self.dropout, noise_head=self.loss == "gaussian"
-            )
-
-    def _taught(self, module: MLP, rows: tuple[Array, Array], validation: Any, seed: int) -> History:
-        history = fit_network(
-            module,
-            *rows,
-            loss=self.loss,
-            validation=validation,
-            validation_size=0,
-            epochs=self.epochs,
-            patience=self.patience,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            random_state=seed,
-            device="cpu" if self.device is None else self.device,
-            progress=self.progress,
-        )
-        module.eval()
-        return history
+        weight = None if sample_weight is None else check_weights(sample_weight, len(rows))
+        return Table(rows, columns[:, 0] if single else columns, weight)
 
     def _replace(self, state: dict[str, Any]) -> None:
         for name in _STATE:
@@ -332,7 +284,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
     # ---------------------------------------------------------------- saving
 
     def save(self, folder: str | Path) -> None:
-        """Write the design of the network (JSON) and its state (safetensors) into a folder; see `load`.
+        """Write design and state of the network into a folder of safetensors files; see `load`.
 
         Parameters
         ----------
@@ -340,12 +292,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             Made when it is missing.
         """
         self._check_trained("save")
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        self.model_.save(place / _STATE_FILE)
-        design = {name: getattr(self, name) for name in _NETWORK}
-        design |= {"offset": self.offset_.tolist(), "n_outputs": self.model_.n_outputs_}
-        (place / _SETTINGS_FILE).write_text(json.dumps(design, default=int) + "\n")
+        save_neural(self, folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -364,36 +311,12 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a file is not what `save` writes.
+            If a file is not what `save` writes, is damaged or was changed.
         """
-        design = _read_design(Path(folder) / _SETTINGS_FILE)
-        offset, n_outputs = np.asarray(design.pop("offset"), dtype=np.float64), design.pop("n_outputs")
-        model = cls(**design)
-        module = model._network(len(offset), n_outputs, seed=0).eval()
-        inner = LastLayerConformalRegressor.load(Path(folder) / _STATE_FILE, module)
-        model.set_params(
-            scale=inner.scale, ridge=inner.ridge, confidence_level=inner.confidence_level, symmetric=inner.symmetric
-        )
-        model.n_features_in_ = len(offset)
-        model.__dict__.update({"module_": module, "model_": inner, "offset_": offset})
-        return model
+        return load_neural(cls, folder)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         tags.regressor_tags.poor_score = True
         return tags
-
-
-def _far_means(X: Array) -> Array:
-    """Return the means of the columns of which float32 would keep too few digits, 0 for the others."""
-    mean = X.mean(axis=0)
-    return np.where(np.abs(mean) > _FAR * X.std(axis=0), mean, 0.0)
-
-
-def _read_design(path: Path) -> dict[str, Any]:
-    design = json.loads(path.read_text())
-    expected = {*_NETWORK, "offset", "n_outputs"}
-    if not isinstance(design, dict) or set(design) != expected:
-        raise ValueError(f"{str(path)!r} must hold the entries {sorted(expected)}; it was not written by save.")
-    return design | {"widths": tuple(design["widths"])}

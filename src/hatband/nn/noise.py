@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hatband._leverage import loo_leverage
+from hatband._leave_one_out import loo_leverage
 from hatband._typing import Array
 from hatband.nn.gather import Gathered
 from hatband.posterior import LinearPosterior, PosteriorPrediction

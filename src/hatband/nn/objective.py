@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hatband._checks_network import check_columns, check_outputs
-from hatband.nn.batches import Batch, Batches, Moments, moments
+from hatband._backend import exact_device, on_host
+from hatband._checks_network import check_columns, check_outputs, check_standardisable
+from hatband.nn.batches import called, home
+from hatband.nn.epochs import Batch, EpochRows
+from hatband.nn.moments import Moments, moments
 from hatband.nn.network import MLP, NoisyNetwork
-from hatband.nn.state import device_of
 
 
 class Units(NamedTuple):
@@ -21,42 +23,62 @@ class Units(NamedTuple):
 
     def errors(self, output: Any, target: Any) -> Any:
         """Return target - output in standard units, in the precision of the output."""
-        wanted = ((target - self.target.mean) / self.target.scale).to(output.dtype)
-        return wanted - (output - self.output.mean.to(output.dtype)) / self.output.scale.to(output.dtype)
+        wanted = ((target - self.target.mean) / self.target.scale).to(output)
+        return wanted - (output - self.output.mean.to(output)) / self.output.scale.to(output)
 
 
 @singledispatch
 @contextmanager
-def standard_units(module: Any, batches: Batches) -> Iterator[Units]:
+def standard_units(module: Any, rows: EpochRows) -> Iterator[Units]:
     """Train a module that answers in units of y: only the loss is in standard units."""
-    target = moments(batch.targets for batch in batches.blocks()).to(device_of(module))
+    target = _of_targets(module, rows)
     yield Units(target, target)
 
 
 @standard_units.register
 @contextmanager
-def _standard_units_inside(module: MLP, batches: Batches) -> Iterator[Units]:
+def _standard_units_inside(module: MLP, rows: EpochRows) -> Iterator[Units]:
     """Train a perceptron on standardised inputs and target, and leave it in units of y."""
-    device = device_of(module)
-    inputs = moments(batch.inputs for batch in batches.blocks())
-    check_columns(len(inputs.mean), len(module.input_mean), "X")
+    inputs = moments((_table(batch.inputs, module), batch.weight) for batch in rows.blocks())
+    _check_standardisable(inputs, module, "X")
     module.set_inputs(*inputs)
-    target = moments(batch.targets for batch in batches.blocks()).to(device)
-    check_columns(len(target.mean), module.head.out_features, "y")
+    target = _of_targets(module, rows)
+    check_columns((1, len(target.mean)), module.head.out_features, "y")
     with module.standard_target(*target):
         yield Units(target, Moments(torch.zeros_like(target.mean), torch.ones_like(target.scale)))
 
 
+def _of_targets(module: Any, rows: EpochRows) -> Moments:
+    found = moments((batch.targets, batch.weight) for batch in rows.blocks())
+    _check_standardisable(found, module, "y")
+    return found.to(exact_device(home(module)[0]))
+
+
+def _check_standardisable(found: Moments, module: Any, name: str) -> None:
+    range_ = torch.finfo(home(module)[1])
+    check_standardisable(on_host(found.mean), on_host(found.scale), (10 * range_.tiny, range_.max / 10), name)
+
+
+def _table(inputs: Any, module: MLP) -> Any:
+    check_columns(tuple(inputs.shape), len(module.input_mean), "X")
+    return inputs
+
+
 def _squared_error(module: Any, batch: Batch, units: Units) -> Any:
-    output = _columns(module(batch.inputs), batch.targets, module)
-    return (units.errors(output, batch.targets) ** 2).mean()
+    output = _columns(called(module, batch.inputs), batch.targets, module)
+    return _mean(units.errors(output, batch.targets) ** 2, batch.weight)
 
 
 def _gaussian(module: Any, batch: Batch, units: Units) -> Any:
     mean, log_noise = (_columns(part, batch.targets, module) for part in module.mean_and_log_noise(batch.inputs))
-    log_noise = log_noise - units.output.scale.to(log_noise.dtype).log()
+    log_noise = log_noise - units.output.scale.to(log_noise).log()
     # -log N(y; mu, sigma^2) without its constant.
-    return (0.5 * (units.errors(mean, batch.targets) * (-log_noise).exp()) ** 2 + log_noise).mean()
+    return _mean(0.5 * (units.errors(mean, batch.targets) * (-log_noise).exp()) ** 2 + log_noise, batch.weight)
+
+
+def _mean(losses: Any, weight: Any) -> Any:
+    """Return the mean of losses (b, q); that of their rows times weights of mean 1 over all batches."""
+    return losses.mean() if weight is None else (losses.mean(dim=1) * weight.to(losses)).mean()
 
 
 LOSSES: Mapping[str, Callable[[Any, Batch, Units], Any]] = {"squared": _squared_error, "gaussian": _gaussian}
@@ -64,6 +86,8 @@ LOSSES: Mapping[str, Callable[[Any, Batch, Units], Any]] = {"squared": _squared_
 
 def _columns(output: Any, target: Any, module: Any) -> Any:
     """Return outputs (b, q); one value per row may come without an axis, but nothing is broadcast."""
+    if not isinstance(output, torch.Tensor):
+        raise TypeError(f"{type(module).__name__} must return a tensor to be trained; got {type(output).__name__}.")
     columns = output[:, None] if output.ndim == 1 else output
     check_outputs(tuple(columns.shape), tuple(target.shape), type(module).__name__)
     return columns

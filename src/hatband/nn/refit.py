@@ -9,10 +9,10 @@ from torch import nn
 
 from hatband.evidence import RidgeSpectrum
 from hatband.linalg import TriangularStatistics
+from hatband.nn.batches import ArrayBatches, Batches, as_batches, check_finite_from, targets, wide_on_host
 from hatband.nn.blocks import columns_like
-from hatband.nn.features import ArrayBatches, Batches, as_batches, check_finite_from, targets
 from hatband.nn.gather import head_of
-from hatband.nn.head import Head, watching
+from hatband.nn.head import Head
 from hatband.posterior import chosen_ridge
 
 
@@ -90,12 +90,12 @@ def refit_head(
 def _statistics(module: nn.Module, head: Head, batches: Batches | ArrayBatches) -> TriangularStatistics:
     """Fold features and targets of all batches into a triangle, on the host."""
     statistics = None
-    with watching(module, head) as run:
+    with head.watching(module) as run:
         for inputs, target in batches:
             seen = run(inputs)
             start = 0 if statistics is None else statistics.n_samples
             check_finite_from(seen.features, "the features of the module", start)
-            features = seen.features.cpu().double().numpy()
+            features = wide_on_host(seen.features)
             known = None if target is None else targets(target, len(features))
             columns = columns_like(known, seen.prediction)
             if statistics is None:

@@ -14,14 +14,11 @@ from torch import nn
 from hatband import scales
 from hatband._backend import on_host
 from hatband._validation import LeverageWarning, check_confidence_level, check_finite, check_in
-from hatband.linalg import GramStatistics
-from hatband.linalg.moments import Centre
 from hatband.nn.archive import read_archive, write_archive
 from hatband.nn.blocks import stored_rows
-from hatband.nn.features import home
-from hatband.nn.head import Head
-from hatband.nn.space import INTERCEPTS, LastLayerSpace, space_at
-from hatband.nn.streaming import backend_for
+from hatband.nn.documents import check_schema, taken
+from hatband.nn.space import NetworkSpace
+from hatband.nn.space_files import file_named, file_of
 from hatband.rows import TrainingRows
 
 T = TypeVar("T")
@@ -44,9 +41,7 @@ _PARAMETERS: dict[str, Any] = {
 _SCHEMA: dict[str, Any] = {
     "version": int,
     "parameters": _PARAMETERS,
-    "head": {"name": str, "pooling": str, "member": (int, type(None)), "is_affine": bool},
-    "statistics": {"n_samples": int, "weight": _NUMBER, "n_features": int},
-    "space": {"intercept": str, "ridge": _NUMBER, "exactness": str},
+    "kind": str,
     "scale": dict,
     "fitted": {"n_outputs": int, "single_target": bool, "residuals_from": _TEXT, "learned": _TEXT, "seed": int},
 }
@@ -57,10 +52,9 @@ _SCHEMA: dict[str, Any] = {
 
 def save_last_layer(model: Any, path: str | Path) -> None:
     """Write a fitted LastLayerConformalRegressor."""
-    space: LastLayerSpace = model.space_
+    space: NetworkSpace = model.space_
     tensors = {f"{_MODULE}{name}": tensor for name, tensor in space.module.state_dict().items()}
-    tensors["statistics.mean"] = _tensor(space.statistics.centre.mean)
-    tensors["statistics.joint"] = _tensor(space.statistics.joint)
+    tensors |= {name: _tensor(values) for name, values in file_of(space).tensors(space).items()}
     if "scores_" in vars(model):
         tensors["scores"] = _tensor(model.scores_)
     if model.learned_from_ is not None:
@@ -68,8 +62,7 @@ def save_last_layer(model: Any, path: str | Path) -> None:
     write_archive(path, tensors, _content(model, space))
 
 
-def _content(model: Any, space: LastLayerSpace) -> dict[str, Any]:
-    head, statistics = space.head, space.statistics
+def _content(model: Any, space: NetworkSpace) -> dict[str, Any]:
     parameters = {name: _plain(getattr(model, name)) for name in _PARAMETERS if name not in {"scale", "random_state"}}
     parameters["scale"] = model.scale if isinstance(model.scale, str) else _scale_document(model.scale)
     whole_number = isinstance(model.random_state, (int, np.integer))
@@ -78,18 +71,8 @@ def _content(model: Any, space: LastLayerSpace) -> dict[str, Any]:
     return {
         "version": VERSION,
         "parameters": parameters,
-        "head": {
-            "name": head.name,
-            "pooling": head.pooling,
-            "member": head.member,
-            "is_affine": head.is_affine,
-        },
-        "statistics": {
-            "n_samples": statistics.n_samples,
-            "weight": statistics.weight,
-            "n_features": statistics.n_features,
-        },
-        "space": {"intercept": space.intercept, "ridge": space.ridge, "exactness": space.exactness},
+        "kind": file_of(space).kind,
+        **file_of(space).document(model.layer, space),
         "scale": _scale_document(model.scale_),
         "fitted": {
             "n_outputs": model.n_outputs_,
@@ -158,10 +141,11 @@ def load_last_layer(kind: Callable[..., T], path: str | Path, module: nn.Module)
     tensors, content = read_archive(path)
     if content.get("version") != VERSION:
         raise ValueError(f"{str(path)!r} must have format version {VERSION}; got {content.get('version')!r}.")
-    _check_schema(content, _SCHEMA, "the file")
+    file = file_named(content.get("kind"))
+    check_schema(content, {**_SCHEMA, **file.schema}, "the file")
     weights = _own_weights(tensors, module)
-    model = kind(module, content["head"]["name"], **_parameters(content["parameters"]))
-    space = _space(content, tensors, module)
+    layer, space = file.read(content, tensors, module)
+    model = kind(module, layer, **_parameters(content["parameters"]))
     fitted = content["fitted"]
     n_outputs = fitted["n_outputs"]
     learned = None if fitted["learned"] is None else _learned(tensors, fitted["learned"], n_outputs)
@@ -176,28 +160,13 @@ def load_last_layer(kind: Callable[..., T], path: str | Path, module: nn.Module)
         "seed_": fitted["seed"],
     }
     if "scores" in tensors:
-        state["scores_"] = _array(tensors, "scores", (None, n_outputs))
+        state["scores_"] = taken(tensors, "scores", (None, n_outputs))
         check_finite(state["scores_"], "scores")
     if tensors:
         raise ValueError(f"the file holds tensors that do not belong there: {sorted(tensors)}.")
     module.load_state_dict(weights)
     vars(model).update(state)
     return model
-
-
-def _check_schema(value: Any, schema: Any, where: str) -> None:
-    """Raise unless a document has exactly the entries of the schema, each of its type."""
-    if not isinstance(schema, dict):
-        allowed = schema if isinstance(schema, tuple) else (schema,)
-        # True is an int to Python, and not to a schema.
-        if type(value) not in allowed:
-            raise ValueError(f"{where} must be {' or '.join(t.__name__ for t in allowed)}; got {value!r}.")
-        return
-    if not isinstance(value, dict) or set(value) != set(schema):
-        seen = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise ValueError(f"{where} must have the entries {sorted(schema)}; got {seen}.")
-    for key, part in schema.items():
-        _check_schema(value[key], part, f"{where}: {key}")
 
 
 def _parameters(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,7 +183,7 @@ def _parameters(document: Mapping[str, Any]) -> dict[str, Any]:
 def _level(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    _check_schema(value, {"fraction": str}, "a confidence level")
+    check_schema(value, {"fraction": str}, "a confidence level")
     return Fraction(value["fraction"])
 
 
@@ -232,52 +201,9 @@ def _own_weights(tensors: dict[str, torch.Tensor], module: nn.Module) -> dict[st
     return weights
 
 
-def _array(tensors: dict[str, torch.Tensor], name: str, shape: tuple[int | None, ...]) -> Any:
-    """Take an array out of the tensors; None in the shape is any length."""
-    tensor = tensors.pop(name, None)
-    if tensor is None:
-        raise ValueError(f"the file must hold the tensor {name!r}; it does not.")
-    fits = tensor.ndim == len(shape) and all(e in {None, s} for e, s in zip(shape, tensor.shape, strict=True))
-    if not fits or tensor.dtype != torch.float64:
-        raise ValueError(f"{name} must be float64 of shape {shape}; got {tensor.dtype} {tuple(tensor.shape)}.")
-    return tensor.numpy()
-
-
-def _space(content: Mapping[str, Any], tensors: dict[str, torch.Tensor], module: nn.Module) -> LastLayerSpace:
-    counts, described = content["statistics"], content["space"]
-    check_in(described["intercept"], INTERCEPTS, "the file: intercept")
-    check_in(described["exactness"], ("given", "none"), "the file: exactness")
-    check_in(content["head"]["pooling"], ("row", "first", "last", "mean"), "the file: pooling")
-    layer = dict(module.named_modules()).get(content["head"]["name"])
-    if not isinstance(layer, nn.Linear) or layer.in_features != counts["n_features"]:
-        raise ValueError(
-            f"the head {content['head']['name']!r} must take {counts['n_features']} features; it does not."
-        )
-    mean = _array(tensors, "statistics.mean", (None,))
-    joint = _array(tensors, "statistics.joint", (len(mean), len(mean)))
-    finite = np.isfinite(mean).all() and np.isfinite(joint).all()
-    if not finite or not np.allclose(joint, joint.T) or (joint.diagonal() < 0).any():
-        raise ValueError(
-            "the statistics must be finite and their Gram matrix symmetric, with squares in its diagonal; those of the "
-            "file are not."
-        )
-    if counts["n_samples"] < 1 or not 0 < counts["weight"] < np.inf:
-        raise ValueError(f"the statistics must be of rows that have a weight; got {counts}.")
-    backend = backend_for(torch.empty(0, device=home(module)[0]))
-    centre = Centre(counts["n_samples"], float(counts["weight"]), backend.asarray(mean))
-    return space_at(
-        module,
-        Head(layer=layer, **content["head"]),
-        GramStatistics(centre, counts["n_features"], backend.asarray(joint)),
-        ridge=float(described["ridge"]),
-        intercept=described["intercept"],
-        exactness=described["exactness"],
-    )
-
-
 def _learned(tensors: dict[str, torch.Tensor], source: str, n_outputs: int) -> TrainingRows:
     shapes = {"inputs": (None, None), "prediction": (None, n_outputs), "residuals": (None, n_outputs)}
-    fields = {name: _array(tensors, f"learned.{name}", shapes.get(name, (None,))) for name in _LEARNED}
+    fields = {name: taken(tensors, f"learned.{name}", shapes.get(name, (None,))) for name in _LEARNED}
     if len({len(values) for values in fields.values()}) != 1:
         raise ValueError("the rows that the scale learned from must be equally many in every field; they are not.")
     residuals = fields.pop("residuals")
@@ -285,7 +211,7 @@ def _learned(tensors: dict[str, torch.Tensor], source: str, n_outputs: int) -> T
 
 
 def _unfitted(document: Any) -> Any:
-    _check_schema(document, {"type": str, "parameters": dict}, "the file: scale")
+    check_schema(document, {"type": str, "parameters": dict}, "the file: scale")
     kind = _scale_type(document["type"])
     if kind is None:
         raise ValueError(f"the file: scale must be one of hatband's; got {document['type']!r}.")
@@ -305,7 +231,7 @@ def _refitted(document: Any, learned: TrainingRows | None, tensors: dict[str, to
             # That there were no honest residuals was said when the model was fitted.
             warnings.simplefilter("ignore", LeverageWarning)
             return scale.fit(None)
-    expected = _array(tensors, "learned.band", (2, min(len(learned.residuals), _PROBE_ROWS), None))
+    expected = taken(tensors, "learned.band", (2, min(len(learned.residuals), _PROBE_ROWS), None))
     scale.fit(learned.rows, learned.residuals, learned.sample_weight)
     band = _probe(scale, learned)
     if band.shape != expected.shape or not np.allclose(band, expected, rtol=_PROBE_TOLERANCE, equal_nan=True):

@@ -1,84 +1,81 @@
-"""The space of the features of a last layer: leverage read off one factor, on the device that the features are on."""
+"""The space of the features of a network: leverage read off one factor, on the device that the features are on."""
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import scipy.linalg
 import torch
 from torch import nn
 
-from hatband._backend import EPS, NumpyBackend, on_host
+from hatband._backend import NumpyBackend, on_host
 from hatband._typing import Array
 from hatband._validation import check_in, check_ridge
 from hatband.geometry import Exactness, Features, Space
 from hatband.linalg import Factor, GramStatistics
 from hatband.linalg.moments import Centre
-from hatband.nn.head import Head, watching
+from hatband.nn.batches import wide_on_host
+from hatband.nn.low_rank import Sketch
+from hatband.nn.part import Intercept, Part
 
-INTERCEPTS = ("free", "penalised", "none")
-# Ridge of a network whose own penalty is not known, as a share of the mean eigenvalue of the Gram matrix.
-RELATIVE_RIDGE = 1e-4
+INTERCEPTS: tuple[Intercept, ...] = get_args(Intercept)
 # Coordinates of the features that stand for inputs which are not a table.
 DIRECTIONS = 32
-# A solved head satisfies its normal equations to this; one trained by gradients seldom to 1e-3.
-_STATIONARY = 1e-6
+# Relative error of the leverage beyond which to warn: leave-one-out rests on its digits, a width does not. Rounding of
+# features to float32 alone moves a leverage by 1e-6, and a layer of 1,000 features has a bound of 1e-7 by default.
+_TOLERANCE: dict[Exactness, float] = {"exact": 1e-8, "given": 1e-8, "none": 1e-6}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LastLayerSpace(Space):
-    """h(x) = 1/n + (phi(x) - m)' (Phi_c' Phi_c + ridge)^-1 (phi(x) - m), phi(x) being what enters the head.
+class NetworkSpace(Space):
+    """h(x) = 1/n + (phi(x) - m)' (Phi_c' Phi_c + ridge)^-1 (phi(x) - m), phi(x) the features of a part of a network.
 
     Parameters
     ----------
     module : nn.Module
         The network; measuring leaves it as it was found.
-    head : Head
-        Its last linear layer.
-    statistics : GramStatistics
-        Of the training features, and of the targets where there were any.
+    part : Part
+        What of it is measured: its last linear layer, or all parameters.
     factor : Factor
-        Of their Gram matrix.
+        Of the Gram matrix of the training features.
     intercept : {"free", "penalised", "none"}
-        What the bias of the head is in the Gram matrix.
+        What is done about a constant: 1/n and m belong to "free"; "penalised" appends it to phi.
     ridge : float
         Ridge in the sum convention.
     n_samples : int
         Number of training rows.
     exactness : {"given", "none"}
-        "given" when the head is the ridge regression on the features of these rows.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from torch import nn
-    >>> from hatband.nn import LastLayerConformalRegressor
-    >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
-    >>> space = LastLayerConformalRegressor(net, scale="leverage").fit_train(torch.randn(50, 3)).space_
-    >>> space.leverage(space.features(torch.randn(5, 3))).shape
-    (5,)
+        "given" when the network is the ridge regression on the features of these rows.
     """
 
     module: nn.Module
-    head: Head
-    statistics: GramStatistics
+    part: Part
     factor: Factor
-    intercept: str
+    intercept: Intercept
     ridge: float
     n_samples: int
     exactness: Exactness
 
-    @cached_property
+    @property
+    @abstractmethod
     def directions(self) -> Array:
-        """Principal directions of the training features (d, k), k <= 32."""
-        gram = self.factor.frame.backend.numpy(self.statistics.gram)
-        last = len(gram) - 1
-        return scipy.linalg.eigh(gram, subset_by_index=(max(0, last + 1 - DIRECTIONS), last))[1]
+        """Principal directions of the training features (d, k), k <= 32, where the factor is."""
+
+    @property
+    @abstractmethod
+    def mean_eigenvalue(self) -> float:
+        """tr(Phi_c'Phi_c) / d, to which a ridge is compared."""
+
+    @property
+    @abstractmethod
+    def can_leave_out(self) -> bool:
+        """Whether the leverage of a training row says what it would be without that row."""
 
     def features(self, X: Any) -> Features:
         """Run the module once on X."""
-        with watching(self.module, self.head) as run:
+        with self.part.watching(self.module) as run:
             seen = run(X)
             return Features(seen.table, seen.features)
 
@@ -86,7 +83,7 @@ class LastLayerSpace(Space):
         """Return X where it is a table of at most 256 columns, else the features along their principal directions."""
         X, backend = features.model_inputs, self.factor.frame.backend
         if X is not None:
-            return np.asarray(on_host(X.double()))
+            return wide_on_host(X)
         return backend.numpy(backend.asarray(features.values) @ backend.asarray(self.directions))
 
     def leverages(self, features: Features) -> tuple[Array, Array]:
@@ -106,7 +103,7 @@ class LastLayerSpace(Space):
         """Return h(x, z), shape (m, k); the training rows are not kept and have to be passed as `others`."""
         if others is None:
             raise ValueError(
-                "cross_leverage to the training rows needs these rows, and the space of a last layer keeps none; pass "
+                "cross_leverage to the training rows needs these rows, and the space of a network keeps none; pass "
                 "others=space.features(X_train)."
             )
         return np.asarray(on_host(self.factor.cross_leverage(self._rows(features), self._rows(others))))
@@ -123,46 +120,120 @@ class LastLayerSpace(Space):
         return with_one(values) if self.intercept == "penalised" else values
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GramSpace(NetworkSpace):
+    """Leverage by the Gram matrix of all training features: exact.
+
+    Parameters
+    ----------
+    statistics : GramStatistics
+        Of the training features, and of the targets where there were any.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from hatband.nn import LastLayerConformalRegressor
+    >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
+    >>> space = LastLayerConformalRegressor(net, scale="leverage").fit_train(torch.randn(50, 3)).space_
+    >>> space.leverage(space.features(torch.randn(5, 3))).shape
+    (5,)
+    """
+
+    statistics: GramStatistics
+
+    @cached_property
+    def directions(self) -> Array:
+        """Principal directions of the training features (d, k), k <= 32."""
+        gram = self.factor.frame.backend.numpy(self.statistics.gram)
+        last = len(gram) - 1
+        return scipy.linalg.eigh(gram, subset_by_index=(max(0, last + 1 - DIRECTIONS), last))[1]
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        """tr(Phi_c'Phi_c) / d, a penalised constant counted among the features."""
+        return mean_eigenvalue(measured(self.statistics, self.intercept), self.intercept)
+
+    @property
+    def can_leave_out(self) -> bool:
+        """Whether the leverage of a training row says what it would be without that row."""
+        return True
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SketchSpace(NetworkSpace):
+    """Leverage by the leading directions of the Gram matrix: at least the exact one, at the same ridge.
+
+    Parameters
+    ----------
+    sketch : Sketch
+        These directions.
+    """
+
+    sketch: Sketch
+
+    @property
+    def directions(self) -> Array:
+        """Principal directions of the training features (d, k), k <= 32."""
+        return self.sketch.vectors[:, :DIRECTIONS]
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        """tr(Phi_c'Phi_c) / d."""
+        return self.sketch.trace / len(self.sketch.mean)
+
+    @property
+    def can_leave_out(self) -> bool:
+        """False: what the directions miss of a training row counts as unseen, and h(x_i) may pass 1."""
+        return False
+
+
 def with_one(values: torch.Tensor) -> torch.Tensor:
     """Return features [phi, 1]."""
     return torch.cat([values, values.new_ones(len(values), 1)], dim=1)
 
 
 def fit_space(
-    module: nn.Module, head: Head, statistics: GramStatistics, ridge: Any = "auto", penalise_bias: bool = False
-) -> LastLayerSpace:
-    """Factor the statistics of the features of a head.
+    module: nn.Module, part: Part, statistics: GramStatistics, ridge: Any = "auto", penalise_bias: bool = False
+) -> GramSpace:
+    """Factor the statistics of the features of a part of a network.
 
     Parameters
     ----------
-    module, head : nn.Module, Head
-        The network and its last layer.
+    module, part : nn.Module, Part
+        The network, and what of it is measured.
     statistics : GramStatistics
         What `feature_statistics` returns.
     ridge : float or "auto"
-        "auto": the ridge of the head itself where it is a ridge regression on these rows, else 1e-4 tr(Phi'Phi)/d.
+        "auto": the ridge of the part itself where it is a ridge regression on these rows, else a share of
+        tr(Phi'Phi)/d, 1e-4 for a last layer and 1e-2 for a whole network.
     penalise_bias : bool
-        Whether the ridge is on the bias of the head as well, as under a prior on all weights of the layer.
+        Whether the ridge is on the constant as well, as under a prior on all weights.
     """
-    ridge = _checked_ridge(ridge)
-    intercept = _intercept(head, penalise_bias)
-    used = appended(statistics) if intercept == "penalised" else statistics
-    own = _own_ridge(used, head, intercept, ridge)
-    chosen = _chosen_ridge(used, intercept, ridge, own)
+    ridge = checked_ridge(ridge)
+    intercept = part.intercept(penalise_bias)
+    used = measured(statistics, intercept)
+    own = part.own_ridge(used, intercept, ridge)
+    chosen = default_ridge(part, mean_eigenvalue(used, intercept), ridge) if own is None else own
     exactness: Exactness = "none" if own is None else "given"
-    return space_at(module, head, statistics, ridge=chosen, intercept=intercept, exactness=exactness)
+    return space_at(module, part, statistics, ridge=chosen, intercept=intercept, exactness=exactness)
 
 
 def space_at(
-    module: nn.Module, head: Head, statistics: GramStatistics, *, ridge: float, intercept: str, exactness: Exactness
-) -> LastLayerSpace:
-    """Factor the statistics of the features of a head at a ridge that has been chosen."""
-    used = appended(statistics) if intercept == "penalised" else statistics
-    return LastLayerSpace(
+    module: nn.Module,
+    part: Part,
+    statistics: GramStatistics,
+    *,
+    ridge: float,
+    intercept: Intercept,
+    exactness: Exactness,
+) -> GramSpace:
+    """Factor the statistics of the features of a part at a ridge that has been chosen."""
+    return GramSpace(
         module=module,
-        head=head,
+        part=part,
         statistics=statistics,
-        factor=used.factor(ridge, fit_intercept=intercept == "free"),
+        factor=_factored(measured(statistics, intercept), ridge, intercept, _TOLERANCE[exactness]),
         intercept=intercept,
         ridge=ridge,
         n_samples=statistics.n_samples,
@@ -170,22 +241,51 @@ def space_at(
     )
 
 
-def _intercept(head: Head, penalise_bias: bool) -> str:
-    if head.layer.bias is None:
-        return "none"
-    return "penalised" if penalise_bias else "free"
+def _factored(statistics: GramStatistics, ridge: float, intercept: Intercept, tolerance: float) -> Factor:
+    try:
+        return statistics.factor(ridge, intercept == "free", tolerance)
+    except np.linalg.LinAlgError:
+        raise np.linalg.LinAlgError(
+            f"ridge must be large enough for the Gram matrix of {statistics.n_features} features over "
+            f"{statistics.n_samples} rows to be invertible; it is singular at {ridge:.3g}. Pass ridge='auto', or a "
+            "larger number."
+        ) from None
 
 
-def _chosen_ridge(statistics: GramStatistics, intercept: str, ridge: Any, own: float | None) -> float:
-    if own is not None:
-        return own
-    if ridge != "auto":
-        return float(ridge)
+def fit_sketch(module: nn.Module, part: Part, sketch: Sketch, ridge: Any, intercept: Intercept) -> SketchSpace:
+    """Put a ridge on the leading directions of the features of a part of a network."""
+    chosen = default_ridge(part, sketch.trace / len(sketch.mean), checked_ridge(ridge))
+    if not chosen > 0:
+        raise ValueError(f"ridge must be > 0 where a few directions stand for all parameters; got {ridge!r}.")
+    return SketchSpace(
+        module=module,
+        part=part,
+        sketch=sketch,
+        factor=sketch.factor(chosen, intercept),
+        intercept=intercept,
+        ridge=chosen,
+        n_samples=sketch.n_samples,
+        exactness="none",
+    )
+
+
+def default_ridge(part: Part, mean: float, ridge: Any) -> float:
+    """Return the ridge asked for, or the share of the mean eigenvalue that is right for the part."""
+    return part.relative_ridge * mean if ridge == "auto" else float(ridge)
+
+
+def mean_eigenvalue(statistics: GramStatistics, intercept: Intercept) -> float:
+    """Return tr(Phi'Phi) / d, about the mean where a constant is free."""
     gram, _ = statistics.products(intercept == "free")
-    return RELATIVE_RIDGE * float(gram.diagonal().sum()) / len(gram)
+    return float(gram.diagonal().sum()) / len(gram)
 
 
-def _checked_ridge(ridge: Any) -> Any:
+def measured(statistics: GramStatistics, intercept: Intercept) -> GramStatistics:
+    """Return the statistics of what the factor measures: phi, or [phi, 1]."""
+    return appended(statistics) if intercept == "penalised" else statistics
+
+
+def checked_ridge(ridge: Any) -> Any:
     """Return "auto" or one number."""
     if isinstance(ridge, str):
         check_in(ridge, ("auto",), "ridge")
@@ -208,42 +308,3 @@ def appended(statistics: GramStatistics) -> GramStatistics:
         for j in range(2):
             wider[new[i], new[j]] = joint[old[i], old[j]]
     return replace(statistics, centre=Centre(centre.n_samples, centre.weight, mean), n_features=d + 1, joint=wider)
-
-
-def _own_ridge(statistics: GramStatistics, head: Head, intercept: str, ridge: Any) -> float | None:
-    """Return the ridge r at which Phi'e = r W holds for the head on these rows, if there is one, and it is allowed.
-
-    Phi'e = Phi'y - Phi'Phi W; what rounding of the weights of the head does to it is allowed for.
-    """
-    weights, bias = head_weights(head)
-    if not head.is_affine or statistics.n_targets != weights.shape[1]:
-        return None
-    backend, precision = statistics.backend, torch.finfo(head.layer.weight.dtype).eps
-    if intercept == "penalised":
-        weights = np.vstack([weights, bias])
-    gram, cross = map(backend.numpy, statistics.products(intercept == "free"))
-    slope = cross - gram @ weights
-    slack = _STATIONARY * np.linalg.norm(cross) + 4 * precision * np.linalg.norm(abs(gram) @ abs(weights))
-    found = float((slope * weights).sum() / max((weights**2).sum(), EPS))
-    # Below the slack a ridge cannot be told from none: least squares has to be asked for.
-    if ridge == "auto" and found * np.linalg.norm(weights) <= slack:
-        return None
-    own = found if ridge == "auto" else float(ridge)
-    if np.linalg.norm(slope - own * weights) > slack:
-        return None
-    return own if intercept != "free" or _is_balanced(statistics, weights, bias, precision) else None
-
-
-def _is_balanced(statistics: GramStatistics, weights: Array, bias: Array, precision: float) -> bool:
-    """Whether the residuals have mean 0, as those of a free intercept do."""
-    mean, y_mean, spread = map(statistics.backend.numpy, (statistics.mean, statistics.y_mean, statistics.y_square))
-    slack = _STATIONARY * (abs(y_mean) + np.sqrt(np.diag(spread) / statistics.weight))
-    slack = slack + 4 * precision * (abs(mean) @ abs(weights) + abs(bias))
-    return bool((abs(y_mean - mean @ weights - bias) <= slack).all())
-
-
-def head_weights(head: Head) -> tuple[Array, Array]:
-    """Return slopes (d, q) and intercepts (q,) of the head in float64."""
-    layer = head.layer
-    slopes = layer.weight.detach().to("cpu", torch.float64).numpy().T
-    return slopes, np.zeros(slopes.shape[1]) if layer.bias is None else layer.bias.detach().cpu().double().numpy()

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import rankdata
 
+from hatband._checks_network import check_at_least, check_between, check_leverages
 from hatband._typing import Array
-from hatband._validation import check_finite
 
 Reading = Literal["uninformative", "mild", "moderate", "large", "dominated"]
 
@@ -42,11 +42,10 @@ def leverage_spread(leverage: Any) -> float:
     >>> leverage_spread([0.1, 0.1, 0.4])
     0.7071067811865476
     """
-    values = np.asarray(leverage, dtype=np.float64)
-    check_finite(values, "leverage")
-    mean = float(values.mean()) if values.size else 0.0
-    if mean <= 0:
-        raise ValueError("leverage must hold rows whose leverages are >= 0 and not all 0; their mean is 0 or less.")
+    values = check_leverages(leverage, "leverage")
+    mean = float(values.mean())
+    if not mean:
+        raise ValueError("leverage must hold rows whose leverages are not all 0; all are, and eta would be 0 / 0.")
     return float(values.std() / mean)
 
 
@@ -76,6 +75,7 @@ def spread_reading(spread: float) -> Reading:
     >>> spread_reading(0.1), spread_reading(2.5)
     ('uninformative', 'dominated')
     """
+    check_between(spread, 0.0, np.inf, "spread")
     limits: tuple[tuple[float, Reading], ...] = ((0.3, "uninformative"), (0.5, "mild"), (1.0, "moderate"))
     for limit, reading in limits:
         if spread < limit:
@@ -150,10 +150,9 @@ def leverage_stability(leverages: Any) -> LeverageStability:
     >>> leverage_stability([[0.1, 0.2, 0.9], [1.0, 2.0, 3.0], [0.3, 0.2, 0.1]]).correlations.round(12).tolist()
     [1.0, -1.0, -1.0]
     """
-    runs = np.asarray(leverages, dtype=np.float64)
+    runs = check_leverages(leverages, "leverages")
     if runs.ndim != 2 or min(runs.shape) < 2:
         raise ValueError(f"leverages must have shape (runs, rows), two of each at least; got shape {runs.shape}.")
-    check_finite(runs.T, "leverages")
     ranks = rankdata(runs, axis=1)
     centred = ranks - ranks.mean(axis=1, keepdims=True)
     sizes = np.sqrt((centred**2).sum(axis=1))
@@ -194,10 +193,13 @@ def ensemble_means(leverages: Any, size: int) -> Array:
     >>> ensemble_means([[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]], 2).tolist()
     [[2.0, 3.0]]
     """
-    runs = np.asarray(leverages, dtype=np.float64)
-    groups = len(runs) // size if size > 0 else 0
-    if groups < 1:
-        raise ValueError(f"size must be from 1 to the number of runs, {len(runs)}; got {size!r}.")
+    runs = check_leverages(leverages, "leverages")
+    groups = len(runs) // check_at_least(size, 1, "size")
+    if runs.ndim != 2 or not groups:
+        raise ValueError(
+            f"leverages must have shape (runs, rows) and size be from 1 to the number of runs, {len(runs)}; got {size} "
+            f"and shape {runs.shape}."
+        )
     return runs[: groups * size].reshape(groups, size, *runs.shape[1:]).mean(axis=1)
 
 
@@ -224,4 +226,7 @@ def run_leverages(members: Sequence[Any], X: Any) -> Array:
     >>> run_leverages([LastLayerConformalRegressor(net, scale="leverage").fit_train(X) for net in nets], X).shape
     (3, 20)
     """
-    return np.stack([member.leverage(X) for member in members])
+    runs = [member.leverage(X) for member in members]
+    if not runs:
+        raise ValueError("members must hold at least one fitted regressor; got none.")
+    return np.stack(runs)

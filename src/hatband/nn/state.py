@@ -7,16 +7,29 @@ from typing import Any
 import torch
 
 
-def device_of(module: Any) -> Any:
-    """Return the device of a module's first parameter; the CPU for one without."""
-    first = next(module.parameters(), None)
-    return torch.device("cpu") if first is None else first.device
+def check_trainable(module: Any) -> None:
+    """Raise unless there is something to train, in numbers that Adam works with."""
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module; got {type(module).__name__}.")
+    free = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not free:
+        raise ValueError(
+            f"{type(module).__name__} has no parameter with requires_grad=True; there is nothing to train."
+        )
+    if any(parameter.dtype == torch.float16 for parameter in free):
+        raise ValueError("the weights must be float32, float64 or bfloat16 to be trained; got float16. Call .float().")
 
 
-def dtype_of(module: Any) -> Any:
-    """Return the type of a module's first floating parameter; float32 for one without."""
-    floating = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
-    return next(floating, torch.float32)
+def usable_device(device: Any) -> torch.device:
+    """Return a device that tensors can be put on; ValueError where there is none."""
+    try:
+        return torch.empty(0, device=device).device
+    # An AssertionError is what torch raises that was built without CUDA.
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device must be one that torch can use here, such as 'cpu', or 'cuda' with a GPU; got {device!r}: {reason}"
+        ) from None
 
 
 @contextmanager
@@ -25,7 +38,8 @@ def seeded(seed: int, device: Any = None) -> Iterator[None]:
     device = torch.device("cpu" if device is None else device)
     on_gpu = device.type == "cuda"
     index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
-    with torch.random.fork_rng(devices=[index] if on_gpu else []):
+    # By name: without one, torch takes the accelerator that it prefers here.
+    with torch.random.fork_rng(devices=[index] if on_gpu else [], device_type="cuda"):
         # torch.manual_seed would seed every device, those that are not forked too.
         torch.default_generator.manual_seed(seed)
         if on_gpu:

@@ -1,7 +1,10 @@
 """Statistics of features over a loader, in float64 blocks on the device, merged across processes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from itertools import chain
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,8 +15,11 @@ from hatband._backend import AnyBackend, NumpyBackend, backend_of
 from hatband._typing import Array
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
-from hatband.nn.features import ArrayBatches, Batches, as_batches, check_finite_from, targets
-from hatband.nn.head import Head, find_head, watching
+from hatband.nn.batches import ArrayBatches, Batches, as_batches, check_finite_from, targets
+from hatband.nn.head import find_head
+from hatband.nn.part import Part
+
+_NO_BATCH = "there must be at least one row; the loader yielded no batch."
 
 
 def rows_per_block(backend: AnyBackend, n_columns: int) -> int:
@@ -48,6 +54,11 @@ class RunningGram:
         self._gram, self._sums = backend.zeros(size, size), backend.zeros(size)
         self._shift: torch.Tensor | None = None
         self._filled = self._count = 0
+
+    @classmethod
+    def of(cls, features: torch.Tensor, n_targets: int) -> "RunningGram":
+        """Return the sums of no rows, for rows like these, where these are."""
+        return cls(backend_for(features), features.shape[1], n_targets)
 
     def add(self, features: torch.Tensor, target: Array | None = None) -> None:
         """Add a batch of rows."""
@@ -91,6 +102,12 @@ class RunningGram:
         self._gram = self._backend.syrk_add(self._gram, self._backend.asarray(block))
         self._count, self._filled = self._count + self._filled, 0
 
+    def is_finite(self) -> bool:
+        """Whether nothing but numbers was added."""
+        if self._filled:
+            self._flush()
+        return self._backend.isfinite(self._sums)
+
     def statistics(self) -> GramStatistics:
         """Return what was added so far; Chan et al. 1979 for the move to the mean."""
         if self._filled:
@@ -105,57 +122,96 @@ class RunningGram:
         return GramStatistics(centre, self._n_features, joint)
 
 
+class Running(Protocol):
+    """What a pass over rows adds up."""
+
+    def add(self, features: torch.Tensor, target: Array | None = None) -> None:
+        """Add a batch of rows."""
+        ...
+
+    def is_finite(self) -> bool:
+        """Whether nothing but numbers was added."""
+        ...
+
+
+P = TypeVar("P", bound=Part)
+R = TypeVar("R", bound=Running)
+
+
 @dataclass(frozen=True, eq=False)
-class Streamed:
+class Pass(Generic[P, R]):
     """What one pass over training rows leaves.
 
     Parameters
     ----------
-    head : Head
-        The layer whose input the features are.
-    statistics : GramStatistics
-        Of features and targets.
+    part : Part
+        Whose features they are.
+    running : Running
+        What was added up.
+    n_targets : int
+        Columns of y, 0 without targets.
     n_outputs : int
         Columns of the prediction.
     is_flat : bool
         Whether y, or without y the prediction, came as one number per row.
     """
 
-    head: Head
-    statistics: GramStatistics
+    part: P
+    running: R
+    n_targets: int
     n_outputs: int
     is_flat: bool
 
 
-def streamed(module: nn.Module, batches: Batches | ArrayBatches, layer: str | nn.Module | None = None) -> Streamed:
-    """Run a module once over batches and return the statistics of its last features, the layer found on the way."""
+def streamed(
+    module: nn.Module,
+    batches: Batches | ArrayBatches,
+    find: Callable[[nn.Module, Any], P],
+    start: Callable[[torch.Tensor, int], R],
+) -> Pass[P, R]:
+    """Run a module once over batches and add up features and targets of its rows.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network; it is left as it was found.
+    batches : batches
+        Rows.
+    find : callable(module, inputs) -> Part
+        Whose features they are, found with the first batch.
+    start : callable(features, n_targets) -> Running
+        What adds them up, made for the first features.
+    """
     rows = iter(batches)
     first = next(rows, None)
     if first is None:
-        raise ValueError("there must be at least one row; the loader yielded no batch.")
-    head = find_head(module, first[0], layer)
-    with watching(module, head) as run:
-        seen = run(first[0])
-        target = None if first[1] is None else targets(first[1], len(seen.features))
+        raise ValueError(_NO_BATCH)
+    part = find(module, first[0])
+    with part.watching(module) as run:
+        pieces = part.pieces(module, chain([first], rows))
+        inputs, y = next(pieces, (None, None))
+        if inputs is None:
+            raise ValueError(_NO_BATCH)
+        seen = run(inputs)
+        target = None if y is None else targets(y, len(seen.features))
         n_targets = 0 if target is None else target.size // len(target)
         n_outputs = seen.prediction.shape[1]
         flat = seen.is_flat if target is None else target.ndim == 1
-        running = RunningGram(backend_for(seen.features), seen.features.shape[1], n_targets)
+        running = start(seen.features, n_targets)
         running.add(seen.features, target)
-        for inputs, y in rows:
+        for inputs, y in pieces:
             features = run(inputs).features
             running.add(features, None if y is None else targets(y, len(features)))
-    statistics = running.statistics()
-    if not statistics.backend.isfinite(statistics.centre.mean):
-        _refuse_not_finite(module, batches, head)
-    return Streamed(head, statistics, n_outputs, flat)
+    if not running.is_finite():
+        _refuse_not_finite(module, batches, part)
+    return Pass(part, running, n_targets, n_outputs, flat)
 
 
-def _refuse_not_finite(module: nn.Module, batches: Batches | ArrayBatches, head: Head) -> None:
+def _refuse_not_finite(module: nn.Module, batches: Batches | ArrayBatches, part: Part) -> None:
     """Raise, after a second pass that finds the row: the first does not stop to look."""
     start = 0
-    with watching(module, head) as run:
-        for inputs, y in batches:
+    with part.watching(module) as run:
+        for inputs, y in part.pieces(module, batches):
             features = run(inputs).features
             check_finite_from(features, "the features of the module", start)
             if y is not None:
@@ -204,7 +260,7 @@ def feature_statistics(
     >>> feature_statistics(net, torch.randn(50, 3)).gram.shape
     (8, 8)
     """
-    return streamed(module, as_batches(data, y), layer).statistics
+    return streamed(module, as_batches(data, y), partial(find_head, layer=layer), RunningGram.of).running.statistics()
 
 
 def all_reduce(statistics: GramStatistics, group: Any = None) -> GramStatistics:

@@ -1,6 +1,9 @@
 """The whole network as a linear model: its gradient in all parameters as features, and their leverage."""
 
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +11,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from hatband._backend import on_host
+from hatband._backend import backend_of, on_host
 from hatband._typing import Array, Float
 from hatband._validation import check_finite, check_in, check_ridge
 from hatband.evidence import SMALL_RIDGE
@@ -16,8 +19,7 @@ from hatband.geometry import Exactness, Geometry
 from hatband.geometry.convert import combined_weights
 from hatband.geometry.features import FeatureSpace
 from hatband.linalg import Auto
-from hatband.nn.features import home
-from hatband.nn.head import evaluating
+from hatband.nn.batches import home, moved
 
 # Numbers in one block of gradients: 64 MB.
 BLOCK_NUMBERS = 2**23
@@ -33,10 +35,124 @@ class Expansion(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class DoubleNetwork:
+    """A copy of a network in float64, in evaluation mode, whose gradients are taken row by row.
+
+    A copy, because torch swaps parameters into a module while it differentiates: threads share the original.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The copy.
+    device : torch.device
+        Where it is.
+    """
+
+    module: nn.Module
+    device: torch.device
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "DoubleNetwork":
+        """Copy a network to its own device, or to the CPU where that has no float64."""
+        return cls.on(module, gradient_device(module))
+
+    @classmethod
+    def on(cls, module: nn.Module, device: torch.device) -> "DoubleNetwork":
+        """Copy a network to a device that has float64."""
+        return cls(copy.deepcopy(module).to(device).double().eval(), device)
+
+    @cached_property
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """The trained weights by name, detached."""
+        return {name: value.detach() for name, value in self.module.named_parameters()}
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the weights are."""
+        return n_parameters(self.module)
+
+    def rows(self, X: Any) -> torch.Tensor:
+        """Return an array or tensor as float64 rows where the network is."""
+        values = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.array(X, dtype=np.float64))
+        return moved(values.detach(), self.device, torch.float64)
+
+    def outputs(self, parameters: dict[str, torch.Tensor], rows: Any) -> torch.Tensor:
+        """Return f(x; w) of rows (m,), which may be nested in tuples and dicts."""
+        arguments = () if isinstance(rows, Mapping) else rows if isinstance(rows, tuple) else (rows,)
+        found = functional_call(self.module, parameters, arguments, rows if isinstance(rows, Mapping) else None)
+        return one_output(found, n_rows(rows))
+
+    def expand(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return values (b,) and gradients (b, p) at a block of rows."""
+        try:
+            found, values = vmap(grad(self._one, has_aux=True), (None, 0))(self.parameters, rows)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            # What is wrong with the module itself it says itself.
+            self.outputs(self.parameters, rows)
+            raise ValueError(
+                "tangent features need a module that torch.func can differentiate row by row, vmap(grad(module)); it "
+                f"failed with: {str(error).splitlines()[0]} Do without operations in place and branches on values, or "
+                "measure its last layer (layer=None)."
+            ) from error
+        return values, torch.cat([value.reshape(len(value), -1) for value in found.values()], dim=1)
+
+    def _one(self, parameters: dict[str, torch.Tensor], row: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        value = self.outputs(parameters, each(row, lambda leaf: leaf[None]))[0]
+        return value, value
+
+
+def one_output(found: Any, count: int) -> torch.Tensor:
+    """Return the output of a module as (count,); ValueError where it is not one number per row."""
+    if not isinstance(found, torch.Tensor) or found.numel() != count:
+        seen = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+        raise ValueError(
+            f"tangent features need a module with one output per row; got {seen} for {count} rows. Wrap it in a module "
+            "that returns one of its outputs, or measure its last layer (layer=None), which all outputs share."
+        )
+    return found.reshape(count)
+
+
+def each(inputs: Any, verb: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Apply a function to every tensor of inputs, however nested."""
+    if isinstance(inputs, Mapping):
+        return {key: each(value, verb) for key, value in inputs.items()}
+    return tuple(each(value, verb) for value in inputs) if isinstance(inputs, tuple) else verb(inputs)
+
+
+def n_rows(inputs: Any) -> int:
+    """Return how many rows inputs hold, however nested."""
+    while not isinstance(inputs, torch.Tensor):
+        inputs = next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs))
+    return len(inputs)
+
+
+def n_parameters(module: nn.Module) -> int:
+    """Return how many numbers the parameters of a module are; ValueError where there is none."""
+    count = sum(value.numel() for value in module.parameters())
+    if not count:
+        raise ValueError(f"tangent features need a module with parameters; {type(module).__name__} has none.")
+    return count
+
+
+def gradient_device(module: nn.Module) -> torch.device:
+    """Return the device of a module, or the CPU, with a warning, where that has no float64."""
+    return torch.device(getattr(backend_of(torch.empty(0, device=home(module)[0])), "device", "cpu"))
+
+
+def blocks_of_gradients(count: int, size: int) -> Iterator[slice]:
+    """Yield slices of rows whose gradients in `size` parameters fill one block."""
+    step = max(1, BLOCK_NUMBERS // size)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+@dataclass(frozen=True, eq=False)
 class TangentFeatures:
     """phi(x) = grad_w f(x; w) at the trained weights: the features of the neural tangent kernel.
 
-    Computed in float64, whatever the network is in, without changing it.
+    Computed in float64, whatever the network is in, on a copy of it.
 
     Parameters
     ----------
@@ -66,60 +182,19 @@ class TangentFeatures:
 
     def expand(self, X: Any) -> Expansion:
         """Return values (m,) and gradients (m, p) at rows X (m, k)."""
-        rows = self.rows(X)
-        parameters = self.parameters
-        size = sum(value.numel() for value in parameters.values())
+        network = DoubleNetwork.of(self.module)
+        rows, size = network.rows(X), network.n_parameters
         values, gradients = np.empty(len(rows)), np.empty((len(rows), size))
-        step = max(1, BLOCK_NUMBERS // max(size, 1))
-        with evaluating(self.module):
-            each = vmap(grad(self._one, has_aux=True), (None, 0))
-            for start in range(0, len(rows), step):
-                block = slice(start, start + step)
-                found, value = each(parameters, rows[block])
-                values[block] = on_host(value)
-                gradients[block] = on_host(_flat(found))
+        for block in blocks_of_gradients(len(rows), size):
+            value, gradient = network.expand(rows[block])
+            values[block], gradients[block] = on_host(value), on_host(gradient)
         check_finite(gradients, "the gradients of the module")
         return Expansion(values, gradients)
 
     @property
-    def parameters(self) -> dict[str, torch.Tensor]:
-        """The trained weights by name, detached, in float64."""
-        return {name: value.detach().double() for name, value in self.module.named_parameters()}
-
-    @property
     def weights(self) -> Float[Array, " p"]:
         """The trained weights as one vector, in the order of the columns of `transform`."""
-        return np.concatenate([on_host(value.reshape(-1)) for value in self.parameters.values()])
-
-    def rows(self, X: Any) -> torch.Tensor:
-        """Return rows as a float64 tensor on the device of the module."""
-        values = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.array(X, dtype=np.float64))
-        return values.detach().to(home(self.module)[0], torch.float64)
-
-    def outputs(self, parameters: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-        """Return f(x; w) of rows (m,)."""
-        found = functional_call(self.module, (parameters, self._buffers), (rows,))
-        if found.numel() != len(rows):
-            raise ValueError(
-                f"tangent features need a module with one output per row; got shape {tuple(found.shape)} for "
-                f"{len(rows)} rows. Wrap it in a module that returns one of its outputs."
-            )
-        return found.reshape(len(rows))
-
-    @property
-    def _buffers(self) -> dict[str, torch.Tensor]:
-        return {
-            name: value.double() if value.is_floating_point() else value for name, value in self.module.named_buffers()
-        }
-
-    def _one(self, parameters: dict[str, torch.Tensor], row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        value = self.outputs(parameters, row[None])[0]
-        return value, value
-
-
-def _flat(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return stacked parameters as rows of one matrix."""
-    return torch.cat([value.reshape(len(value), -1) for value in parameters.values()], dim=1)
+        return np.concatenate([on_host(value.reshape(-1)).astype(np.float64) for value in self.module.parameters()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +215,8 @@ class TangentGeometry(Geometry):
     Notes
     -----
     For small networks: exact, by the (n, n) kernel J J' where there are more parameters than rows, and 8 n p bytes of
-    gradients kept then. Beyond, `conjugate_gradient_leverage`. Immer, Korzepa and Bauer (2021), "Improving predictions
-    of Bayesian neural nets via local linearization".
+    gradients kept then. Beyond, `LowRankTangentGeometry`, or `conjugate_gradient_leverage` for a few rows. Immer,
+    Korzepa and Bauer (2021), "Improving predictions of Bayesian neural nets via local linearization".
 
     Examples
     --------

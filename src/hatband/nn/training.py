@@ -8,13 +8,14 @@ from typing import Any, Literal
 import torch
 from sklearn.utils import check_random_state
 
-from hatband._checks_network import check_at_least, check_between
+from hatband._checks_network import check_at_least, check_between, check_callback
 from hatband._validation import check_in
-from hatband.nn.batches import Batches
+from hatband.nn.batches import home
+from hatband.nn.epochs import EpochRows
 from hatband.nn.network import MLP
 from hatband.nn.objective import LOSSES, Units, check_loss, standard_units
 from hatband.nn.sources import Source
-from hatband.nn.state import copied_state, device_of, dtype_of, put_back_on_failure, seeded
+from hatband.nn.state import check_trainable, copied_state, put_back_on_failure, seeded, usable_device
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -76,6 +77,7 @@ def fit_network(
     X: Any,
     y: Any = None,
     *,
+    sample_weight: Any = None,
     loss: Literal["squared", "gaussian"] = "squared",
     validation: Any = None,
     validation_size: float = 0.1,
@@ -101,9 +103,12 @@ def fit_network(
         Training rows.
     y : array-like (n,) or (n, q)
         Target; None when X is a loader.
+    sample_weight : array-like (n,), optional
+        Importance of each row of arrays, >= 0: losses, those of the rows held out included, and the standardisation
+        are weighted means. Rows of weight 0 are left out.
     loss : {"squared", "gaussian"}, default="squared"
         "gaussian" is for a module with ``mean_and_log_noise(x)``, such as ``MLP(noise_head=True)``.
-    validation : (X, y) or DataLoader, optional
+    validation : (X, y), (X, y, sample_weight) or DataLoader, optional
         Rows for early stopping, in place of rows held out of X. A loader X without it is trained on to the last epoch.
     validation_size : float or int, default=0.1
         Share or number of rows of an array X held out for early stopping; 0 trains on all, to the last epoch.
@@ -132,7 +137,8 @@ def fit_network(
     Raises
     ------
     ValueError
-        When an argument is out of range, X or y holds NaN, or the module's output is not shaped like y.
+        When an argument is out of range, X or y holds NaN, the module's output is not shaped like y, or there is no
+        such device.
     TrainingDivergedError
         When a loss or a weight becomes NaN or infinite. After this and any other error the weights are what they were.
 
@@ -141,6 +147,10 @@ def fit_network(
     Adam with decoupled weight decay: Loshchilov and Hutter (2019), *Decoupled weight decay regularization*, Alg. 2.
     Modes (train, eval) are left as found. The default step suits widths up to some hundred; from 1,000 on a tenth of it
     makes leverage depend less on the training run (``benchmarks/stability.py``).
+
+    A batch costs the mean of weight times loss, the weights divided by their mean over all training rows: in
+    expectation the gradient of the weighted mean. Rows repeated w times give the same as weight w where one batch holds
+    all rows, none are held out, and there is neither dropout nor batch normalisation; else the same in expectation.
 
     Examples
     --------
@@ -153,16 +163,18 @@ def fit_network(
     """
     settings = _settings(loss, epochs, patience, learning_rate, weight_decay)
     check_at_least(batch_size, 1, "batch_size")
-    device = device_of(module) if device is None else torch.device(device)
-    module.to(device)
+    check_callback(progress)
+    check_trainable(module)
     check_loss(module, loss)
+    device = home(module)[0] if device is None else usable_device(device)
+    module.to(device)
     random = check_random_state(random_state)
-    source = Source(device, dtype_of(module), isinstance(module, MLP), batch_size)
+    source = Source(device, home(module)[1], isinstance(module, MLP), batch_size)
     seed = int(random.randint(2**31 - 1))
     if validation is None and y is not None:
-        training, held_out = source.held_out(X, y, validation_size, random, seed)
+        training, held_out = source.held_out((X, y, sample_weight), validation_size, random, seed)
     else:
-        training, held_out = source.with_validation(X, y, validation, seed)
+        training, held_out = source.with_validation((X, y, sample_weight), validation, seed)
     with put_back_on_failure(module), seeded(seed, device):
         with standard_units(module, training) as units:
             history = _descend(module, (training, held_out), units, settings, progress)
@@ -211,7 +223,7 @@ class _Best:
 
 def _descend(
     module: Any,
-    rows: tuple[Batches, Batches | None],
+    rows: tuple[EpochRows, EpochRows | None],
     units: Units,
     settings: _Settings,
     progress: Callable[[Epoch], None] | None,
@@ -238,10 +250,6 @@ def _descend(
 
 def _adam(module: Any, settings: _Settings) -> Any:
     free = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not free:
-        raise ValueError(
-            f"{type(module).__name__} has no parameter with requires_grad=True; there is nothing to train."
-        )
     groups = [
         {"params": [one for one in free if one.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [one for one in free if one.ndim <= 1], "weight_decay": 0.0},
@@ -249,24 +257,31 @@ def _adam(module: Any, settings: _Settings) -> Any:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
 
 
-def _train(module: Any, batches: Batches, units: Units, loss: Callable[..., Any], optimizer: Any) -> float:
+def _train(module: Any, rows: EpochRows, units: Units, loss: Callable[..., Any], optimizer: Any) -> float:
     """Take one step per batch, and return the mean loss over the rows."""
-    total, rows = 0.0, 0
-    for batch in batches.shuffled():
+    total, count = 0.0, 0
+    for batch in rows.shuffled():
         optimizer.zero_grad(set_to_none=True)
         value = loss(module, batch, units)
+        if not value.requires_grad:
+            raise ValueError(
+                f"the output of {type(module).__name__} must carry gradients to its parameters; it does not. Take "
+                "detach() or no_grad() out of its forward."
+            )
         value.backward()
         optimizer.step()
-        total, rows = total + value.detach() * len(batch.targets), rows + len(batch.targets)
-    return float(total) / max(rows, 1)
+        total, count = total + value.detach() * len(batch.targets), count + len(batch.targets)
+    return float(total) / max(count, 1)
 
 
 @torch.no_grad()
-def _loss_on(module: Any, batches: Batches, units: Units, loss: Callable[..., Any]) -> float:
-    total, rows = 0.0, 0
-    for batch in batches.blocks():
-        total, rows = total + loss(module, batch, units) * len(batch.targets), rows + len(batch.targets)
-    return float(total) / max(rows, 1)
+def _loss_on(module: Any, rows: EpochRows, units: Units, loss: Callable[..., Any]) -> float:
+    total, count = 0.0, 0
+    for batch in rows.blocks():
+        total, count = total + loss(module, batch, units) * len(batch.targets), count + len(batch.targets)
+    if not count:
+        raise ValueError("validation must hold at least one row; the loader gave no batch.")
+    return float(total) / count
 
 
 def _check_losses(epoch: Epoch, settings: _Settings) -> None:

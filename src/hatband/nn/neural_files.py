@@ -1,0 +1,51 @@
+"""A NeuralConformalRegressor in a folder: the design of its network, and its last layer with all weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from hatband._validation import check_finite
+from hatband.nn.documents import taken
+from hatband.nn.folders import check_nothing_left, read_folder, write_folder
+from hatband.nn.last_layer import LastLayerConformalRegressor
+from hatband.nn.network import MLP
+
+T = TypeVar("T")
+
+_PART = "last_layer.safetensors"
+_SCHEMA: dict[str, Any] = {
+    "n_inputs": int,
+    "n_outputs": int,
+    "widths": list,
+    "activation": str,
+    "dropout": (int, float),
+    "noise_head": bool,
+}
+
+
+def save_neural(model: Any, folder: str | Path) -> None:
+    """Write a fitted NeuralConformalRegressor."""
+    design = model.module_.design | {"widths": list(model.module_.design["widths"])}
+    write_folder(folder, [model.model_.save], _PART, {"offset": torch.from_numpy(model.offset_)}, design)
+
+
+def load_neural(kind: Callable[..., T], folder: str | Path) -> T:
+    """Read a NeuralConformalRegressor."""
+    paths, tensors, content = read_folder(folder, _PART, _SCHEMA)
+    if len(paths) != 1:
+        raise ValueError(f"{str(folder)!r} must hold one network; its index lists {len(paths)}.")
+    module = MLP(**{name: content[name] for name in _SCHEMA}).eval()
+    offset = taken(tensors, "offset", (module.design["n_inputs"],))
+    check_finite(offset, "the index: offset")
+    check_nothing_left(tensors)
+    inner = LastLayerConformalRegressor.load(paths[0], module)
+    model: Any = kind(
+        **{name: module.design[name] for name in ("widths", "activation", "dropout")},
+        loss="gaussian" if content["noise_head"] else "squared",
+        **{name: getattr(inner, name) for name in ("scale", "ridge", "confidence_level", "symmetric")},
+    )
+    model.n_features_in_ = len(offset)
+    vars(model).update({"module_": module, "model_": inner, "offset_": offset})
+    return model
