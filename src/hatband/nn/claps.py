@@ -25,7 +25,7 @@ _TRAINED = ("head_", "posteriors_", "noise_", "n_outputs_", "single_target_")
 
 
 def standard_score(y: Array, mean: Array, variance: Array) -> Array:
-    """Return z = (y - mean) / variance^1/2; 0 where the variance is infinite.
+    """Return z = (y - mean) / variance^1/2; 0 where the variance is infinite, and where y is the mean.
 
     Parameters
     ----------
@@ -35,7 +35,8 @@ def standard_score(y: Array, mean: Array, variance: Array) -> Array:
     Returns
     -------
     array
-        Signed. |z| orders rows as the two-sided score 2 F(y) - 1 of the normal law does, and never saturates.
+        Signed. |z| orders rows as the two-sided score 2 F(y) - 1 of the normal law does, and never saturates. Infinite
+        where the variance is 0 and y is not the mean.
 
     Examples
     --------
@@ -44,7 +45,9 @@ def standard_score(y: Array, mean: Array, variance: Array) -> Array:
     >>> standard_score(np.array([3.0, 40.0]), np.zeros(2), np.array([4.0, 1.0]))
     array([ 1.5, 40. ])
     """
-    return (np.asarray(y) - mean) / np.sqrt(variance)
+    away = np.asarray(y) - mean
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(away == 0, 0.0, away / np.sqrt(variance))
 
 
 def two_sided_probability(z: Array) -> Array:
@@ -169,6 +172,7 @@ class ClapsRegressor(BaseEstimator):
             Earlier calibration scores are gone.
         """
         check_confidence_level(self.confidence_level)
+        check_in(self.symmetric, (True, False), "symmetric")
         if not callable(self.noise):
             check_in(self.noise, ("constant", "learned"), "noise")
         batches = as_batches(data, y)

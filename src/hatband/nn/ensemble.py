@@ -12,7 +12,7 @@ from torch import nn
 
 from hatband._checks_network import check_at_least
 from hatband._typing import Array
-from hatband._validation import check_confidence_level
+from hatband._validation import check_confidence_level, check_in
 from hatband.conformal.band import band_of, warn_if_outside
 from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
@@ -172,6 +172,7 @@ class EnsembleConformalRegressor(BaseEstimator):
             Earlier calibration scores are gone.
         """
         check_networks(self.modules)
+        check_in(self.symmetric, (True, False), "symmetric")
         members = [
             LastLayerConformalRegressor(
                 module, self.layer, scale=self.scale, ridge=self.ridge, random_state=self.random_state
