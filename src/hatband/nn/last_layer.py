@@ -168,6 +168,8 @@ class LastLayerConformalRegressor(BaseEstimator):
             there is more than one output, or torch.func cannot differentiate the network row by row.
         """
         check_in(self.residuals, ("auto", "unseen"), "residuals")
+        check_in(self.symmetric, (True, False), "symmetric")
+        check_in(self.penalise_bias, (True, False), "penalise_bias")
         levels, _ = check_confidence_level(self.confidence_level)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         scale = as_scale(self.scale, levels[0], seed)
@@ -201,11 +203,6 @@ class LastLayerConformalRegressor(BaseEstimator):
             raise ValueError(
                 "a scale that learns needs the same rows in every process, so that all have the same scale; pass "
                 "validation=, the same everywhere, or scale='leverage'."
-            )
-        if not space.can_leave_out:
-            raise ValueError(
-                "the leverage that the rows of fit_train would have had, had they not been there, is not known from a "
-                "few directions of the Gram matrix; pass validation= rows, or raise exact_up_to of WholeNetwork."
             )
         return training_rows(space, batches, seed)
 
