@@ -21,6 +21,8 @@ from hatband.nn import (
     fit_network,
     refit_head,
 )
+from hatband.nn.batches import as_batches
+from hatband.nn.gather import gathered
 from nn.cases import dense_leverage, network, rows
 
 X, Y = rows(40)
@@ -223,3 +225,66 @@ def test_wrappers_that_cannot_be_called_with_other_weights_are_named(wrap):
     ):
         with pytest.raises(ValueError, match="pass the module that was wrapped or compiled"):
             call()
+
+
+class OwnZeros(nn.Module):
+    """A network that makes a tensor of its own, in the type that torch makes by default."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(5, 1)
+
+    def forward(self, x):
+        return self.head(torch.cat([x, torch.zeros(len(x), 1)], 1) if x.dtype == torch.float32 else self.own(x))
+
+    def own(self, x):
+        return torch.zeros(len(x), 5)
+
+
+def test_a_network_that_works_in_its_own_type_only_is_told_what_to_do():
+    with pytest.raises(RuntimeError, match="same dtype") as error:
+        LastLayerConformalRegressor(OwnZeros(), "all", scale="leverage").fit_train(X)
+    assert "dtype=x.dtype" in error.value.__notes__[0]
+
+
+@pytest.mark.parametrize("layer", [3, WholeNetwork, ("0",)])
+def test_a_layer_that_is_none_is_refused(layer):
+    with pytest.raises(TypeError, match=r"layer must be .* an instance such as WholeNetwork\(\)"):
+        LastLayerConformalRegressor(network(), layer, scale="leverage").fit_train(X)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_rows_that_are_all_the_same_leave_few_directions_a_ridge(count):
+    model = LastLayerConformalRegressor(network(), WholeNetwork(exact_up_to=0, rank=5), scale="leverage")
+    model.fit_train(X[:1].expand(count, 4))
+
+    assert model.space_.ridge > 0
+    np.testing.assert_allclose(model.leverage(X[:1]), 1 / count)
+    assert (model.leverage(NEW) > 1 / count).all()
+
+
+def test_weights_that_the_type_of_a_head_cannot_hold_are_refused():
+    net = network()
+    net[0].weight.data *= 1e-40
+    net[0].bias.data.zero_()
+    with pytest.raises(ValueError, match=r"must fit into the torch\.float32 of the head"):
+        refit_head(net, X, Y)
+
+
+def test_codes_are_no_table_to_learn_noise_from():
+    class Codes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(5, 6), nn.Linear(6, 1)
+
+        def forward(self, x):
+            return self.head(torch.tanh(self.embedding(x).sum(1)))
+
+    codes = torch.randint(0, 5, (40, 3), generator=torch.Generator().manual_seed(0))
+    net = Codes()
+
+    assert gathered(net, find_head(net, codes), as_batches(codes, Y)).inputs is None
+    ClapsRegressor(net, noise="learned", random_state=0).fit_train(codes, Y, validation=(codes, Y))

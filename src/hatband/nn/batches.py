@@ -11,6 +11,7 @@ from torch import nn
 from hatband._typing import Array
 from hatband._validation import check_finite, check_target
 
+NO_ROWS = "there must be at least one row; the loader yielded none."
 # Rows of an array that go through the module at once.
 BATCH_ROWS = 1_024
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import nn
 
+from hatband.evidence import SMALL_RIDGE
 from hatband.linalg import GramStatistics
 from hatband.nn.batches import called, home, placed
 from hatband.nn.normal_equations import own_ridge
@@ -47,7 +48,7 @@ class Head(Part):
     pooling: Pooling
     member: int | None
     is_affine: bool
-    relative_ridge: ClassVar[float] = 1e-4
+    relative_ridge: ClassVar[float] = SMALL_RIDGE
 
     def features(self, entering: torch.Tensor) -> torch.Tensor:
         """Return features (n, d) from what entered the layer, in float32 or float64, none of its memory."""

@@ -19,7 +19,7 @@ from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.conformal.target import PlainTarget
 from hatband.linalg import GramStatistics
-from hatband.nn.batches import as_batches
+from hatband.nn.batches import NO_ROWS, as_batches
 from hatband.nn.blocks import Block, blocks_of, columns_like, training_rows, validation_rows
 from hatband.nn.recipes import Task, as_recipe
 from hatband.nn.saving import load_last_layer, save_last_layer
@@ -379,5 +379,5 @@ def _stacked(parts: Iterable[Array]) -> Array:
     """Return the parts one below the other; ValueError where there is none."""
     found = list(parts)
     if not found:
-        raise ValueError("there must be at least one row; the loader yielded none.")
+        raise ValueError(NO_ROWS)
     return np.concatenate(found)

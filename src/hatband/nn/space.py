@@ -261,7 +261,8 @@ def _factored(statistics: GramStatistics, ridge: float, intercept: Intercept, to
 
 def fit_sketch(module: nn.Module, part: Part, sketch: Sketch, ridge: Any, intercept: Intercept) -> SketchSpace:
     """Put a ridge on the leading directions of the features of a part of a network."""
-    chosen = default_ridge(part, sketch.trace / len(sketch.mean), checked_ridge(ridge))
+    # Where no feature varies there is no eigenvalue to take a share of.
+    chosen = default_ridge(part, sketch.trace / len(sketch.mean) or 1.0, checked_ridge(ridge))
     if not chosen > 0:
         raise ValueError(f"ridge must be > 0 where a few directions stand for all parameters; got {ridge!r}.")
     return SketchSpace(

@@ -90,14 +90,24 @@ class DoubleNetwork:
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            # What is wrong with the module itself it says itself.
-            self.outputs(self.parameters, rows)
+            self._refuse_failing(rows)
             raise ValueError(
                 "tangent features need a module that torch.func can differentiate row by row, vmap(grad(module)); it "
                 f"failed with: {str(error).splitlines()[0]} Do without operations in place and branches on values, or "
                 "measure its last layer (layer=None)."
             ) from error
         return values, torch.cat([value.reshape(len(value), -1) for value in found.values()], dim=1)
+
+    def _refuse_failing(self, rows: Any) -> None:
+        """Let a module that fails without any gradients say itself what is wrong."""
+        try:
+            self.outputs(self.parameters, rows)
+        except RuntimeError as error:
+            error.add_note(
+                "Gradients are taken of a copy of the module in float64: a tensor that it makes itself must have the "
+                "type of its inputs, as x.new_zeros(...) or dtype=x.dtype give it."
+            )
+            raise
 
     def _one(self, parameters: dict[str, torch.Tensor], row: Any) -> tuple[torch.Tensor, torch.Tensor]:
         value = self.outputs(parameters, each(row, lambda leaf: leaf[None]))[0]
