@@ -80,6 +80,13 @@ def _last_layer(scale: str) -> Callable[[Any, Parts, int], Any]:
     return fitted
 
 
+def _all_layers(module: Any, rows: Parts, seed: int) -> Any:
+    model = LastLayerConformalRegressor(
+        module, layer="all", scale="leverage", confidence_level=LEVEL, random_state=seed
+    )
+    return model.fit_train(*rows.train)
+
+
 def _claps(noise: str) -> Callable[[Any, Parts, int], Any]:
     def fitted(module: Any, rows: Parts, seed: int) -> Any:
         source = module.noise if noise == "head" else noise
@@ -94,6 +101,8 @@ BASE = "split"
 METHODS: dict[str, dict[str, Callable[[Any, Parts, int], Any]]] = {
     "squared": {
         BASE: _last_layer("constant"),
+        "leverage": _last_layer("leverage"),
+        "leverage, all layers": _all_layers,
         "CLAPS v1": _claps("constant"),
         "CLAPS v4": _claps("learned"),
         "auto": _last_layer("auto"),
@@ -168,7 +177,7 @@ def _evidence_ridge(module: Any, rows: Pair) -> float:
 
 
 def _predicted(module: Any, X: np.ndarray) -> np.ndarray:
-    return TangentFeatures(module).outputs(TangentFeatures(module).parameters, torch.as_tensor(X)).detach().numpy()
+    return TangentFeatures(module).expand(X).value
 
 
 def _around(center: np.ndarray, half: np.ndarray) -> np.ndarray:

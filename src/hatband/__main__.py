@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_demo(commands: "argparse._SubParsersAction[_Parser]") -> None:
     demo = commands.add_parser("demo", help="what a leverage scale does, on real data; prints a table, draws a picture")
     demo.add_argument("--splits", type=_count, default=100, help="random splits per data set (default 100)")
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--seed", type=_seed, default=0)
     demo.add_argument("-o", "--output", type=Path, default=Path("demo.png"), help="the picture (default demo.png)")
 
 
@@ -59,7 +59,7 @@ def _add_intervals(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add("--scale", choices=SCALES, default="auto", help="how the width varies with the row (default auto)")
     add("--calibration-size", type=_size, default=0.25, help="share of rows, or number of rows (default 0.25)")
     add("--index", metavar="COLUMN", help="column that names the rows: not a feature, first column of the output")
-    add("--seed", type=int, default=0, help="of the split into training and calibration rows, and of the estimator")
+    add("--seed", type=_seed, default=0, help="of the split into training and calibration rows, and of the estimator")
 
 
 def _checked(text: str, convert: Callable[[str], Any], accept: Callable[[Any], bool], required: str) -> Any:
@@ -75,6 +75,10 @@ def _checked(text: str, convert: Callable[[str], Any], accept: Callable[[Any], b
 
 def _count(text: str) -> int:
     return _checked(text, int, lambda value: value >= 2, "an integer >= 2")
+
+
+def _seed(text: str) -> int:
+    return _checked(text, int, lambda value: 0 <= value < 2**32, "an integer from 0 to 2^32 - 1")
 
 
 def _level(text: str) -> float:

@@ -32,9 +32,12 @@ def first_bad_row(array: Array) -> int | None:
 def check_finite(array: Array, name: str) -> None:
     """Raise unless every entry of a numeric array (dense or sparse) is finite."""
     values = np.asarray(getattr(array, "data", array) if hasattr(array, "indptr") else array)
-    # One sum is a cheap first look: it is finite for almost every array that is.
-    if not np.issubdtype(values.dtype, np.floating) or np.isfinite(values.sum(dtype=np.float64)):
+    if not np.issubdtype(values.dtype, np.floating):
         return
+    # One sum is a cheap first look: it is finite for almost every array that is.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum(dtype=np.float64)):
+            return
     if hasattr(array, "indptr"):
         if not np.isfinite(values).all():
             entry = int(np.flatnonzero(~np.isfinite(values))[0])
@@ -352,3 +355,13 @@ def check_n_bins(n_bins: Any) -> int:
     if not isinstance(n_bins, Integral) or n_bins < 1:
         raise ValueError(f"n_bins must be an integer >= 1; got {n_bins!r}.")
     return int(n_bins)
+
+
+def check_some_residuals(n_rows: int, name: str) -> None:
+    """Raise where a scale is to learn from honest residuals and the model leaves none."""
+    if not n_rows:
+        raise ValueError(
+            f"{name} learns from residuals of rows that were left out; the model interpolates every training row, and "
+            "none of them is determined. Give the estimator a ridge > 0 or more rows than features, or use a scale "
+            "that learns from no residuals, such as 'leverage'."
+        )

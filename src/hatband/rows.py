@@ -5,9 +5,12 @@ from functools import cache, cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from joblib import Parallel, delayed  # type: ignore[import-untyped]
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.model_selection import KFold
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples
 
 from hatband._leave_one_out import block_residuals, loo_leverage, loo_residuals, loo_sampling_leverage
 from hatband._typing import Array
@@ -18,7 +21,7 @@ RESIDUAL_FOLDS = 5
 
 
 class NoHonestResiduals(ValueError):
-    """A frozen model may have been trained on the rows, and cannot be refitted without them."""
+    """The model may have been trained on the rows, and cannot be refitted without them."""
 
 
 class Rows:
@@ -208,7 +211,8 @@ def training_rows(
     Raises
     ------
     NoHonestResiduals
-        If the model is frozen, is not known to have seen or not seen the rows, and so cannot give honest residuals.
+        If the model is frozen, is not known to have seen or not seen the rows, and so cannot give honest residuals; or
+        if it would have to be refitted without the only row.
     """
     features = space.features(X)
     predicted = predict_features(estimator, space, features, y.shape[1])
@@ -226,11 +230,15 @@ def training_rows(
             "fit_train cannot be seen from it. Pass residuals='unseen' with rows that it has not seen, or a scale that "
             "needs no residuals, such as 'leverage'."
         )
+    elif len(y) < 2:
+        raise NoHonestResiduals(
+            "Honest residuals from refits need at least two training rows; got 1. Pass more rows, or a scale that needs "
+            "no residuals, such as 'leverage'."
+        )
     else:
         folds = KFold(min(RESIDUAL_FOLDS, len(y)), shuffle=True, random_state=random_state)
-        observed = y[:, 0] if y.shape[1] == 1 else y
-        folded = cross_val_predict(clone(template), X, observed, cv=folds, params=fit_params or None, n_jobs=n_jobs)
-        prediction = check_prediction(folded, len(y), y.shape[1], type(template).__name__)
+        refit = partial(_predicted_without, (template, X, y, fit_params or {}))
+        prediction = _held_out_predictions(refit, list(folds.split(y)), n_jobs)
         prediction = prediction if target is None else target.transform(prediction)
         source = f"{folds.get_n_splits()}-fold cross-validation"
     honest = y - prediction if target is None else target.forward(y) - target.read(prediction)
@@ -240,6 +248,34 @@ def training_rows(
         return TrainingRows(rows, honest, source, sample_weight)
     weight = None if sample_weight is None else sample_weight[defined]
     return TrainingRows(rows.take(defined), honest[defined], source, weight)
+
+
+def _held_out_predictions(refit: Callable[..., Array], folds: list[tuple[Array, Array]], n_jobs: int | None) -> Array:
+    """Return the prediction (n, q) of each row by a refit without its fold.
+
+    scikit-learn's cross_val_predict refuses estimators that have no `predict` before they are fitted, and wants fit
+    parameters requested anew.
+    """
+    predicted = Parallel(n_jobs=n_jobs)(delayed(refit)(*fold) for fold in folds)
+    order = np.argsort(np.concatenate([held for _, held in folds]))
+    return np.concatenate(predicted)[order]
+
+
+def _predicted_without(given: tuple[Any, Any, Array, dict[str, Any]], training: Array, held: Array) -> Array:
+    """Return predictions of the rows held out by a model, given as (template, X, y, fit_params), of the others."""
+    template, X, y, fit_params = given
+    params = {name: take_rows(value, training, len(y)) for name, value in fit_params.items()}
+    observed = y[training, 0] if y.shape[1] == 1 else y[training]
+    model = clone(template).fit(_safe_indexing(X, training), observed, **params)
+    predicted = model.predict(_safe_indexing(X, held))
+    return check_prediction(predicted, len(held), y.shape[1], type(template).__name__)
+
+
+def take_rows(values: Any, index: Array, n_samples: int) -> Any:
+    """Return rows of something with one entry per row, anything else as it is."""
+    if not (hasattr(values, "__len__") or hasattr(values, "shape")) or isinstance(values, (str, dict)):
+        return values
+    return _safe_indexing(values, index) if _num_samples(values) == n_samples else values
 
 
 def left_out(residuals: Array, h: Array, weights: Array | None) -> Array:

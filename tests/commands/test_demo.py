@@ -51,6 +51,11 @@ def test_a_picture_that_cannot_be_written_is_one_line(tmp_path, capsys, output):
     assert "cannot write the picture" in captured
 
 
+def test_a_folder_that_is_not_there_is_told_before_any_work(tmp_path, capsys):
+    assert main(["demo", "-o", str(tmp_path / "absent" / "demo.png")]) == 2
+    assert capsys.readouterr().out == ""
+
+
 def test_on_diabetes_a_leverage_scale_closes_most_of_the_gap_at_no_gain_in_width():
     outcomes = run_case(diabetes(), splits=100, seed=0)
     gap = {scale: outcome.fifth(0).mean() - outcome.fifth(-1).mean() for scale, outcome in outcomes.items()}

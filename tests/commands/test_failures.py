@@ -45,6 +45,12 @@ REFUSED_TABLES = {
     "too few rows": ("train", lambda frame: frame[:20], [], "too few rows: 20 with a target"),
     "too few for the level": ("train", edit(), ["--confidence", "0.99"], "level 0.99 needs at least 99 and 10"),
     "calibration takes all": ("train", edit(), ["--calibration-size", "100"], "leaves none to train on"),
+    "semicolons": (
+        "train",
+        lambda frame: frame.set_axis(["a;b", *frame.columns[1:]], axis=1)[["a;b"]],
+        [],
+        "by ';'; commas",
+    ),
     "index is target": ("train", edit(), ["--index", "price"], "--target and --index both name 'price'"),
 }
 
@@ -106,7 +112,8 @@ REFUSED_OPTIONS = {
     "scale": (["--scale", "magic"], "invalid choice: 'magic'"),
     "share above 1": (["--calibration-size", "1.5"], "a share in (0, 1) or a number of rows"),
     "share 0": (["--calibration-size", "0"], "a share in (0, 1) or a number of rows"),
-    "seed": (["--seed", "x"], "invalid int value"),
+    "seed": (["--seed", "x"], "an integer from 0 to 2^32 - 1; got x"),
+    "seed below 0": (["--seed", "-1"], "an integer from 0 to 2^32 - 1; got -1"),
 }
 
 

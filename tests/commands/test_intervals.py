@@ -125,6 +125,14 @@ def test_a_column_that_differs_in_every_row_is_suggested_as_index(bench, capsys)
     assert "say --index 'id'" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("written", ["{:,.1f}", "{:.0f},5"], ids=["thousands", "decimals"])
+def test_numbers_with_commas_are_said_to_be_texts(bench, capsys, written):
+    for frame, name in ((bench.train, "train.csv"), (bench.new, "new.csv")):
+        frame.assign(rent=(1000 * frame["rooms"]).map(written.format)).to_csv(bench.folder / name, index=False)
+    bench.run("--index", "id")
+    assert "'rent' is read as text, because of its commas: '1" in capsys.readouterr().out
+
+
 def test_a_column_without_values_is_left_out(bench, capsys):
     bench.train.assign(blank=np.nan).to_csv(bench.folder / "train.csv", index=False)
     assert bench.run("--index", "id") == 0

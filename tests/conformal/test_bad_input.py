@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.tree import DecisionTreeRegressor
 
-from hatband import ConformalKernelRidge, ConformalRidge, LeverageScale, SplitConformalRegressor
+from hatband import ConformalKernelRidge, ConformalRidge, LeverageScale, LeverageWarning, SplitConformalRegressor
 
 
 @pytest.fixture
@@ -159,3 +160,33 @@ def test_one_row_cannot_be_split_and_the_message_says_so(data):
     X, y = data
     with pytest.raises(ValueError, match="n_samples = 1"):
         SplitConformalRegressor(LinearRegression()).fit(X[:1], y[:1])
+
+
+@pytest.mark.parametrize("scale", ["strength", "magnitude", "quantile", "laplace"])
+def test_a_model_that_interpolates_every_row_leaves_a_learned_scale_nothing_and_says_so(scale, rng):
+    X, y = rng.standard_normal((60, 90)), rng.standard_normal(60)
+    with pytest.raises(ValueError, match=r"interpolates every training row.*Give the estimator a ridge > 0"):
+        SplitConformalRegressor(LinearRegression(), scale=scale, random_state=0).fit(X, y)
+
+
+def test_infinities_of_both_signs_get_the_message_and_no_warning_before_it(data):
+    X, y = data
+    y[[13, 14]] = np.inf, -np.inf
+    with pytest.raises(ValueError, match="y must be finite; row 13"):
+        SplitConformalRegressor().fit(X, y)
+
+
+@pytest.mark.parametrize("scale", ["strength", "magnitude", "quantile", "laplace"])
+def test_one_training_row_gives_no_honest_residuals_and_says_so(scale, data):
+    X, y = data
+    model = SplitConformalRegressor(DecisionTreeRegressor(), scale=scale)
+    with pytest.raises(ValueError, match="at least two training rows; got 1"):
+        model.fit_train(X[:1], y[:1])
+
+
+def test_one_training_row_leaves_the_default_the_leverage_scale(data):
+    X, y = data
+    model = SplitConformalRegressor(DecisionTreeRegressor(), random_state=0)
+    with pytest.warns(LeverageWarning, match="leverage"):
+        model.fit_train(X[:1], y[:1])
+    assert np.isfinite(model.calibrate(X[1:], y[1:]).predict_interval(X)[1]).all()

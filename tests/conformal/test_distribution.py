@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.exceptions import NotFittedError
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LinearRegression, Ridge
 
@@ -64,6 +65,13 @@ class TestEveryKind:
             np.testing.assert_allclose(law.cdf(y), (atoms <= y).mean(axis=1), rtol=1e-14)
         assert (law.cdf(-np.inf) == 0).all()
         assert (law.cdf(np.inf) == 1).all()
+
+    def test_crps_of_a_point_at_infinity_is_infinite(self, kind, rng):
+        law = laws(rng)[kind]
+        for y in (np.inf, -np.inf):
+            assert (law.crps(y) == np.inf).all()
+        mixed = np.r_[np.inf, np.zeros(5)]
+        np.testing.assert_array_equal(law.crps(mixed)[1:], law.crps(0.0)[1:])
 
     def test_quantile_is_the_least_y_that_reaches_p(self, kind, rng):
         law = laws(rng)[kind]
@@ -303,3 +311,14 @@ def test_bad_arguments_are_named(rng):
     with pytest.raises(TypeError, match=r"needs a fitted SplitConformalRegressor .* got Ridge"):
         hatband.predictive_distribution(Ridge(), [[0.0]])
     assert isinstance(laws(rng)["full"], RowwiseDistribution)
+
+
+def test_models_that_cannot_answer_say_what_is_missing(rng):
+    X, y = draw(rng, 40)
+    trained = SplitConformalRegressor().fit_train(X, y)
+    with pytest.raises(NotFittedError, match="trained but not calibrated; call calibrate first"):
+        hatband.predictive_distribution(trained, X)
+    with pytest.raises(NotFittedError, match="before predictive_distribution"):
+        hatband.predictive_distribution(SplitConformalRegressor(), X)
+    with pytest.raises(TypeError, match=r"needs a fitted FullConformalRegressor; got JackknifePlusRegressor\. Use"):
+        hatband.leave_one_out_distribution(JackknifePlusRegressor().fit(X, y), X)

@@ -345,6 +345,14 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             trained.predict_interval(X[:2], groups=labels)
 
+    def test_labels_given_to_fit_are_counted_as_the_caller_does(self, rng):
+        X, y, groups = draw(rng, [30, 30])
+        labels = groups.astype(object)
+        labels[5] = None
+        for seed in range(2):  # row 5 calibrates in the one split and trains in the other
+            with pytest.raises(ValueError, match="groups must not be missing; row 5 has None"):
+                SplitConformalRegressor(calibration_size=0.5, random_state=seed).fit(X, y, groups=labels)
+
     @pytest.mark.parametrize(
         ("setting", "error", "message"),
         [

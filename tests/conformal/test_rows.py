@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import RandomForestRegressor, StackingRegressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeRegressor
 
 from hatband import Scale, SplitConformalRegressor
 from hatband.geometry import geometry_of
@@ -61,6 +63,29 @@ def test_models_that_are_no_linear_smoothers_are_refitted_in_folds(data):
 
     np.testing.assert_allclose(residuals[:, 0], y - cross_val_predict(forest, X, y, cv=folds), rtol=1e-12)
     assert source == "5-fold cross-validation"
+
+
+def test_models_that_cannot_predict_before_they_are_fitted_are_refitted_too(data):
+    X, y = data
+    stacked = StackingRegressor([("ridge", Ridge()), ("tree", DecisionTreeRegressor(random_state=0))])
+    _, residuals, source = honest(stacked, X, y, random_state=3)
+
+    assert source == "5-fold cross-validation"
+    for training, held in KFold(5, shuffle=True, random_state=3).split(X):
+        refit = clone(stacked).fit(X[training], y[training])
+        np.testing.assert_allclose(residuals[held, 0], y[held] - refit.predict(X[held]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_refits_get_the_fit_parameters_of_their_own_rows(data, n_jobs):
+    X, y = data
+    weight = np.linspace(0.1, 3, len(y))
+    tree = DecisionTreeRegressor(max_depth=2, random_state=0)
+    _, residuals, _ = honest(tree, X, y, random_state=3, fit_params={"sample_weight": weight}, n_jobs=n_jobs)
+
+    for training, held in KFold(5, shuffle=True, random_state=3).split(X):
+        refit = clone(tree).fit(X[training], y[training], sample_weight=weight[training])
+        np.testing.assert_allclose(residuals[held, 0], y[held] - refit.predict(X[held]), rtol=1e-12)
 
 
 def test_a_frozen_model_knows_its_own_rows_by_the_normal_equations(data):

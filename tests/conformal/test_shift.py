@@ -282,6 +282,14 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             trained.predict_interval(X[:2], likelihood_ratio=ratio)
 
+    def test_ratios_of_rows_that_fit_trains_on_count_too(self, rng):
+        X, y = draw(rng, 60)
+        ratio, model = np.ones(60), SplitConformalRegressor(calibration_size=20, random_state=0)
+        ratio[np.setdiff1d(np.arange(60), model.fit(X, y).calibration_indices_)[3]] = -1
+        row = int(ratio.argmin())
+        with pytest.raises(ValueError, match=f"likelihood_ratio must be finite and >= 0; row {row} has -1"):
+            model.fit(X, y, likelihood_ratio=ratio)
+
     def test_a_function_that_returns_none_is_named(self, rng):
         X, y = draw(rng, 60)
         model = SplitConformalRegressor(likelihood_ratio=lambda X: -true_ratio(X))

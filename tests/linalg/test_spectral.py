@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hatband.linalg import QR, Spectral
+from hatband.linalg import QR, Auto, Spectral
 from linalg.cases import EPS, with_condition
 from oracles import mp_leverage
 
@@ -80,3 +80,21 @@ def test_sampling_leverage_does_not_cancel_at_a_huge_ridge():
     seen = Spectral().factor(features, 1e14, fit_intercept=False).sampling_leverage(features)
 
     np.testing.assert_allclose(seen, sampling, rtol=1e4 * EPS)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+@pytest.mark.parametrize("ridge", [1e-6, 1e-14, 1e-30, 1e-300])
+@pytest.mark.parametrize("convert", [np.asarray, torch.tensor])
+def test_a_tiny_ridge_does_not_blow_rounding_up_in_the_row_space(convert, ridge, offset, rng):
+    # 40 rows of 60 columns: every training row is interpolated, h = 1 - O(ridge / s^2).
+    features = 1e6 * rng.normal(size=(40, 60)) + offset
+    outside = features[:1] + rng.normal(size=60)
+    factor = Auto().factor(convert(features), ridge)
+
+    seen = np.asarray(factor.leverage(convert(features)))
+    np.testing.assert_allclose(seen, 1.0, rtol=1e3 * EPS)
+    np.testing.assert_allclose(np.diag(np.asarray(factor.cross_leverage(convert(features), convert(features)))), seen)
+    centred = np.vstack([features, outside]) - features.mean(axis=0)
+    basis = np.linalg.svd(centred[:40], full_matrices=False)[2][:39]
+    lost = np.square(centred[40] - centred[40] @ basis.T @ basis).sum()
+    assert np.asarray(factor.leverage(convert(outside)))[0] * ridge == pytest.approx(lost, rel=1e-4)

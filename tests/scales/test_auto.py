@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.tree import DecisionTreeRegressor
 
 from hatband import (
     AutoScale,
@@ -27,6 +29,30 @@ def made_rows(rng, n, deviation):
     h, prediction, inputs = rng.exponential(0.5, n), rng.standard_normal((n, 1)), rng.uniform(-1, 1, (n, 3))
     residual = deviation(h, prediction[:, 0], inputs) * rng.standard_normal(n)
     return rows_of(h, prediction, inputs), residual[:, None]
+
+
+class TestNothingToLearn:
+    @pytest.mark.parametrize(
+        "model", [Ridge(), HistGradientBoostingRegressor(max_iter=5)], ids=lambda m: type(m).__name__
+    )
+    def test_a_constant_target_is_predicted_without_width(self, model, rng):
+        X = rng.standard_normal((300, 3))
+        _, interval = SplitConformalRegressor(model, random_state=0).fit(X, np.full(300, 3.0)).predict_interval(X[:4])
+
+        np.testing.assert_allclose(interval, 3.0, rtol=1e-12)
+
+    def test_a_target_that_is_predicted_exactly_nearly_everywhere_does_not_stop_it(self, rng):
+        X = rng.standard_normal((300, 3))
+        model = SplitConformalRegressor(DecisionTreeRegressor(random_state=0), random_state=0).fit(X, X[:, 0] > 1.8)
+
+        assert np.isfinite(model.predict_interval(X)[1]).all()
+
+    @pytest.mark.parametrize("unit", [1e-300, 1e300])
+    def test_units_do_not_matter_even_where_squares_leave_float64(self, unit, rng):
+        rows, residuals = made_rows(rng, 200, lambda h, p, x: np.sqrt(1 + 4 * h))
+        found = [StrengthScale().fit(rows, factor * residuals).strength_[0] for factor in (1.0, unit)]
+
+        assert found[1] == pytest.approx(found[0], rel=1e-6)
 
 
 class TestChoice:

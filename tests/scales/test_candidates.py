@@ -50,6 +50,12 @@ class TestBlends:
         np.testing.assert_allclose(shift, [[0.5], [2.5]])
         np.testing.assert_allclose(width, [[(2 + 2.5) / 2], [(4 + 3) / 2]])
 
+    def test_have_a_width_where_no_part_needs_one(self):
+        shift, width = mean_band([(1.0, np.full((2, 1), 4.0)), (3.0, np.full((2, 1), 2.0))], np.zeros(2))
+
+        assert shift == 2.0
+        np.testing.assert_allclose(width, [[3.0], [3.0]])
+
     def test_count_a_scale_as_often_as_it_stands(self):
         rows = rows_of(np.array([0.0, 3.0]))
         one, two = LeverageScale().fit(), ConstantScale().fit()

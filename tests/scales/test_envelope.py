@@ -83,3 +83,12 @@ class TestReach:
     def test_looks_at_finite_leverage_only(self):
         assert reach(np.array([1.0, np.inf, 3.0])) == reach(np.array([1.0, 3.0]))
         assert reach(np.array([np.inf])) == np.inf
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_very_few_training_rows_leave_a_reach_that_widths_can_grow_from(n):
+    rows = rows_of(np.full(n, 3.0), np.zeros((n, 1)))
+    found = Envelope.of(rows, np.ones(n), np.ones(n))
+
+    assert 0 <= found.reach <= 3.0
+    assert widths(found, 8.0, 5.0, 1.0) >= found.ceiling

@@ -85,6 +85,8 @@ def tumours() -> Case:
 
 def run_demo(output: Path, splits: int = 100, seed: int = 0) -> None:
     """Print the table for both data sets and write the picture to `output`."""
+    if not output.parent.is_dir():
+        raise CommandError(f"cannot write the picture to {output}: there is no folder {output.parent}")
     print(f"{LEVEL:.0%} intervals, {splits} random splits; every split: train, calibrate, and test on new rows.")
     results = [(case, run_case(case, splits, seed)) for case in (diabetes(), tumours())]
     for case, outcomes in results:

@@ -1,6 +1,7 @@
 """What a reader needs to trust a table of intervals, or not to."""
 
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,9 @@ from hatband.commands.recipes import MAX_LEVELS, chosen
 from hatband.commands.tables import quoted
 from hatband.interval_metrics import covered
 from hatband.scales import AutoScale, Scale
+
+# A number with a decimal comma, or with commas between its thousands.
+_WITH_COMMAS = re.compile(r"[-+]?\d[\d.]*,[\d,.]*\d")
 
 
 def facts(request: IntervalsRequest, columns: Columns, train: Table, new: Table, answer: Answer) -> Iterator[str]:
@@ -77,7 +81,10 @@ def _column_notes(columns: Columns, train: Table, new: Table) -> Iterator[str]:
     if columns.empty:
         yield f"no values in {quoted(columns.empty)} of {train.path}; left out"
     for name, seen in columns.texts.items():
-        if len(seen) == len(train):
+        grouped = next((text for text in sorted(seen) if _WITH_COMMAS.fullmatch(text)), None)
+        if grouped is not None and sum(bool(_WITH_COMMAS.fullmatch(text)) for text in seen) > len(seen) / 2:
+            yield f"{name!r} is read as text, because of its commas: {grouped!r}; write numbers as 1234.5"
+        elif len(seen) == len(train):
             yield f"every row has its own {name!r}; if it names the rows, say --index {name!r}"
         elif len(seen) > MAX_LEVELS:
             yield f"{name!r} has {len(seen)} levels; the rarest count as one"

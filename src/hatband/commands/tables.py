@@ -44,7 +44,16 @@ def read_table(path: Path, index: str | None = None) -> Any:
     if len(frame) == 0:
         raise CommandError(f"{path} has no rows below its header")
     frame.columns = [str(column) for column in frame.columns]
+    _refuse_other_separators(frame, path)
     return _with_index(frame, path, index)
+
+
+def _refuse_other_separators(frame: Any, path: Path) -> None:
+    """One column whose name holds separators is a whole header read as one name."""
+    (name, *others) = frame.columns
+    found = [separator for separator in (";", "\t", "|") if separator in name]
+    if found and not others:
+        raise CommandError(f"{path} seems to have its columns separated by {found[0]!r}; commas are required")
 
 
 def _with_index(frame: Any, path: Path, index: str | None) -> Any:

@@ -18,7 +18,7 @@ from hatband.conformal.held_out import Given, HeldOut, Reach
 from hatband.conformal.routing import fit_parameters, weights_used
 from hatband.geometry import FeatureGeometry, Features, Space, steps_of
 from hatband.geometry.composite import Preprocessed, transformed
-from hatband.geometry.convert import as_numbers
+from hatband.geometry.convert import as_numbers, kept
 from hatband.geometry.features import selected
 from hatband.rows import predict_features
 from hatband.scales import ConstantScale
@@ -210,7 +210,7 @@ class ApproximateJackknifePlusRegressor(BaseEveryRow):
         template = self._regressor()
         params = fit_parameters(self, template, given.weight, given.fit_params)
         # Models of one output warn about a column; (n, 1) is the same to them.
-        estimator = clone(template).fit(given.X, given.values.ravel(), **params)
+        estimator = clone(template).fit(kept(given.X, template), given.values.ravel(), **params)
         return NewtonLeaveOneOut.of(estimator, given.X, given.y, weights_used(params, given.weight), self.block_size)
 
 

@@ -10,16 +10,18 @@ from sklearn.utils import check_consistent_length, check_random_state, get_tags
 from sklearn.utils.metadata_routing import MetadataRouter
 from sklearn.utils.validation import check_is_fitted
 
+from hatband._checks_calibration import check_labels, check_ratio
 from hatband._typing import Array
 from hatband._validation import check_calibration_size, check_confidence_level, check_target, check_weights
 from hatband.conformal.band import band_of, mapped_back, scores_of, shift_and_width, warn_if_outside
-from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target, take_rows
+from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
 from hatband.conformal.intervals import bounds, layout
 from hatband.conformal.routing import router_of
 from hatband.conformal.target import MonotoneTarget
 from hatband.conformal.training import TRAINED, Given, train
+from hatband.geometry.convert import kept
 from hatband.order_statistics import minimum_calibration_size
-from hatband.rows import Rows, new_rows
+from hatband.rows import Rows, new_rows, take_rows
 
 _CALIBRATED = ("scores_", "calibration_", "effective_sample_size_")
 
@@ -90,6 +92,9 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         check_consistent_length(X, target, groups, likelihood_ratio)
         n = len(target)
         weight = None if sample_weight is None else check_weights(sample_weight, n)
+        # Here the rows of a message are those of the caller, and no rows escape by being trained on.
+        groups = None if groups is None else check_labels(groups, n)
+        likelihood_ratio = None if likelihood_ratio is None else check_ratio(likelihood_ratio, n)
         size = check_calibration_size(self.calibration_size, n)
         order = check_random_state(self.random_state).permutation(n)
         calibration, training = np.sort(order[:size]), np.sort(order[size:])
@@ -225,7 +230,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         self._check_trained("predict")
         X = check_rows(self, X, reset=False)
         if not return_std:
-            return self._shaped(self.estimator_.predict(X))
+            return self._shaped(self.estimator_.predict(kept(X, self.estimator_)))
         rows = self._rows(X)
         shift, width = shift_and_width(self.scale_, rows)
         if np.any(shift):
@@ -273,9 +278,7 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
         are exchangeable (within groups where there are groups; after weighting where there is a likelihood ratio); per
         output, or for all outputs with ``joint=True``. Cost: one prediction and, for leverage scales, d^2 per row.
         """
-        self._check_trained("predict_interval")
-        if "scores_" not in vars(self):
-            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
+        self._check_calibrated("predict_interval")
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
         X = check_rows(self, X, reset=False)
         rows = self._rows(X)
@@ -322,6 +325,11 @@ class BaseSplitConformal(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC)
             "space_",
             msg=f"This %(name)s instance is not fitted yet. Call fit, or fit_train and calibrate, before {caller}.",
         )
+
+    def _check_calibrated(self, caller: str) -> None:
+        self._check_trained(caller)
+        if "scores_" not in vars(self):
+            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
 
     def _forget(self) -> None:
         for name in (*TRAINED, *_CALIBRATED, "calibration_indices_"):

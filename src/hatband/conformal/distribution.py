@@ -149,9 +149,11 @@ class PredictiveDistribution(ABC):
         Returns
         -------
         array (m,) or (m, q)
-            In the units of y; smaller is better; inf where an atom is infinite.
+            In the units of y; smaller is better; inf where y or an atom is infinite.
         """
-        return self._shaped(self._crps(self._targets(y)))
+        targets = self._targets(y)
+        known = np.isfinite(targets)
+        return self._shaped(np.where(known, self._crps(np.where(known, targets, 0.0)), np.inf))
 
     def _targets(self, y: Any) -> Array:
         return check_target_for(y, self.n_rows, self.n_outputs)

@@ -23,6 +23,7 @@ from hatband.conformal.held_out import METHODS, Given, HeldOut
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
 from hatband.conformal.intervals import layout, warn_if_too_few
 from hatband.conformal.routing import router_of
+from hatband.geometry.convert import kept
 from hatband.order_statistics import minimum_calibration_size
 
 
@@ -87,7 +88,7 @@ class BaseEveryRow(MetaEstimatorMixin, RegressorMixin, BaseEstimator, ABC):
         self._check_fitted()
         X = check_rows(self, X, reset=False)
         if not return_std:
-            return self._point(self.estimator_.predict(X))
+            return self._point(self.estimator_.predict(kept(X, self.estimator_)))
         features = self.held_out_.features(X)
         prediction, width = self.held_out_.prediction(features), self.held_out_.width(features)
         return self._point(prediction), self._point(np.broadcast_to(width, prediction.shape).copy())

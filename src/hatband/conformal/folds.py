@@ -17,9 +17,8 @@ from hatband.conformal.band import band_of
 from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.crossing import row_blocks
 from hatband.conformal.held_out import Given, HeldOut, Reach
-from hatband.conformal.inputs import take_rows
 from hatband.conformal.progress import reported
-from hatband.rows import new_rows
+from hatband.rows import new_rows, take_rows
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from hatband.conformal.intervals import layout, warn_if_too_few
 from hatband.conformal.routing import fit_parameters, router_of
 from hatband.conformal.smoother import TrainedSmoother
 from hatband.geometry import as_geometry
+from hatband.geometry.convert import kept
 from hatband.order_statistics import upper_rank
 
 
@@ -143,7 +144,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     ) -> TrainedSmoother:
         template = self._regressor()
         params = fit_parameters(self, template, weight, fit_params)
-        estimator = clone(template).fit(X, y, **params)
+        estimator = clone(template).fit(kept(X, template), y, **params)
         geometry = as_geometry(self.geometry, estimator)
         check_exactness(
             geometry.exactness,
@@ -179,7 +180,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         if return_interval:
             return self.predict_interval(X, confidence_level)
         check_is_fitted(self, "smoother_")
-        return self._point(self.estimator_.predict(check_rows(self, X, reset=False)))
+        return self._point(self.estimator_.predict(kept(check_rows(self, X, reset=False), self.estimator_)))
 
     def predict_interval(self, X: Any, confidence_level: Any = None) -> tuple[Array, Array]:
         """Predict, with the interval of all conforming candidates: for "absolute" and "deleted" the hull of their set.

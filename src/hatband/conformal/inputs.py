@@ -5,8 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import _num_samples, validate_data
+from sklearn.utils.validation import validate_data
 
 from hatband._typing import Array
 
@@ -36,10 +35,3 @@ def shaped_like_target(values: Array, n_outputs: int, single: bool) -> Array:
     """Return predictions in the shape that y had: (m,) or (m, q)."""
     columns = np.asarray(values, dtype=np.float64).reshape(-1, n_outputs)
     return columns[:, 0] if single else columns
-
-
-def take_rows(values: Any, index: Array, n_samples: int) -> Any:
-    """Return rows of something with one entry per row, anything else as it is."""
-    if not (hasattr(values, "__len__") or hasattr(values, "shape")) or isinstance(values, (str, dict)):
-        return values
-    return _safe_indexing(values, index) if _num_samples(values) == n_samples else values

@@ -12,6 +12,7 @@ from hatband.conformal.leave_one_out import LeaveOneOut
 from hatband.conformal.routing import fit_parameters, weights_used
 from hatband.geometry import KernelGeometry, as_geometry
 from hatband.geometry.composite import Preprocessed
+from hatband.geometry.convert import kept
 from hatband.ridge import LARGEST_KERNEL
 from hatband.scales import as_scale
 
@@ -138,7 +139,7 @@ class JackknifePlusRegressor(BaseEveryRow):
         template, scale = self._regressor(), as_scale(self.scale)
         check_pointwise(scale, self.allow_tuned, type(self).__name__)
         params = fit_parameters(self, template, given.weight, given.fit_params)
-        estimator = clone(template).fit(given.X, given.values, **params)
+        estimator = clone(template).fit(kept(given.X, template), given.values, **params)
         geometry = as_geometry(self.geometry, estimator)
         check_exactness(
             geometry.exactness,

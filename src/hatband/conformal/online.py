@@ -33,7 +33,7 @@ from hatband.conformal.online_calibration import Calibration
 from hatband.conformal.online_levels import as_adaptation
 from hatband.conformal.online_ridge import Block, Seen, StreamingRidge
 from hatband.conformal.online_stream import Followed, Stream
-from hatband.geometry.convert import as_numbers, dense_inputs
+from hatband.geometry.convert import as_numbers, dense_inputs, kept
 from hatband.order_statistics import minimum_calibration_size
 from hatband.scales import as_scale
 
@@ -243,7 +243,7 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
     def _fitted_transformer(self, X: Any) -> Any:
         if self.transformer is None or isinstance(self.transformer, FrozenEstimator):
             return self.transformer
-        return clone(self.transformer).fit(X)
+        return clone(self.transformer).fit(kept(X, self.transformer))
 
     # ---------------------------------------------------------------- prediction
 
@@ -393,7 +393,7 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
 
 def _features(transformer: Any, X: Any) -> Array:
     """Features (n, d) in float64, dense and finite."""
-    values = X if transformer is None else dense_inputs(as_numbers(transformer.transform(X)), None)
+    values = X if transformer is None else dense_inputs(as_numbers(transformer.transform(kept(X, transformer))), None)
     check_finite(values, "X" if transformer is None else "the features")
     features = np.asarray(values, dtype=np.float64)
     check_squares(features)

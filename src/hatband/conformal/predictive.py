@@ -80,7 +80,7 @@ def predictive_distribution(model: Any, X: Any) -> PredictiveDistribution:
 
 @predictive_distribution.register
 def _of_split(model: BaseSplitConformal, X: Any) -> PredictiveDistribution:
-    check_is_fitted(model, "scores_")
+    model._check_calibrated("predictive_distribution")
     check_pooled(isinstance(model.calibration_.ranking, PooledRanking))
     rows = new_rows(model.model_, model.space_, check_rows(model, X, reset=False), model.n_outputs_)
     shift, width = model.scale_.predict(rows)
@@ -167,6 +167,8 @@ def leave_one_out_distribution(model: FullConformalRegressor, X: Any) -> ScaledD
 
     Raises
     ------
+    TypeError
+        If the model is no FullConformalRegressor.
     NotFittedError
         If the model is not fitted.
     ValueError
@@ -187,6 +189,11 @@ def leave_one_out_distribution(model: FullConformalRegressor, X: Any) -> ScaledD
     >>> law.n_atoms, law.interval(0.9).shape
     (442, (442, 2))
     """
+    if not isinstance(model, FullConformalRegressor):
+        raise TypeError(
+            f"leave_one_out_distribution needs a fitted FullConformalRegressor; got {type(model).__name__}. Use "
+            "predictive_distribution, which takes others too."
+        )
     check_is_fitted(model, "smoother_")
     smoother = model.smoother_
     features = smoother.space.features(check_rows(model, X, reset=False))

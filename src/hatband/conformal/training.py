@@ -17,6 +17,7 @@ from hatband.conformal.routing import fit_parameters, weights_used
 from hatband.conformal.shift import fit_ratio
 from hatband.conformal.target import split_target
 from hatband.geometry import as_geometry
+from hatband.geometry.convert import kept
 from hatband.rows import Rows, honest_rows, new_rows, training_rows
 from hatband.scales import as_scale, fit_scale
 
@@ -53,7 +54,7 @@ def train(owner: Any, template: Any, given: Given) -> dict[str, Any]:
     X, (target, single) = given.X, check_target(given.y)
     ratio = fit_ratio(owner.likelihood_ratio, X, _checked(owner, given.X_target))
     params = fit_parameters(owner, template, given.sample_weight, given.fit_params, given.routed)
-    estimator = clone(template).fit(X, given.y, **params)
+    estimator = clone(template).fit(kept(X, template), kept(given.y, template), **params)
     model, scored = split_target(estimator, target)
     weight = weights_used(params, given.sample_weight)
     space = as_geometry(owner.geometry, estimator).fit(X, weight)

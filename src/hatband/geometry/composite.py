@@ -8,6 +8,7 @@ import numpy as np
 
 from hatband._typing import Array
 from hatband.geometry.base import Exactness, Features, Geometry, Space
+from hatband.geometry.convert import kept
 from hatband.geometry.model import final_step, weakest
 
 
@@ -100,7 +101,7 @@ class PreprocessedSpace(Space):
 def transformed(transformers: Sequence[Any], X: Any) -> Any:
     """Return X after the transformers."""
     for transformer in transformers:
-        X = transformer.transform(X)
+        X = transformer.transform(kept(X, transformer))
     return X
 
 

@@ -1,9 +1,11 @@
 """Raw rows as numbers: what a geometry measures, and what a scale may be learned on."""
 
+import copy
 from typing import Any
 
 import numpy as np
 from scipy import sparse
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 
 from hatband._typing import Array
@@ -11,6 +13,20 @@ from hatband._validation import check_weights
 
 # A learned scale needs dense inputs; of sparse ones it gets this many columns.
 DENSE_COLUMNS = 256
+
+
+# What scikit-learn's estimators call the permission to overwrite X (and some y too), when it is False.
+_KEEP_INPUTS = frozenset({"copy", "copy_X", "copy_x"})
+
+
+def kept(X: Any, estimator: Any) -> Any:
+    """Return rows (or targets) to hand to an estimator: X itself, or a copy where it has leave to overwrite them.
+
+    Leverage is measured on the same rows after the estimator has been fitted to them.
+    """
+    settings = estimator.get_params(deep=True) if isinstance(estimator, BaseEstimator) else {}
+    overwrites = any(value is False and name.rpartition("__")[2] in _KEEP_INPUTS for name, value in settings.items())
+    return copy.deepcopy(X) if overwrites else X
 
 
 def as_numbers(X: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from hatband._typing import Array
 from hatband.geometry.base import Exactness, Features, Geometry, Space
-from hatband.geometry.convert import as_numbers, combined_weights, dense_inputs, input_columns
+from hatband.geometry.convert import as_numbers, combined_weights, dense_inputs, input_columns, kept
 from hatband.linalg import Auto, Factor, Solver
 
 
@@ -216,7 +216,7 @@ class FeatureSpace(Space):
 
 def mapped(feature_map: Any, X: Any) -> Any:
     """Return the features of X as a float array or CSR matrix."""
-    return as_numbers(X if feature_map is None else feature_map.transform(X))
+    return as_numbers(X if feature_map is None else feature_map.transform(kept(X, feature_map)))
 
 
 def selected(values: Any, columns: Array | None) -> Any:

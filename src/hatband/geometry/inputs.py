@@ -13,7 +13,7 @@ from sklearn.utils import _safe_indexing
 from hatband._typing import Array
 from hatband._validation import check_finite, check_ridge
 from hatband.geometry.base import Exactness, Geometry
-from hatband.geometry.convert import as_numbers
+from hatband.geometry.convert import as_numbers, kept
 from hatband.geometry.features import FeatureGeometry, FeatureSpace
 from hatband.geometry.table import InputEncoder
 
@@ -36,14 +36,14 @@ class Scaled:
     @classmethod
     def of(cls, feature_map: Any, X: Any, sample_weight: Array | None) -> "Scaled":
         """Measure the spread of the training rows' features."""
-        features = as_numbers(feature_map.transform(X))
+        features = as_numbers(feature_map.transform(kept(X, feature_map)))
         check_finite(features, "features")
         scaler = StandardScaler(with_mean=not sparse.issparse(features))
         return cls(feature_map, scaler.fit(features, sample_weight=sample_weight))
 
     def transform(self, X: Any) -> Any:
         """Return the standardised features."""
-        features = as_numbers(self.feature_map.transform(X))
+        features = as_numbers(self.feature_map.transform(kept(X, self.feature_map)))
         check_finite(features, "features")
         return self.scaler.transform(features)
 
@@ -120,6 +120,6 @@ class TransformerGeometry(Geometry):
     def fit(self, X: Any, sample_weight: Array | None = None) -> FeatureSpace:
         """Fit a clone of the transformer to the training rows X, and factor its standardised output."""
         frozen = isinstance(self.transformer, FrozenEstimator)
-        fitted = self.transformer if frozen else clone(self.transformer).fit(X)
+        fitted = self.transformer if frozen else clone(self.transformer).fit(kept(X, self.transformer))
         feature_map = Scaled.of(fitted, X, sample_weight)
         return FeatureGeometry(1.0, True, "none", feature_map).fit(X, sample_weight)

@@ -121,8 +121,9 @@ class AutoScale(Scale):
         self.report_: list[dict[str, Any]] = [_unchosen(0, "no honest residuals")]
         if rows is None or residuals is None:
             warnings.warn(
-                "There are no honest residuals to choose a scale by, because the frozen model may have been trained on "
-                "the rows given: the leverage scale is used. Pass residuals='unseen' if it was not.",
+                "There are no honest residuals to choose a scale by, because the model may have been trained on the rows "
+                "given and cannot be refitted without them: the leverage scale is used. Pass residuals='unseen' if it was "
+                "not.",
                 LeverageWarning,
                 stacklevel=2,
             )

@@ -65,6 +65,8 @@ def _kind(scale: Any) -> tuple[str, ...]:
 
 def mean_band(bands: list[tuple[Any, Array]], thresholds: Array) -> tuple[Any, Array]:
     """Return mean shift and mean half-width of bands, each at its own threshold: widths of one unit."""
+    # Where every member covers without any width there is no unit to bring them to, and a width of 0 is none.
+    thresholds = thresholds if np.any(thresholds) else np.ones(len(bands))
     shift = sum(shift for shift, _ in bands) / len(bands)
     width = sum(threshold * width for threshold, (_, width) in zip(thresholds, bands, strict=True)) / len(bands)
     return shift, width

@@ -64,4 +64,4 @@ def smallest_width(residual: Array) -> float:
 def reach(leverage: Array) -> float:
     """Return the largest finite leverage, less the share 4 / n by which leaving a row out can raise it."""
     finite = leverage[np.isfinite(leverage)]
-    return float(finite.max() * (1 - 4 / len(finite))) if finite.size else np.inf
+    return float(finite.max() * max(1 - 4 / len(finite), 0.0)) if finite.size else np.inf

@@ -5,6 +5,7 @@ from typing import Any
 
 from sklearn.base import clone
 
+from hatband._validation import check_some_residuals
 from hatband.rows import NoHonestResiduals, TrainingRows
 from hatband.scales.auto import AutoScale
 from hatband.scales.base import Scale, with_context
@@ -74,6 +75,8 @@ def fit_scale(scale: Any, honest: Callable[[], TrainingRows]) -> str | None:
     ------
     NoHonestResiduals
         If there are none, and the scale can do nothing without.
+    ValueError
+        If the model interpolates every training row, which leaves none either.
 
     Examples
     --------
@@ -90,5 +93,7 @@ def fit_scale(scale: Any, honest: Callable[[], TrainingRows]) -> str | None:
             raise
         scale.fit(None)
         return None
+    if not getattr(scale, "works_without_residuals", False):
+        check_some_residuals(len(found.rows), type(scale).__name__)
     scale.fit(found.rows, found.residuals, found.sample_weight)
     return found.source

@@ -92,9 +92,11 @@ class StrengthScale(Scale):
 def _strength(leverage: Array, residual: Array, weight: Array) -> float:
     """Return the c that minimises -2 log likelihood, sigma profiled out, plus the prior's penalty."""
     used = np.isfinite(leverage) & (weight > 0)
-    h, square, weight = leverage[used], np.square(residual[used]), weight[used] * used.sum() / weight[used].sum()
-    if not square.any():
+    h, weight = leverage[used], weight[used] * used.sum() / weight[used].sum()
+    largest = np.abs(residual[used]).max(initial=0.0)
+    if largest == 0:
         return 0.0
+    square = np.square(residual[used] / largest)  # squares of residuals in extreme units would leave float64
 
     def deviance(log_strength: Any) -> float:
         variance = 1 + np.expm1(log_strength) * h
