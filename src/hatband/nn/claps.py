@@ -11,10 +11,9 @@ from torch import nn
 
 from hatband._typing import Array
 from hatband._validation import check_confidence_level, check_in
-from hatband.conformal.band import warn_if_outside
 from hatband.conformal.inputs import shaped_like_target
-from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.nn.batches import as_batches
+from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.claps_diagnostics import CalibrationArrays, VarianceShares, calibration_arrays, variance_shares
 from hatband.nn.gather import Gathered, gathered, head_of
 from hatband.nn.laplace import conditioned, predicted
@@ -247,14 +246,11 @@ class ClapsRegressor(BaseEstimator):
             If there are no calibration scores.
         """
         rows = self._gather(data, None, "predict_interval")
-        self._check_calibrated()
+        check_calibrated(self)
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
         law = self._law(rows)
         width = np.sqrt(law.variance)
-        warn_if_too_few("calibration rows", len(self.scores_), levels, self.symmetric, stacklevel=2)
-        warn_if_outside(width, stacklevel=2)
-        pairs = [bounds(law.mean, width, *thresholds(self.scores_, level, self.symmetric)) for level in levels]
-        return self._shaped(law.mean), layout(pairs, self.single_target_, single)
+        return self._shaped(law.mean), calibrated_interval(self, law.mean, width, levels, single)
 
     def leverage(self, data: Any) -> Array:
         """Return phi'(Phi'W Phi + ridge I)^-1 phi, (m,), or (m, q) where noise differs per output."""
@@ -271,7 +267,7 @@ class ClapsRegressor(BaseEstimator):
     def calibration_arrays(self, data: Any, y: Any, level: Any = 0.9) -> CalibrationArrays:
         """Return PITs and densities of y before and after calibration; see `calibration_arrays`."""
         law = self.predict_law(data)
-        self._check_calibrated()
+        check_calibrated(self)
         return calibration_arrays(law, np.asarray(y, dtype=float), self.scores_, level, self.random_state)
 
     # ---------------------------------------------------------------- rows, state
@@ -288,7 +284,3 @@ class ClapsRegressor(BaseEstimator):
 
     def _shaped(self, values: Array) -> Array:
         return shaped_like_target(values, self.n_outputs_, self.single_target_)
-
-    def _check_calibrated(self) -> None:
-        if "scores_" not in vars(self):
-            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")

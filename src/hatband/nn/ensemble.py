@@ -13,12 +13,12 @@ from torch import nn
 from hatband._checks_network import check_at_least
 from hatband._typing import Array
 from hatband._validation import check_confidence_level, check_in
-from hatband.conformal.band import band_of, warn_if_outside
+from hatband.conformal.band import band_of
 from hatband.conformal.inputs import shaped_like_target
-from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.conformal.target import PlainTarget
 from hatband.nn.batches import as_batches
 from hatband.nn.blocks import Block, block_of, columns_like
+from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.ensemble_files import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.space import NetworkSpace
@@ -227,17 +227,13 @@ class EnsembleConformalRegressor(BaseEstimator):
         interval : array (m, 2), (m, q, 2), (m, 2, L) or (m, q, 2, L)
         """
         self._check_trained("predict_interval")
-        if "scores_" not in self.__dict__:
-            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
+        check_calibrated(self)
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
         parts = list(self._bands(data))
         prediction, center, width = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("prediction", "center", "width")
         )
-        warn_if_too_few("calibration rows", len(self.scores_), levels, self.symmetric, stacklevel=2)
-        warn_if_outside(width, stacklevel=2)
-        pairs = [bounds(center, width, *thresholds(self.scores_, level, self.symmetric)) for level in levels]
-        return self._shaped(prediction), layout(pairs, self.single_target_, single)
+        return self._shaped(prediction), calibrated_interval(self, center, width, levels, single)
 
     def leverage(self, data: Any) -> Array:
         """Return the mean leverage of the networks, (m,).

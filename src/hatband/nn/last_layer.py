@@ -14,13 +14,13 @@ from torch import nn
 
 from hatband._typing import Array
 from hatband._validation import LeverageWarning, check_confidence_level, check_in
-from hatband.conformal.band import band_of, warn_if_outside
+from hatband.conformal.band import band_of
 from hatband.conformal.inputs import shaped_like_target
-from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.conformal.target import PlainTarget
 from hatband.linalg import GramStatistics
 from hatband.nn.batches import NO_ROWS, as_batches
 from hatband.nn.blocks import Block, blocks_of, columns_like, training_rows, validation_rows
+from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.recipes import Task, as_recipe
 from hatband.nn.saving import load_last_layer, save_last_layer
 from hatband.nn.space import NetworkSpace
@@ -278,15 +278,11 @@ class LastLayerConformalRegressor(BaseEstimator):
             If a level is not inside (0, 1).
         """
         self._check_trained("predict_interval")
-        if "scores_" not in vars(self):
-            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
+        check_calibrated(self)
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
         found = _stacked(np.stack((block.prediction, *self._band(block)), axis=1) for block in self._blocks(data))
         prediction, center, width = found[:, 0], found[:, 1], found[:, 2]
-        warn_if_too_few("calibration rows", len(self.scores_), levels, self.symmetric, stacklevel=2)
-        warn_if_outside(width, stacklevel=2)
-        pairs = [bounds(center, width, *thresholds(self.scores_, level, self.symmetric)) for level in levels]
-        return self._shaped(prediction), layout(pairs, self.single_target_, single)
+        return self._shaped(prediction), calibrated_interval(self, center, width, levels, single)
 
     def leverage(self, data: Any) -> Array:
         """Return h(x) = phi(x)' A^-1 phi(x) of each row (m,), phi(x) being what enters the head.
