@@ -23,6 +23,7 @@ from hatband.nn import (
 )
 from hatband.nn.batches import as_batches
 from hatband.nn.gather import gathered
+from hatband.scales import CallableScale
 from nn.cases import dense_leverage, network, rows
 
 X, Y = rows(40)
@@ -288,3 +289,52 @@ def test_codes_are_no_table_to_learn_noise_from():
 
     assert gathered(net, find_head(net, codes), as_batches(codes, Y)).inputs is None
     ClapsRegressor(net, noise="learned", random_state=0).fit_train(codes, Y, validation=(codes, Y))
+
+
+class WithMore(nn.Linear):
+    """A layer that keeps more than tensors in its state."""
+
+    def get_extra_state(self):
+        return {"seen": 3}
+
+    def set_extra_state(self, state):
+        assert state == {"seen": 3}
+
+
+def test_a_state_that_holds_more_than_tensors_is_trained_and_not_saved(tmp_path):
+    net = nn.Sequential(WithMore(4, 6), nn.Tanh(), nn.Linear(6, 1))
+    fit_network(net, X, Y, epochs=2, random_state=0)
+    with pytest.raises(ValueError, match=r"0\._extra_state"):
+        LastLayerConformalRegressor(net, scale="leverage").fit_train(X, Y).save(tmp_path / "model")
+
+
+# ---------------------------------------------------------------- failures
+
+
+def unlucky(rows):
+    raise RuntimeError("out of luck")
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "predict_interval", "target", "learn"])
+@pytest.mark.parametrize("layer", [None, "all"])
+def test_a_failure_between_batches_leaves_network_and_gradients_as_found_while_it_is_looked_at(layer, verb):
+    net = network().train()
+    model = LastLayerConformalRegressor(net, layer, scale="leverage").fit_train(X, Y).calibrate(X, Y)
+    learner = LastLayerConformalRegressor(net, layer, scale="strength")
+    wide = Y[:, None].expand(-1, 2)
+    calls = {
+        "calibrate": lambda: model.calibrate(X, Y),
+        "predict_interval": lambda: model.predict_interval(X),
+        "target": lambda: model.calibrate(X, wide),
+        "learn": lambda: learner.fit_train(X, validation=(X, wide)),
+    }
+    model.scale_ = CallableScale(unlucky) if verb in {"calibrate", "predict_interval"} else model.scale_
+
+    with pytest.raises((RuntimeError, ValueError)) as error:
+        calls[verb]()
+
+    # The traceback keeps every frame.
+    assert error.tb is not None
+    assert torch.is_grad_enabled()
+    assert net.training
+    assert not any(part._forward_pre_hooks for part in net.modules())

@@ -161,7 +161,7 @@ class SpectralFactor(Factor):
         outer = self.frame.backend.row_squares(block)
         if size is not None:
             # A tiny ridge would blow rounding up to leverages far above 1 in the row space itself.
-            lost = outer <= (ROUNDING * EPS) ** 2 * (size + self.spectrum.values[0] ** 2) + self._mean_rounding
+            lost = outer <= (ROUNDING * EPS) ** 2 * (size + (self.spectrum.values[:1] ** 2).sum()) + self._mean_rounding
             block[lost], outer[lost] = 0.0, 0.0
         return inner, outer
 

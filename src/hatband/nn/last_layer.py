@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -230,12 +231,13 @@ class LastLayerConformalRegressor(BaseEstimator):
         """
         self._check_trained("calibrate")
         scores, flat, infinite = [], True, 0
-        for block in self._blocks(data, y):
-            target = columns_like(block.target, block.prediction)
-            center, width = self._band(block)
-            scores.append((target - center) / width)
-            flat = np.ndim(block.target) == 1
-            infinite += int(np.isinf(width).any(axis=1).sum())
+        with closing(self._blocks(data, y)) as blocks:
+            for block in blocks:
+                target = columns_like(block.target, block.prediction)
+                center, width = self._band(block)
+                scores.append((target - center) / width)
+                flat = np.asarray(block.target).ndim == 1
+                infinite += int(np.isinf(width).any(axis=1).sum())
         found = _stacked(scores)
         if 2 * infinite >= len(found):
             warnings.warn(
@@ -252,7 +254,7 @@ class LastLayerConformalRegressor(BaseEstimator):
     def predict(self, data: Any) -> Array:
         """Return the prediction of the network, (m,) or (m, q) as y came, as a NumPy array."""
         self._check_trained("predict")
-        return self._shaped(_stacked(block.prediction for block in self._blocks(data)))
+        return self._shaped(self._of_each(data, lambda block: block.prediction))
 
     def predict_interval(self, data: Any, confidence_level: Any = None) -> tuple[Array, Array]:
         """Predict, with intervals prediction + shift -+ threshold x width that hold with the stated probability.
@@ -280,7 +282,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         self._check_trained("predict_interval")
         check_calibrated(self)
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
-        found = _stacked(np.stack((block.prediction, *self._band(block)), axis=1) for block in self._blocks(data))
+        found = self._of_each(data, lambda block: np.stack((block.prediction, *self._band(block)), axis=1))
         prediction, center, width = found[:, 0], found[:, 1], found[:, 2]
         return self._shaped(prediction), calibrated_interval(self, center, width, levels, single)
 
@@ -292,7 +294,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         data : DataLoader or array (m, ...)
         """
         self._check_trained("leverage")
-        return _stacked(self.space_.leverage(block.features) for block in self._blocks(data))
+        return self._of_each(data, lambda block: self.space_.leverage(block.features))
 
     # ---------------------------------------------------------------- saving
 
@@ -351,8 +353,13 @@ class LastLayerConformalRegressor(BaseEstimator):
             layer = next((name for name, part in self.module.named_modules() if part is layer), layer)
         return copy.deepcopy(self.module).to(usable_device(self.device)), layer
 
-    def _blocks(self, data: Any, y: Any = None) -> Any:
+    def _blocks(self, data: Any, y: Any = None) -> Generator[Block, None, None]:
         return blocks_of(self.space_, as_batches(data, y))
+
+    def _of_each(self, data: Any, verb: Callable[[Block], Array]) -> Array:
+        """Return what a function makes of every block, one below the other."""
+        with closing(self._blocks(data)) as blocks:
+            return _stacked(map(verb, blocks))
 
     def _band(self, block: Block) -> tuple[Array, Array]:
         """Return centre and width, both (b, q)."""
