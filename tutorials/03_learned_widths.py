@@ -141,7 +141,7 @@ for row in model.scale_.report_:
     mark = "  <- chosen" if row["chosen"] else ""
     print(f"{row['candidate']:34} {row['score']:7.0f} {row['excess']:7.0f} {row['standard_error']:6.0f}{mark}")
 chosen = next(row["candidate"] for row in model.scale_.report_ if row["chosen"])
-assert chosen.startswith(("magnitude", "quantile"))
+assert chosen.startswith(("magnitude", "quantile", "boosted", "both"))
 
 
 # %% [markdown]

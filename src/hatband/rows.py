@@ -232,8 +232,8 @@ def training_rows(
         )
     elif len(y) < 2:
         raise NoHonestResiduals(
-            "Honest residuals from refits need at least two training rows; got 1. Pass more rows, or a scale that needs "
-            "no residuals, such as 'leverage'."
+            "Honest residuals from refits need at least two training rows; got 1. Pass more rows, or a scale that "
+            "needs no residuals, such as 'leverage'."
         )
     else:
         folds = KFold(min(RESIDUAL_FOLDS, len(y)), shuffle=True, random_state=random_state)

@@ -72,7 +72,7 @@ class TestChoice:
         ("deviation", "names"),
         [
             (lambda h, p, x: np.exp(p), {"magnitude (leverage, prediction)"}),
-            (lambda h, p, x: np.exp(2 * x[:, 0]), {"magnitude", "quantile", "magnitude and quantile"}),
+            (lambda h, p, x: np.exp(2 * x[:, 0]), {"boosted quantile", "quantile", "both quantiles"}),
         ],
         ids=["noise by prediction", "noise by inputs"],
     )

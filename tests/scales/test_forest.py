@@ -92,6 +92,17 @@ class TestQuantiles:
         assert (middle <= high).all()
         assert stats.spearmanr(high - low, np.abs(X[:, 1])).statistic > 0.6
 
+    def test_find_a_spread_where_the_middle_does_not_move(self, rng):
+        """Noise of two sizes around zero: which of forty inputs tells them apart, ranks of y alone cannot say."""
+        X = rng.uniform(-1, 1, (1000, 40))
+        y = np.where(X[:, 0] > 0, 5.0, 0.5) * rng.standard_normal(1000)
+        fitted = QuantileForest(40, random_state=0).fit(X, y)
+        new = rng.uniform(-1, 1, (1000, 40))
+        low, high = fitted.quantiles(new, [0.1, 0.9]).T
+        wide, narrow = ((high - low)[side].mean() for side in (new[:, 0] > 0, new[:, 0] < 0))
+
+        assert wide > 4 * narrow
+
     def test_are_the_same_in_blocks(self, made, monkeypatch):
         X, y = made
         fitted = QuantileForest(5, random_state=0).fit(X, y)

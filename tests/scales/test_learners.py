@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import LinearRegression, QuantileRegressor
 from sklearn.neighbors import KNeighborsRegressor
 
 from hatband import MagnitudeScale, QuantileScale
-from hatband.scales.learners import ForestBounds, RegressorBounds, fit_regressor, magnitude_regressor
+from hatband.scales.learners import ForestBounds, RegressorBounds, boosted_quantiles, fit_regressor, magnitude_regressor
 from scales.cases import rows_of
 
 
@@ -44,6 +45,14 @@ class TestRegressorBounds:
         ]
 
         np.testing.assert_allclose([low, high], np.sort(tails, axis=0), rtol=1e-9)
+
+    def test_of_the_default_boosting_follow_the_noise_and_come_out_the_same_twice(self, rng):
+        X = rng.uniform(-1, 1, (1000, 2))
+        y = np.exp(2 * X[:, 0]) * rng.standard_normal(1000)
+        one, two = (np.ptp(RegressorBounds(0.9, boosted_quantiles()).fit(X, y).bounds(X), axis=0) for _ in range(2))
+
+        np.testing.assert_array_equal(one, two)
+        assert stats.spearmanr(one, X[:, 0]).statistic > 0.9
 
     def test_are_swapped_where_they_cross(self, made):
         fitted = RegressorBounds(0.9, QuantileRegressor(alpha=0)).fit(*made)

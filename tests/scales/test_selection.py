@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import QuantileRegressor
 from sklearn.model_selection import KFold
 
 from hatband import ConstantScale, LeverageScale, MagnitudeScale, QuantileScale
@@ -128,7 +129,14 @@ class TestTrialVersion:
         assert scale.n_trees == 400
 
     @pytest.mark.parametrize(
-        "scale", [ConstantScale(), LeverageScale(), MagnitudeScale(), QuantileScale(n_trees=TRIAL_TREES)]
+        "scale",
+        [
+            ConstantScale(),
+            LeverageScale(),
+            MagnitudeScale(),
+            QuantileScale(n_trees=TRIAL_TREES),
+            QuantileScale(regressor=QuantileRegressor()),
+        ],
     )
     def test_is_the_scale_itself_where_that_is_cheap(self, scale):
         trial, loss = trial_version(scale)

@@ -54,16 +54,16 @@ class AutoScale(Scale):
     """The scale with the smallest cross-validated mean interval score on honest training residuals, simpler ones first.
 
     Chosen by the one-standard-error rule from constant, leverage, its strength, learned magnitudes and quantiles, and
-    the mean of these two; for each output by itself. No calibration row is used, so the guarantee of the calibrated
-    interval is untouched.
+    the mean of two ways to learn these; for each output by itself. No calibration row is used, so the guarantee of the
+    calibrated interval is untouched.
 
     Parameters
     ----------
     candidates : dict of name -> Scale or tuple of names, or None, default=None
         The simpler first. A tuple blends the candidates that it names: the mean of their bands, each scaled to its own
         threshold; a name that stands twice counts twice. None: strength, leverage, constant, strength of the sampling
-        form, magnitude learned from (leverage, prediction), then from (leverage, prediction, inputs) magnitude,
-        quantile, and one part magnitude with two parts quantile.
+        form, magnitude learned from (leverage, prediction), then from (leverage, prediction, inputs) boosted
+        quantiles, a forest's, and one part of those with three of these.
     level : float or None, default=None
         Level of the interval score. None: the first confidence level of the estimator around the scale, else 0.9.
     random_state : int, RandomState or None, default=None
@@ -121,9 +121,9 @@ class AutoScale(Scale):
         self.report_: list[dict[str, Any]] = [_unchosen(0, "no honest residuals")]
         if rows is None or residuals is None:
             warnings.warn(
-                "There are no honest residuals to choose a scale by, because the model may have been trained on the rows "
-                "given and cannot be refitted without them: the leverage scale is used. Pass residuals='unseen' if it was "
-                "not.",
+                "There are no honest residuals to choose a scale by, because the model may have been trained on the "
+                "rows given and cannot be refitted without them: the leverage scale is used. Pass residuals='unseen' "
+                "if it was not.",
                 LeverageWarning,
                 stacklevel=2,
             )

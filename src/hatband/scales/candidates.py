@@ -9,6 +9,7 @@ from hatband._typing import Array
 from hatband.rows import Rows
 from hatband.scales.base import Scale, band_of_one
 from hatband.scales.fixed import ConstantScale, LeverageScale
+from hatband.scales.learners import boosted_quantiles
 from hatband.scales.magnitude import MagnitudeScale
 from hatband.scales.quantile import QuantileScale
 from hatband.scales.strength import StrengthScale
@@ -28,9 +29,9 @@ def default_candidates() -> Candidates:
         "constant": ConstantScale(),
         "sampling strength": StrengthScale(form="sampling"),
         "magnitude (leverage, prediction)": MagnitudeScale(columns=("leverage", "prediction")),
-        "magnitude": MagnitudeScale(),
+        "boosted quantile": QuantileScale(regressor=boosted_quantiles()),
         "quantile": QuantileScale(),
-        "magnitude and quantile": ("magnitude", "quantile", "quantile"),
+        "both quantiles": ("boosted quantile", "quantile", "quantile", "quantile"),
     }
 
 

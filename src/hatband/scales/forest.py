@@ -13,6 +13,8 @@ from hatband._typing import Array
 # More rows than this are drawn anew for every tree, so that size and time of the forest stay bounded.
 LARGEST_SAMPLE = 10_000
 BLOCK = 4_096
+# Weight of the distance to the median beside y itself: splits on y alone see where it lies, not how it spreads.
+SIZE_WEIGHT = 0.5
 
 
 class QuantileForest(BaseEstimator):
@@ -21,7 +23,8 @@ class QuantileForest(BaseEstimator):
     Parameters
     ----------
     n_trees : int, default=100
-        Extremely randomised trees, grown on the ranks of y, so that no outlier claims the splits.
+        Extremely randomised trees, grown on the ranks of y and of |y - median|, so that they see place and spread, and
+        no outlier claims the splits.
     values_per_leaf : int, default=2
         Fewest rows of a leaf, and number of values that a leaf keeps: every tree has the same say.
     random_state : int, RandomState or None, default=None
@@ -52,7 +55,7 @@ class QuantileForest(BaseEstimator):
             bootstrap=large,
             max_samples=LARGEST_SAMPLE if large else None,
             random_state=random.randint(2**31 - 1),
-        ).fit(X, rankdata(y), weight)
+        ).fit(X, _place_and_spread(y), weight)
         kept = []
         for index, tree in enumerate(self.trees_.estimators_):
             rows = np.unique(self.trees_.estimators_samples_[index]) if large else np.arange(len(y))
@@ -75,6 +78,11 @@ class QuantileForest(BaseEstimator):
             values = self.values_[leaves].reshape(len(leaves), n_values)
             found[block] = np.partition(values, np.unique(ranks), axis=1)[:, ranks]
         return found
+
+
+def _place_and_spread(y: Array) -> Array:
+    """Return what the trees are to predict, (n, 2): the ranks of y, and of its distance to the median."""
+    return np.column_stack([rankdata(y), SIZE_WEIGHT * rankdata(np.abs(y - np.median(y)))])
 
 
 def _fill_leaves(values: Array, leaves: Array, y: Array, weight: Array, random: Any) -> None:

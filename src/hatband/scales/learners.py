@@ -27,6 +27,20 @@ def magnitude_regressor(random_state: Any) -> HistGradientBoostingRegressor:
     )
 
 
+def boosted_quantiles() -> HistGradientBoostingRegressor:
+    """Return boosting with quantile loss, few small trees: another view than the forest's, to blend with it."""
+    return HistGradientBoostingRegressor(
+        loss="quantile",
+        quantile=0.5,
+        learning_rate=0.2,
+        max_iter=30,
+        max_leaf_nodes=8,
+        l2_regularization=1.0,
+        early_stopping=False,
+        random_state=0,
+    )
+
+
 def fit_regressor(regressor: Any, X: Array, y: Array, sample_weight: Array | None) -> Any:
     """Fit a clone; weights are never dropped in silence."""
     if sample_weight is None:

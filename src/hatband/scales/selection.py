@@ -62,7 +62,9 @@ def best_of_its_kind(kinds: Sequence[tuple[str, ...]], choice: int, means: Array
 
 def trial_version(scale: Any) -> tuple[Any, float]:
     """Return a clone that is cheap enough to be fitted in every fold, and the share by which its score is too high."""
-    n_trees = scale.get_params(deep=False).get("n_trees", 0)
+    parameters = scale.get_params(deep=False)
+    # With a regressor of the user's there is no forest.
+    n_trees = parameters.get("n_trees", 0) if parameters.get("regressor") is None else 0
     if n_trees <= TRIAL_TREES:
         return clone(scale), 0.0
     return clone(scale).set_params(n_trees=TRIAL_TREES), TRIAL_LOSS
