@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from hatband.nn import (
     MLP,
     ClapsRegressor,
+    EnsembleConformalRegressor,
     LastLayerConformalRegressor,
     LinearisedConformalRegressor,
     WholeNetwork,
@@ -84,6 +85,15 @@ def test_a_loader_of_empty_batches_has_no_rows():
         model.fit_train(cut(0, 0))
     with pytest.raises(ValueError, match="at least one row"):
         model.fit_train(X, Y).calibrate(cut(0))
+
+
+def test_an_ensemble_needs_rows_and_networks_of_the_same_outputs():
+    model = EnsembleConformalRegressor([network(), network()], scale="leverage").fit_train(X, Y)
+    for verb in (model.calibrate, model.predict, model.leverage):
+        with pytest.raises(ValueError, match="at least one row"):
+            verb(cut(0))
+    with pytest.raises(ValueError, match=r"same number of outputs; they have \[1, 2\]"):
+        EnsembleConformalRegressor([network(), network(2)], scale="leverage").fit_train(X)
 
 
 def test_targets_may_be_bfloat16():

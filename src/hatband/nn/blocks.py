@@ -1,6 +1,6 @@
 """Rows of a loader in blocks: what is known of a new row, and of training rows as if each had not been seen."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +12,7 @@ import torch
 from hatband._typing import Array
 from hatband._validation import check_finite
 from hatband.geometry import Features
-from hatband.nn.batches import ArrayBatches, Batches, check_finite_from, targets, wide_on_host
+from hatband.nn.batches import NO_ROWS, ArrayBatches, Batches, check_finite_from, targets, wide_on_host
 from hatband.nn.part import Seen
 from hatband.nn.space import NetworkSpace
 from hatband.nn.streaming import rows_per_block
@@ -71,6 +71,14 @@ def check_columns(n_targets: int, n_outputs: int) -> None:
     """Raise unless y has one column per output."""
     if n_targets != n_outputs:
         raise ValueError(f"y must have one column per output of the module, {n_outputs}; got {n_targets}.")
+
+
+def stacked(parts: Iterable[Array]) -> Array:
+    """Return the parts one below the other; ValueError where there is none."""
+    found = list(parts)
+    if not found:
+        raise ValueError(NO_ROWS)
+    return np.concatenate(found)
 
 
 def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches) -> Generator[Block, None, None]:

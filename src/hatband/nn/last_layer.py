@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,8 +19,8 @@ from hatband.conformal.band import band_of
 from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.target import PlainTarget
 from hatband.linalg import GramStatistics
-from hatband.nn.batches import NO_ROWS, as_batches
-from hatband.nn.blocks import Block, blocks_of, columns_like, training_rows, validation_rows
+from hatband.nn.batches import as_batches
+from hatband.nn.blocks import Block, blocks_of, columns_like, stacked, training_rows, validation_rows
 from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.recipes import Task, as_recipe
 from hatband.nn.saving import load_last_layer, save_last_layer
@@ -238,7 +238,7 @@ class LastLayerConformalRegressor(BaseEstimator):
                 scores.append((target - center) / width)
                 flat = np.asarray(block.target).ndim == 1
                 infinite += int(np.isinf(width).any(axis=1).sum())
-        found = _stacked(scores)
+        found = stacked(scores)
         if 2 * infinite >= len(found):
             warnings.warn(
                 f"{infinite} of {len(found)} calibration rows lie outside the span of the training features and have "
@@ -359,7 +359,7 @@ class LastLayerConformalRegressor(BaseEstimator):
     def _of_each(self, data: Any, verb: Callable[[Block], Array]) -> Array:
         """Return what a function makes of every block, one below the other."""
         with closing(self._blocks(data)) as blocks:
-            return _stacked(map(verb, blocks))
+            return stacked(map(verb, blocks))
 
     def _band(self, block: Block) -> tuple[Array, Array]:
         """Return centre and width, both (b, q)."""
@@ -376,11 +376,3 @@ class LastLayerConformalRegressor(BaseEstimator):
     def _forget(self) -> None:
         for name in (*_TRAINED, "scores_"):
             self.__dict__.pop(name, None)
-
-
-def _stacked(parts: Iterable[Array]) -> Array:
-    """Return the parts one below the other; ValueError where there is none."""
-    found = list(parts)
-    if not found:
-        raise ValueError(NO_ROWS)
-    return np.concatenate(found)
