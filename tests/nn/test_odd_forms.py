@@ -348,3 +348,13 @@ def test_a_failure_between_batches_leaves_network_and_gradients_as_found_while_i
     assert torch.is_grad_enabled()
     assert net.training
     assert not any(part._forward_pre_hooks for part in net.modules())
+
+
+@pytest.mark.parametrize("one", [1, np.int64(1), np.True_])
+def test_a_one_that_was_taken_for_true_comes_back_as_true(one, tmp_path):
+    model = LastLayerConformalRegressor(network(), scale="leverage", symmetric=one, penalise_bias=one)
+    model.fit_train(X, Y).calibrate(X, Y).save(tmp_path / "model")
+    again = LastLayerConformalRegressor.load(tmp_path / "model", network())
+
+    assert again.symmetric is again.penalise_bias is True
+    np.testing.assert_array_equal(again.leverage(NEW), model.leverage(NEW))

@@ -64,6 +64,8 @@ def save_last_layer(model: Any, path: str | Path) -> None:
 
 def _content(model: Any, space: NetworkSpace) -> dict[str, Any]:
     parameters = {name: _plain(getattr(model, name)) for name in _PARAMETERS if name not in {"scale", "random_state"}}
+    # 1 == True, but a schema tells them apart.
+    parameters |= {name: bool(parameters[name]) for name in ("symmetric", "penalise_bias")}
     parameters["scale"] = model.scale if isinstance(model.scale, str) else _scale_document(model.scale)
     whole_number = isinstance(model.random_state, (int, np.integer))
     parameters["random_state"] = int(model.random_state) if whole_number else None
