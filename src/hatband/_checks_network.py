@@ -124,9 +124,3 @@ def checked_noise(deviation: Any, n_rows: int) -> Array:
             f"noise must return standard deviations that are finite and > 0; row {row} of a batch has {deviation[row]}."
         )
     return deviation
-
-
-def check_rows_for_noise(n_rows: int) -> None:
-    """Raise where there are too few rows to tell noise from a constant."""
-    if n_rows < 2:
-        raise ValueError(f"there must be at least 2 training rows to tell the noise from; got {n_rows}.")

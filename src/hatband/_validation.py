@@ -281,6 +281,12 @@ def check_two_rows(y: Array, owner: str) -> None:
         raise ValueError(f"{owner} leaves one row out at a time and needs at least 2; got n_samples = {len(y)}.")
 
 
+def check_rows_for_noise(n_rows: int) -> None:
+    """Raise where there are too few rows to tell noise from a constant."""
+    if n_rows < 2:
+        raise ValueError(f"there must be at least 2 training rows to tell the noise from; got {n_rows}.")
+
+
 def check_single_output(y: Array, owner: str) -> None:
     """Raise unless y (n, q) has one output."""
     if y.shape[1] != 1:

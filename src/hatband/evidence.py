@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 
 from hatband._backend import EPS, on_host
 from hatband._typing import Array, Float, Shaped
-from hatband._validation import check_finite, check_in, check_weights
+from hatband._validation import check_finite, check_in, check_rows_for_noise, check_weights
 from hatband.linalg import GramStatistics, TriangularStatistics
 
 # Relative to the mean squared singular value: from "no penalty" to "predict the mean".
@@ -207,7 +207,8 @@ class RidgeSpectrum:
         return float(len(variance) * (self.constant - volume / 2) - fit.sum() / 2)
 
     def noise(self, ridge: float) -> Float[Array, " q"]:
-        """Return the noise variance y'P y / m that maximises the evidence at this ridge."""
+        """Return the noise variance y'P y / m that maximises the evidence at this ridge; ValueError where m = 0."""
+        check_rows_for_noise(self.freedom + 1)
         return self._unexplained(ridge) / self.freedom
 
     def effective_dimension(self, ridge: float) -> float:

@@ -1,7 +1,7 @@
 """What is known of a row, in four lazy fields, and the honest version of them for the rows that trained the model."""
 
 from collections.abc import Callable, Iterable
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from sklearn.utils.validation import _num_samples
 from hatband._leave_one_out import block_residuals, loo_leverage, loo_residuals, loo_sampling_leverage
 from hatband._typing import Array
 from hatband._validation import check_prediction
-from hatband.geometry import Features, Space, is_training_sample, reweighted
+from hatband.geometry import Features, Space, is_training_sample, reweighted, unseen_leverage
 
 RESIDUAL_FOLDS = 5
 
@@ -201,7 +201,8 @@ def training_rows(
 ) -> TrainingRows:
     """Return the training rows as if each had not been seen, with residuals, where those came from, and weights.
 
-    Leverage becomes h / (1 - w h) and sampling leverage (s - w h^2) / (1 - w h)^2. Predictions and residuals are exact
+    Leverage becomes h / (1 - w h) and sampling leverage (s - w h^2) / (1 - w h)^2, but for what a space of few
+    directions adds to h (`unseen_leverage`), which stays. Predictions and residuals are exact
     leave-one-out where the model is a linear smoother that was trained on these rows, taken as they are where the
     model has not seen the rows, and from 5-fold refits of `template` otherwise. With a `target` that the model learns
     on another scale than y, residuals are on the scale of its scores and predictions on the scale of the model. Rows
@@ -290,12 +291,16 @@ def honest_rows(
 
     `closed` says that the predictions are leave-one-out in closed form.
     """
+    unseen = cache(partial(unseen_leverage, space, features))
     return Rows(
         len(features),
         inputs=partial(space.inputs, features),
-        leverage=lambda: _per_output(loo_leverage, weights, h),
+        leverage=lambda: _per_output(loo_leverage, weights, np.maximum(h - unseen(), 0.0)) + unseen(),
         sampling_leverage=lambda: _per_output(
-            loo_sampling_leverage, weights, space.sampling_leverage(features).reshape(h.shape), h
+            loo_sampling_leverage,
+            weights,
+            space.sampling_leverage(features).reshape(h.shape),
+            np.maximum(h - unseen(), 0.0),
         ),
         prediction=lambda: prediction,
         measured=lambda: (space, features),

@@ -17,6 +17,7 @@ from hatband.nn import (
     LinearisedConformalRegressor,
     NeuralConformalRegressor,
     TangentFeatures,
+    WholeNetwork,
     conjugate_gradient_leverage,
     feature_statistics,
     fit_network,
@@ -106,9 +107,19 @@ class TestWithoutFloat64:
 
         np.testing.assert_array_equal(*self.both(nets, measured))
 
-    def test_there_is_one_warning(self, nets):
+    @pytest.mark.parametrize("layer", [None, "all", WholeNetwork(exact_up_to=0, rank=5)])
+    def test_there_is_one_warning(self, nets, tmp_path, layer):
         with pytest.warns(LeverageWarning, match="float64") as seen:
-            LastLayerConformalRegressor(nets[1], scale="leverage").fit_train(*rows(100)).calibrate(*rows(50, 1))
+            model = LastLayerConformalRegressor(nets[1], layer, scale="leverage").fit_train(*rows(100))
+        model.calibrate(*rows(50, 1)).save(tmp_path / "model")
+        with pytest.warns(LeverageWarning, match="float64") as read:
+            LastLayerConformalRegressor.load(tmp_path / "model", nets[1])
+
+        assert (len(seen), len(read)) == (1, 1)
+
+    def test_conjugate_gradients_warn_once(self, nets):
+        with pytest.warns(LeverageWarning, match="float64") as seen:
+            conjugate_gradient_leverage(nets[1], rows(20)[0], rows(3, 1)[0], ridge=1.0)
 
         assert len(seen) == 1
 

@@ -57,6 +57,10 @@ class TestVersionOne:
         assert (two_sided_probability(model.scores_) == 1).mean() > 0.2
         np.testing.assert_allclose(*intervals, rtol=1e-10)
 
+    def test_scores_y_at_its_mean_as_zero_and_any_other_as_infinite_where_nothing_varies(self):
+        y, mean, variance = np.array([1.0, 2.0, 0.0, 3.0]), np.ones(4), np.array([0.0, 0.0, 0.0, np.inf])
+        np.testing.assert_array_equal(standard_score(y, mean, variance), [0.0, np.inf, -np.inf, 0.0])
+
 
 class TestVersionFour:
     """Scale sqrt(sigma^2(x) + phi' (tau I + sum phi phi' / sigma^2)^-1 phi)."""

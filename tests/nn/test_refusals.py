@@ -227,6 +227,7 @@ def test_networks_of_an_ensemble_are_made_by_a_function_and_anew():
         ({"loss": "absolute"}, "loss must be one of"),
         ({"scale": "wide"}, "scale must be one of"),
         ({"device": "gpu"}, "device must be one that torch can use here"),
+        ({"symmetric": "yes"}, "symmetric must be one of"),
     ],
     ids=str,
 )
@@ -267,6 +268,21 @@ def test_noise_is_one_positive_number_per_row(kind, noise, message):
     model = kind(MLP(3, widths=(4,)), noise=noise)
     with pytest.raises(ValueError, match=message):
         (model.fit if kind is LastLayerLaplace else model.fit_train)(*rows())
+
+
+FLAGS = {
+    "last layer": lambda net, value: LastLayerConformalRegressor(net, scale="leverage", symmetric=value),
+    "bias": lambda net, value: LastLayerConformalRegressor(net, scale="leverage", penalise_bias=value),
+    "claps": lambda net, value: ClapsRegressor(net, symmetric=value),
+    "ensemble": lambda net, value: EnsembleConformalRegressor([net], scale="leverage", symmetric=value),
+}
+
+
+@pytest.mark.parametrize("kind", list(FLAGS))
+@pytest.mark.parametrize("value", ["yes", "no", None, 2])
+def test_what_is_neither_true_nor_false_is_not_taken_for_either(kind, value):
+    with pytest.raises(ValueError, match=r"must be one of \[True, False\]; got"):
+        FLAGS[kind](MLP(3, widths=(4,)), value).fit_train(*rows())
 
 
 @pytest.mark.parametrize("fit", [lambda net: LastLayerLaplace(net).fit, lambda net: ClapsRegressor(net).fit_train])

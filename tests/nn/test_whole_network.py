@@ -249,14 +249,27 @@ class TestIntervals:
         assert model.residuals_from_ == "validation rows"
         assert model.calibrate(loader(*rows(40, 2))).predict_interval(X)[1].shape == (100, 2)
 
-    def test_learn_their_shape_from_unseen_rows_of_an_exact_space_only(self, net):
+    @pytest.mark.parametrize("layer", ["all", few(10)], ids=["exact", "low rank"])
+    def test_learn_their_shape_from_unseen_rows_with_the_leverage_of_leaving_them_out(self, net, layer):
         X, y = rows(200)
-        model = LastLayerConformalRegressor(net, "all", scale="strength", residuals="unseen", ridge=1.0)
+        model = LastLayerConformalRegressor(net, layer, scale="strength", residuals="unseen", ridge=0.1)
+        space = model.fit_train(X, y).space_
+        missed = np.zeros(200)
+        if layer != "all":
+            centred = gradients(net, X) - gradients(net, X).mean(axis=0)
+            kept = torch.as_tensor(space.sketch.vectors).cpu().numpy()
+            missed = np.square(centred - centred @ kept @ kept.T).sum(axis=1) / 0.1
+        h = model.leverage(X) - missed
+        np.testing.assert_allclose(model.learned_from_.rows.leverage, h / (1 - h) + missed, rtol=1e-5)
+
+    def test_learn_from_few_directions_what_new_rows_have(self, net):
+        (X, y), new = rows(300), rows(300, 1)[0]
+        model = LastLayerConformalRegressor(net, few(10), scale="strength", residuals="unseen", ridge=1e-2)
         model.fit_train(X, y)
-        h = model.leverage(X)
-        np.testing.assert_allclose(model.learned_from_.rows.leverage, h / (1 - h), rtol=1e-9)
-        with pytest.raises(ValueError, match="pass validation="):
-            LastLayerConformalRegressor(net, few(10), scale="strength", residuals="unseen").fit_train(X, y)
+        assert np.median(model.leverage(X)) > 1
+
+        honest, unseen = np.median(model.learned_from_.rows.leverage), np.median(model.leverage(new))
+        assert unseen / 1.5 < honest < 1.5 * unseen
 
     def test_learn_nothing_from_rows_that_the_network_was_trained_on(self, net):
         with pytest.warns(UserWarning, match="unseen"):

@@ -49,5 +49,5 @@ def test_rounding_to_float32_costs_more_than_the_factor_does():
 
 
 def test_a_ridge_that_is_too_small_for_the_gram_matrix_is_warned_of():
-    with pytest.warns(LeverageWarning, match="a larger ridge"):
+    with pytest.warns(LeverageWarning, match=r"at 1e-09 .* Pass ridge='auto', or a larger number"):
         LastLayerConformalRegressor(wide(64, one_direction=True), scale="leverage", ridge=1e-9).fit_train(inputs(20))

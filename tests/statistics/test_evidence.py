@@ -217,3 +217,13 @@ def test_what_is_not_finite_is_refused(features, y, message):
 def test_an_unknown_criterion_is_refused_by_name(rng):
     with pytest.raises(ValueError, match="'evidence', 'press', 'gcv'"):
         RidgeSpectrum.of(*draw(rng, "tall")).best_ridge("aic")
+
+
+def test_noise_cannot_be_told_from_one_row_beside_an_intercept():
+    one = np.ones((1, 2)), np.array([3.0])
+    for measure in (lambda: RidgeSpectrum.of(*one).noise(RIDGE), lambda: LinearPosterior.of(*one, ridge=RIDGE)):
+        with pytest.raises(ValueError, match="at least 2 training rows to tell the noise from; got 1"):
+            measure()
+    # Where noise is given, or nothing but the slope is free, one row will do.
+    assert np.isfinite(LinearPosterior.of(*one, ridge=RIDGE, scale=1.0).log_evidence)
+    np.testing.assert_allclose(RidgeSpectrum.of(*one, fit_intercept=False).noise(RIDGE), 9 / (1 + 2 / RIDGE))

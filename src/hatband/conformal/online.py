@@ -23,6 +23,7 @@ from hatband._validation import (
     LeverageWarning,
     check_confidence_level,
     check_finite,
+    check_in,
     check_target,
     check_weights,
 )
@@ -225,6 +226,7 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
         """Read the parameters, and return a stream before its first row."""
         levels, _ = check_confidence_level(self.confidence_level)
         size = check_count(self.calibration_size, "calibration_size")
+        check_in(self.symmetric, (True, False), "symmetric")
         scale = as_scale(self.scale, levels[0])
         check_streaming_scale(scale)
         model = StreamingRidge.empty(

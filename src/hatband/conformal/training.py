@@ -50,6 +50,7 @@ def train(owner: Any, template: Any, given: Given) -> dict[str, Any]:
     levels, _ = check_confidence_level(owner.confidence_level)
     check_in(owner.residuals, ("auto", "unseen"), "residuals")
     check_in(owner.joint, (True, False), "joint")
+    check_in(owner.symmetric, (True, False), "symmetric")
     X, (target, single) = given.X, check_target(given.y)
     ratio = fit_ratio(owner.likelihood_ratio, X, _checked(owner, given.X_target))
     params = fit_parameters(owner, template, given.sample_weight, given.fit_params, given.routed)

@@ -77,6 +77,7 @@ from hatband.geometry.nystroem import NystroemGeometry
 from hatband.geometry.registry import as_geometry, geometry_of
 from hatband.geometry.reweighted import reweighted
 from hatband.geometry.training import is_training_sample
+from hatband.geometry.unseen import unseen_leverage
 
 __all__ = [
     "Exactness",
@@ -100,4 +101,5 @@ __all__ = [
     "is_training_sample",
     "reweighted",
     "steps_of",
+    "unseen_leverage",
 ]

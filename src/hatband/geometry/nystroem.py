@@ -181,6 +181,13 @@ class NystroemSpace(Space):
         """Return the estimator: it predicts from X itself."""
         return estimator
 
+    def unseen_leverage(self, features: Features) -> Array:
+        """Return max(0, k(x,x) - f'f) / ridge of each row, shape (m,): what the landmarks cannot express."""
+        result = np.empty(len(features))
+        for part, rows in blocks(features.values):
+            result[part] = self._unseen(rows, self.landmark_map(rows))
+        return result
+
     def _unseen(self, rows: Any, seen: Array) -> Array:
         lost = self.landmark_map.kernel.diagonal(rows) - np.einsum("ij,ij->i", seen, seen)
         return np.maximum(lost, 0.0) / self.ridge

@@ -119,6 +119,14 @@ class SpectralFactor(Factor):
             path[:, zero] = backend.asarray(self.at(0.0).leverage(rows))
         return backend.like(path, rows)
 
+    def unseen_leverage(self, rows: Shaped[Array, "m d"]) -> Float[Array, " m"]:
+        """Return |phi_perp|^2 / t of each row: what of h(x) lies outside the directions, at a ridge > 0."""
+        backend = self.frame.backend
+        found = backend.empty(int(rows.shape[0]))
+        for part, block, _ in self.frame.blocks(rows):
+            found[part] = self._split(block)[1] / self.strength
+        return backend.like(found, rows)
+
     def solve_path(self, rhs: Shaped[Array, "d q"], ridges: Shaped[Array, " l"]) -> Float[Array, "l d q"]:
         """Return A^-1 rhs at each ridge."""
         backend = self.frame.backend
@@ -153,7 +161,7 @@ class SpectralFactor(Factor):
         outer = self.frame.backend.row_squares(block)
         if size is not None:
             # A tiny ridge would blow rounding up to leverages far above 1 in the row space itself.
-            lost = outer <= (ROUNDING * EPS) ** 2 * (size + self.spectrum.values[0] ** 2) + self._mean_rounding
+            lost = outer <= (ROUNDING * EPS) ** 2 * (size + (self.spectrum.values[:1] ** 2).sum()) + self._mean_rounding
             block[lost], outer[lost] = 0.0, 0.0
         return inner, outer
 

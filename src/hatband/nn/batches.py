@@ -11,6 +11,7 @@ from torch import nn
 from hatband._typing import Array
 from hatband._validation import check_finite, check_target
 
+NO_ROWS = "there must be at least one row; the loader yielded none."
 # Rows of an array that go through the module at once.
 BATCH_ROWS = 1_024
 
@@ -29,7 +30,10 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for batch in self.source:
-            yield _split(batch)
+            inputs, target = _split(batch)
+            # A batch from which a loader has dropped every row.
+            if n_rows(inputs):
+                yield inputs, target
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +64,18 @@ def as_batches(data: Any, y: Any = None) -> Batches | ArrayBatches:
     ------
     ValueError
         If y has another length than X, holds NaN, comes beside a loader, or the loader can be read only once.
+    TypeError
+        If the data are none of these.
     """
     if y is None and isinstance(data, tuple) and len(data) == 2 and all(_is_array(part) for part in data):
         data, y = data
     if _is_array(data):
         return _array_batches(data, y)
+    if isinstance(data, Mapping):
+        raise TypeError(
+            "inputs of several parts must come in batches, as a DataLoader yields them: pass [(inputs, y)] in place of "
+            f"one {type(data).__name__}."
+        )
     if y is not None:
         raise ValueError("y belongs beside an array X; a loader yields its own targets as batches (inputs, y).")
     if not isinstance(data, Iterable):
@@ -87,7 +98,7 @@ def _array_batches(X: Any, y: Any) -> ArrayBatches:
         raise ValueError(f"X must hold at least one row; got shape {tuple(values.shape)}.")
     if y is None:
         return ArrayBatches(values, None)
-    target = y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
+    target = np.asarray(as_array(y))
     check_target(target)
     if len(target) != len(values):
         raise ValueError(f"y must have one entry per row of X, {len(values)}; got {len(target)}.")
@@ -120,6 +131,21 @@ def _split(batch: Any) -> tuple[Any, Any]:
         f"a batch must be inputs or a pair (inputs, y); got {len(batch)} parts. Collate several inputs of the module "
         "as a tuple or a dict: ((x1, x2), y)."
     )
+
+
+def as_array(values: Any) -> Any:
+    """Return a tensor as an array, bfloat16 in float32: NumPy has no such type. Everything else as it is."""
+    if not isinstance(values, torch.Tensor):
+        return values
+    host = values.detach().cpu()
+    return (host.float() if host.dtype == torch.bfloat16 else host).numpy()
+
+
+def n_rows(inputs: Any) -> int:
+    """Return how many rows inputs hold, however nested; what is no array counts as one, and is refused elsewhere."""
+    while isinstance(inputs, (Mapping, tuple, list)):
+        inputs = next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs), None)
+    return len(inputs) if np.ndim(inputs) else 1
 
 
 def placed(inputs: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
@@ -161,12 +187,12 @@ def called(module: nn.Module, inputs: Any) -> Any:
     return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
 
 
-def targets(y: Any, n_rows: int) -> Array:
+def targets(y: Any, count: int) -> Array:
     """Return targets of a batch as float64, with the axes they came with."""
     values = wide_on_host(y) if isinstance(y, torch.Tensor) else np.asarray(y, np.float64)
-    if values.ndim not in {1, 2} or len(values) != n_rows:
+    if values.ndim not in {1, 2} or len(values) != count:
         raise ValueError(
-            f"y must have one entry per row of its batch, shape ({n_rows},) or ({n_rows}, outputs); got shape "
+            f"y must have one entry per row of its batch, shape ({count},) or ({count}, outputs); got shape "
             f"{values.shape}."
         )
     return values

@@ -1,6 +1,7 @@
 """Rows of a loader in blocks: what is known of a new row, and of training rows as if each had not been seen."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from hatband._typing import Array
 from hatband._validation import check_finite
 from hatband.geometry import Features
-from hatband.nn.batches import ArrayBatches, Batches, check_finite_from, targets, wide_on_host
+from hatband.nn.batches import NO_ROWS, ArrayBatches, Batches, check_finite_from, targets, wide_on_host
 from hatband.nn.part import Seen
 from hatband.nn.space import NetworkSpace
 from hatband.nn.streaming import rows_per_block
@@ -72,8 +73,19 @@ def check_columns(n_targets: int, n_outputs: int) -> None:
         raise ValueError(f"y must have one column per output of the module, {n_outputs}; got {n_targets}.")
 
 
-def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches) -> Iterator[Block]:
-    """Run the module once over batches and yield blocks of rows that are worth a multiplication."""
+def stacked(parts: Iterable[Array]) -> Array:
+    """Return the parts one below the other; ValueError where there is none."""
+    found = list(parts)
+    if not found:
+        raise ValueError(NO_ROWS)
+    return np.concatenate(found)
+
+
+def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches) -> Generator[Block, None, None]:
+    """Run the module once over batches and yield blocks of rows that are worth a multiplication.
+
+    The module is watched, and gradients are off, until it ends: close it, whatever becomes of the blocks.
+    """
     pending: list[tuple[Seen, Array | None]] = []
     filled = start = 0
     with space.part.watching(space.module) as run:
@@ -125,20 +137,22 @@ def training_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: in
     that the module has not been trained on, where it is not. Leverages are those of leave-one-out in both cases.
     """
     own, kept = space.exactness != "none", _Sample(seed)
-    for block in blocks_of(space, batches):
-        h, residuals = space.leverage(block.features), block.residuals()
-        honest = left_out(residuals, h, None) if own else residuals
-        rows = honest_rows(space, block.features, block.prediction + residuals - honest, h, None)
-        defined = np.isfinite(honest).all(axis=1)
-        kept.add(rows.take(defined), honest[defined])
+    with closing(blocks_of(space, batches)) as blocks:
+        for block in blocks:
+            h, residuals = space.leverage(block.features), block.residuals()
+            honest = left_out(residuals, h, None) if own else residuals
+            rows = honest_rows(space, block.features, block.prediction + residuals - honest, h, None)
+            defined = np.isfinite(honest).all(axis=1)
+            kept.add(rows.take(defined), honest[defined])
     return kept.rows("leave-one-out of the last layer, features as trained" if own else "unseen rows")
 
 
 def validation_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: int) -> TrainingRows:
     """Return rows that neither the module nor the space has seen."""
     kept = _Sample(seed)
-    for block in blocks_of(space, batches):
-        kept.add(block.new_rows(space), block.residuals())
+    with closing(blocks_of(space, batches)) as blocks:
+        for block in blocks:
+            kept.add(block.new_rows(space), block.residuals())
     return kept.rows("validation rows")
 
 

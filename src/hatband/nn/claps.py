@@ -11,10 +11,9 @@ from torch import nn
 
 from hatband._typing import Array
 from hatband._validation import check_confidence_level, check_in
-from hatband.conformal.band import warn_if_outside
 from hatband.conformal.inputs import shaped_like_target
-from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.nn.batches import as_batches
+from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.claps_diagnostics import CalibrationArrays, VarianceShares, calibration_arrays, variance_shares
 from hatband.nn.gather import Gathered, gathered, head_of
 from hatband.nn.laplace import conditioned, predicted
@@ -25,7 +24,7 @@ _TRAINED = ("head_", "posteriors_", "noise_", "n_outputs_", "single_target_")
 
 
 def standard_score(y: Array, mean: Array, variance: Array) -> Array:
-    """Return z = (y - mean) / variance^1/2; 0 where the variance is infinite.
+    """Return z = (y - mean) / variance^1/2; 0 where the variance is infinite, and where y is the mean.
 
     Parameters
     ----------
@@ -35,7 +34,8 @@ def standard_score(y: Array, mean: Array, variance: Array) -> Array:
     Returns
     -------
     array
-        Signed. |z| orders rows as the two-sided score 2 F(y) - 1 of the normal law does, and never saturates.
+        Signed. |z| orders rows as the two-sided score 2 F(y) - 1 of the normal law does, and never saturates. Infinite
+        where the variance is 0 and y is not the mean.
 
     Examples
     --------
@@ -44,7 +44,9 @@ def standard_score(y: Array, mean: Array, variance: Array) -> Array:
     >>> standard_score(np.array([3.0, 40.0]), np.zeros(2), np.array([4.0, 1.0]))
     array([ 1.5, 40. ])
     """
-    return (np.asarray(y) - mean) / np.sqrt(variance)
+    away = np.asarray(y) - mean
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(away == 0, 0.0, away / np.sqrt(variance))
 
 
 def two_sided_probability(z: Array) -> Array:
@@ -169,6 +171,7 @@ class ClapsRegressor(BaseEstimator):
             Earlier calibration scores are gone.
         """
         check_confidence_level(self.confidence_level)
+        check_in(self.symmetric, (True, False), "symmetric")
         if not callable(self.noise):
             check_in(self.noise, ("constant", "learned"), "noise")
         batches = as_batches(data, y)
@@ -243,14 +246,11 @@ class ClapsRegressor(BaseEstimator):
             If there are no calibration scores.
         """
         rows = self._gather(data, None, "predict_interval")
-        self._check_calibrated()
+        check_calibrated(self)
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
         law = self._law(rows)
         width = np.sqrt(law.variance)
-        warn_if_too_few("calibration rows", len(self.scores_), levels, self.symmetric, stacklevel=2)
-        warn_if_outside(width, stacklevel=2)
-        pairs = [bounds(law.mean, width, *thresholds(self.scores_, level, self.symmetric)) for level in levels]
-        return self._shaped(law.mean), layout(pairs, self.single_target_, single)
+        return self._shaped(law.mean), calibrated_interval(self, law.mean, width, levels, single)
 
     def leverage(self, data: Any) -> Array:
         """Return phi'(Phi'W Phi + ridge I)^-1 phi, (m,), or (m, q) where noise differs per output."""
@@ -267,7 +267,7 @@ class ClapsRegressor(BaseEstimator):
     def calibration_arrays(self, data: Any, y: Any, level: Any = 0.9) -> CalibrationArrays:
         """Return PITs and densities of y before and after calibration; see `calibration_arrays`."""
         law = self.predict_law(data)
-        self._check_calibrated()
+        check_calibrated(self)
         return calibration_arrays(law, np.asarray(y, dtype=float), self.scores_, level, self.random_state)
 
     # ---------------------------------------------------------------- rows, state
@@ -284,7 +284,3 @@ class ClapsRegressor(BaseEstimator):
 
     def _shaped(self, values: Array) -> Array:
         return shaped_like_target(values, self.n_outputs_, self.single_target_)
-
-    def _check_calibrated(self) -> None:
-        if "scores_" not in vars(self):
-            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")

@@ -10,7 +10,7 @@ from torch.func import vjp, vmap
 from hatband._backend import on_host
 from hatband._typing import Array
 from hatband._validation import check_ridge
-from hatband.nn.tangent import DoubleNetwork, TangentFeatures
+from hatband.nn.tangent import DoubleNetwork, expansion
 
 
 class LeverageBracket(NamedTuple):
@@ -76,7 +76,7 @@ def conjugate_gradient_leverage(
     if not check_ridge(ridge) > 0:
         raise ValueError(f"conjugate gradients need a ridge > 0; got {ridge!r}.")
     network = DoubleNetwork.of(module)
-    phi = torch.as_tensor(TangentFeatures(module).transform(X), device=network.device)
+    phi = torch.as_tensor(expansion(network, X).gradient, device=network.device)
     products = _products(network, network.rows(X_train))
     with torch.no_grad():
         return _bracket(phi, products, float(ridge), tolerance, max_iterations)

@@ -12,13 +12,13 @@ from torch import nn
 
 from hatband._checks_network import check_at_least
 from hatband._typing import Array
-from hatband._validation import check_confidence_level
-from hatband.conformal.band import band_of, warn_if_outside
+from hatband._validation import check_confidence_level, check_in
+from hatband.conformal.band import band_of
 from hatband.conformal.inputs import shaped_like_target
-from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.conformal.target import PlainTarget
 from hatband.nn.batches import as_batches
-from hatband.nn.blocks import Block, block_of, columns_like
+from hatband.nn.blocks import Block, block_of, columns_like, stacked
+from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.ensemble_files import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.space import NetworkSpace
@@ -172,12 +172,14 @@ class EnsembleConformalRegressor(BaseEstimator):
             Earlier calibration scores are gone.
         """
         check_networks(self.modules)
+        check_in(self.symmetric, (True, False), "symmetric")
         members = [
             LastLayerConformalRegressor(
                 module, self.layer, scale=self.scale, ridge=self.ridge, random_state=self.random_state
             ).fit_train(data, y, validation=validation)
             for module in self.modules
         ]
+        _check_same_outputs([member.n_outputs_ for member in members])
         total, count = [0.0] * len(members), 0
         for batch in as_batches(data, y):
             bands = [_member_band(member, batch) for member in members]
@@ -203,13 +205,13 @@ class EnsembleConformalRegressor(BaseEstimator):
         for band in self._bands(data, y):
             scores.append((columns_like(band.target, band.center) - band.center) / band.width)
             single = np.asarray(band.target).ndim == 1
-        self.scores_, self.single_target_ = np.concatenate(scores), single
+        self.scores_, self.single_target_ = stacked(scores), single
         return self
 
     def predict(self, data: Any) -> Array:
         """Return the mean prediction of the networks, (m,) or (m, q) as y came."""
         self._check_trained("predict")
-        return self._shaped(np.concatenate([band.prediction for band in self._bands(data)]))
+        return self._shaped(stacked(band.prediction for band in self._bands(data)))
 
     def predict_interval(self, data: Any, confidence_level: Any = None) -> tuple[Array, Array]:
         """Predict, with intervals that hold with the stated probability.
@@ -226,17 +228,13 @@ class EnsembleConformalRegressor(BaseEstimator):
         interval : array (m, 2), (m, q, 2), (m, 2, L) or (m, q, 2, L)
         """
         self._check_trained("predict_interval")
-        if "scores_" not in self.__dict__:
-            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
+        check_calibrated(self)
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
         parts = list(self._bands(data))
         prediction, center, width = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("prediction", "center", "width")
+            stacked(getattr(part, name) for part in parts) for name in ("prediction", "center", "width")
         )
-        warn_if_too_few("calibration rows", len(self.scores_), levels, self.symmetric, stacklevel=2)
-        warn_if_outside(width, stacklevel=2)
-        pairs = [bounds(center, width, *thresholds(self.scores_, level, self.symmetric)) for level in levels]
-        return self._shaped(prediction), layout(pairs, self.single_target_, single)
+        return self._shaped(prediction), calibrated_interval(self, center, width, levels, single)
 
     def leverage(self, data: Any) -> Array:
         """Return the mean leverage of the networks, (m,).
@@ -249,11 +247,9 @@ class EnsembleConformalRegressor(BaseEstimator):
         self._check_trained("leverage")
         _check_comparable([member.space_ for member in self.members_])
         blocks = ([_block(member, batch) for member in self.members_] for batch in as_batches(data))
-        return np.concatenate(
-            [
-                np.mean([m.space_.leverage(b.features) for m, b in zip(self.members_, row, strict=True)], axis=0)
-                for row in blocks
-            ]
+        return stacked(
+            np.mean([m.space_.leverage(b.features) for m, b in zip(self.members_, row, strict=True)], axis=0)
+            for row in blocks
         )
 
     def save(self, folder: str | Path) -> None:
@@ -337,6 +333,12 @@ def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) ->
     block = _block(member, batch)
     center, width = band_of(member.scale_, block.new_rows(member.space_), PlainTarget())
     return _Band(block.prediction, center, np.broadcast_to(width, center.shape), block.target)
+
+
+def _check_same_outputs(counts: Sequence[int]) -> None:
+    """Raise unless all networks predict the same columns."""
+    if len(set(counts)) > 1:
+        raise ValueError(f"the networks of an ensemble must have the same number of outputs; they have {list(counts)}.")
 
 
 def _check_comparable(spaces: Sequence[NetworkSpace]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from hatband._checks_network import checked_noise
 from hatband._typing import Array
 from hatband._validation import check_finite
-from hatband.nn.batches import ArrayBatches, Batches, targets, wide_on_host
+from hatband.nn.batches import NO_ROWS, ArrayBatches, Batches, targets, wide_on_host
 from hatband.nn.blocks import columns_like
 from hatband.nn.head import Head, find_head
 
@@ -31,7 +31,7 @@ class Gathered:
     target : array (n,) or (n, q), or None
         As the loader has it.
     inputs : array (n, k), or None
-        The inputs where they are a table.
+        The inputs where they are a table that a scale can learn from.
     """
 
     features: Array
@@ -60,7 +60,7 @@ def head_of(module: nn.Module, batches: Batches | ArrayBatches, layer: str | nn.
         raise TypeError(f"module must be a torch.nn.Module; got {type(module).__name__}.")
     for inputs, _ in batches:
         return find_head(module, inputs, layer)
-    raise ValueError("there must be at least one row; the loader yielded no batch.")
+    raise ValueError(NO_ROWS)
 
 
 def gathered(
@@ -79,10 +79,10 @@ def gathered(
         for inputs, y in batches:
             seen = run(inputs)
             deviation = None if noise is None else checked_noise(_host(noise(seen.inputs)), len(seen.features))
-            parts.append((_host(seen.features), _host(seen.prediction), deviation, _host(_table(seen.inputs))))
+            parts.append((_host(seen.features), _host(seen.prediction), deviation, _host(seen.table)))
             found.append(None if y is None else targets(y, len(seen.features)))
     if not parts:
-        raise ValueError("there must be at least one row; the loader yielded no batch.")
+        raise ValueError(NO_ROWS)
     features, prediction, deviations, table = map(_joined, zip(*parts, strict=True))
     check_finite(features, "the features of the module")
     check_finite(prediction, "the prediction of the module")
@@ -90,10 +90,6 @@ def gathered(
     if target is not None:
         check_finite(target, "y")
     return Gathered(features, prediction, _columns(deviations), target, table)
-
-
-def _table(inputs: Any) -> Any:
-    return inputs if isinstance(inputs, torch.Tensor) and inputs.ndim == 2 else None
 
 
 def _host(values: Any) -> Array | None:

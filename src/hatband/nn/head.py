@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import nn
 
+from hatband.evidence import SMALL_RIDGE
 from hatband.linalg import GramStatistics
 from hatband.nn.batches import called, home, placed
 from hatband.nn.normal_equations import own_ridge
@@ -47,13 +48,13 @@ class Head(Part):
     pooling: Pooling
     member: int | None
     is_affine: bool
-    relative_ridge: ClassVar[float] = 1e-4
+    relative_ridge: ClassVar[float] = SMALL_RIDGE
 
     def features(self, entering: torch.Tensor) -> torch.Tensor:
-        """Return features (n, d) from what entered the layer, in float32 or float64."""
+        """Return features (n, d) from what entered the layer, in float32 or float64, none of its memory."""
         values = entering.detach()
         values = values if values.dtype in {torch.float32, torch.float64} else values.float()
-        return _pooled(values, self.pooling)
+        return _pooled(values, self.pooling).clone()
 
     def prediction(self, output: Any, n_rows: int) -> tuple[torch.Tensor, bool]:
         """Return the prediction (n, q) from what the network returned, and whether it came without an axis for q."""
@@ -76,7 +77,8 @@ class Head(Part):
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             # Another thread may be using the module too.
             if threading.get_ident() == owner:
-                entered[:] = [args[0] if args else kwargs["input"]]
+                # At once: what follows may write into the same memory.
+                entered[:] = [self.features(args[0] if args else kwargs["input"])]
 
         def run(inputs: Any) -> Seen:
             entered.clear()
@@ -84,7 +86,7 @@ class Head(Part):
             output = called(module, there)
             if not entered:
                 raise ValueError(f"the layer {self.name!r} was not called in a forward pass; pass another layer.")
-            features = self.features(entered.pop())
+            features = entered.pop()
             return Seen(there, features, *self.prediction(output, len(features)))
 
         handle = self.layer.register_forward_pre_hook(keep, with_kwargs=True)
@@ -185,7 +187,7 @@ def _executed(module: nn.Module, inputs: Any) -> tuple[list[_Call], Any]:
     def record(name: str) -> Callable[..., None]:
         def keep(layer: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
             seen.pop(name, None)
-            seen[name] = _Call(name, layer, args[0] if args else kwargs["input"], output)
+            seen[name] = _Call(name, layer, args[0] if args else kwargs["input"], output.clone())
 
         return keep
 
@@ -236,8 +238,10 @@ def _fit(call: _Call, members: list[tuple[int | None, torch.Tensor]]) -> Head | 
 
 def _same(mine: torch.Tensor, found: torch.Tensor, *, exactly: bool = False) -> bool:
     """Whether two tensors hold the same numbers in the same order; NaN is left for others to refuse."""
-    if mine.numel() != found.numel() or mine.dtype != found.dtype:
+    if mine.numel() != found.numel() or not found.is_floating_point():
         return False
+    # Mixed precision: a network may hand out its output in another type.
+    mine = mine.to(found.dtype)
     largest = 0.0 if exactly else float(mine.nan_to_num().abs().max())
     tolerance = 64 * torch.finfo(mine.dtype).eps * largest
     return torch.allclose(mine.reshape(-1), found.reshape(-1), rtol=0.0, atol=tolerance, equal_nan=True)
@@ -278,11 +282,11 @@ def _candidates(calls: list[_Call], fits: list[str]) -> str:
     if not calls:
         return (
             "The module called no nn.Linear layer in a forward pass, so it has no linear head to take features from. "
-            "Wrap it in a module that ends in one."
+            "Wrap it in a module that ends in one; of a compiled ScriptModule, pass the module that was compiled."
         )
     listed = ", ".join(f"{c.name!r} ({c.layer.in_features} -> {c.layer.out_features})" for c in calls)
     seen = f"{len(fits)} layers return members of the output, {fits}" if fits else "none returns the output"
     return (
         f"The head must be one linear layer whose output the module returns; {seen}. Linear layers in the order of "
-        f"execution: {listed}. Name the head: layer={(fits or [calls[-1].name])[-1]!r}."
+        f"execution: {listed}. Name the head: layer={' or '.join(map(repr, fits or [calls[-1].name]))}."
     )

@@ -10,7 +10,6 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from hatband._backend import EPS
-from hatband._checks_network import check_rows_for_noise
 from hatband._typing import Array
 from hatband._validation import check_in
 from hatband.conformal.inputs import shaped_like_target
@@ -150,7 +149,6 @@ def conditioned(rows: Gathered, ridge: Any, fit_intercept: bool) -> list[LinearP
     """Return posteriors given training rows: one of all outputs where they share their noise, else one of each."""
     y = rows.columns
     if rows.noise is None:
-        check_rows_for_noise(len(rows))
         posterior = LinearPosterior.of(rows.features, y, ridge=ridge, fit_intercept=fit_intercept)
         # A target without any noise still has that of its rounding: nobody divides by 0.
         largest = np.abs(y).max(axis=0)

@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,13 +15,13 @@ from torch import nn
 
 from hatband._typing import Array
 from hatband._validation import LeverageWarning, check_confidence_level, check_in
-from hatband.conformal.band import band_of, warn_if_outside
+from hatband.conformal.band import band_of
 from hatband.conformal.inputs import shaped_like_target
-from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 from hatband.conformal.target import PlainTarget
 from hatband.linalg import GramStatistics
 from hatband.nn.batches import as_batches
-from hatband.nn.blocks import Block, blocks_of, columns_like, training_rows, validation_rows
+from hatband.nn.blocks import Block, blocks_of, columns_like, stacked, training_rows, validation_rows
+from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.recipes import Task, as_recipe
 from hatband.nn.saving import load_last_layer, save_last_layer
 from hatband.nn.space import NetworkSpace
@@ -168,6 +169,8 @@ class LastLayerConformalRegressor(BaseEstimator):
             there is more than one output, or torch.func cannot differentiate the network row by row.
         """
         check_in(self.residuals, ("auto", "unseen"), "residuals")
+        check_in(self.symmetric, (True, False), "symmetric")
+        check_in(self.penalise_bias, (True, False), "penalise_bias")
         levels, _ = check_confidence_level(self.confidence_level)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         scale = as_scale(self.scale, levels[0], seed)
@@ -202,11 +205,6 @@ class LastLayerConformalRegressor(BaseEstimator):
                 "a scale that learns needs the same rows in every process, so that all have the same scale; pass "
                 "validation=, the same everywhere, or scale='leverage'."
             )
-        if not space.can_leave_out:
-            raise ValueError(
-                "the leverage that the rows of fit_train would have had, had they not been there, is not known from a "
-                "few directions of the Gram matrix; pass validation= rows, or raise exact_up_to of WholeNetwork."
-            )
         return training_rows(space, batches, seed)
 
     def calibrate(self, data: Any, y: Any = None) -> Self:
@@ -233,13 +231,14 @@ class LastLayerConformalRegressor(BaseEstimator):
         """
         self._check_trained("calibrate")
         scores, flat, infinite = [], True, 0
-        for block in self._blocks(data, y):
-            target = columns_like(block.target, block.prediction)
-            center, width = self._band(block)
-            scores.append((target - center) / width)
-            flat = np.ndim(block.target) == 1
-            infinite += int(np.isinf(width).any(axis=1).sum())
-        found = _stacked(scores)
+        with closing(self._blocks(data, y)) as blocks:
+            for block in blocks:
+                target = columns_like(block.target, block.prediction)
+                center, width = self._band(block)
+                scores.append((target - center) / width)
+                flat = np.asarray(block.target).ndim == 1
+                infinite += int(np.isinf(width).any(axis=1).sum())
+        found = stacked(scores)
         if 2 * infinite >= len(found):
             warnings.warn(
                 f"{infinite} of {len(found)} calibration rows lie outside the span of the training features and have "
@@ -255,7 +254,7 @@ class LastLayerConformalRegressor(BaseEstimator):
     def predict(self, data: Any) -> Array:
         """Return the prediction of the network, (m,) or (m, q) as y came, as a NumPy array."""
         self._check_trained("predict")
-        return self._shaped(_stacked(block.prediction for block in self._blocks(data)))
+        return self._shaped(self._of_each(data, lambda block: block.prediction))
 
     def predict_interval(self, data: Any, confidence_level: Any = None) -> tuple[Array, Array]:
         """Predict, with intervals prediction + shift -+ threshold x width that hold with the stated probability.
@@ -281,15 +280,11 @@ class LastLayerConformalRegressor(BaseEstimator):
             If a level is not inside (0, 1).
         """
         self._check_trained("predict_interval")
-        if "scores_" not in vars(self):
-            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
+        check_calibrated(self)
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
-        found = _stacked(np.stack((block.prediction, *self._band(block)), axis=1) for block in self._blocks(data))
+        found = self._of_each(data, lambda block: np.stack((block.prediction, *self._band(block)), axis=1))
         prediction, center, width = found[:, 0], found[:, 1], found[:, 2]
-        warn_if_too_few("calibration rows", len(self.scores_), levels, self.symmetric, stacklevel=2)
-        warn_if_outside(width, stacklevel=2)
-        pairs = [bounds(center, width, *thresholds(self.scores_, level, self.symmetric)) for level in levels]
-        return self._shaped(prediction), layout(pairs, self.single_target_, single)
+        return self._shaped(prediction), calibrated_interval(self, center, width, levels, single)
 
     def leverage(self, data: Any) -> Array:
         """Return h(x) = phi(x)' A^-1 phi(x) of each row (m,), phi(x) being what enters the head.
@@ -299,7 +294,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         data : DataLoader or array (m, ...)
         """
         self._check_trained("leverage")
-        return _stacked(self.space_.leverage(block.features) for block in self._blocks(data))
+        return self._of_each(data, lambda block: self.space_.leverage(block.features))
 
     # ---------------------------------------------------------------- saving
 
@@ -358,8 +353,13 @@ class LastLayerConformalRegressor(BaseEstimator):
             layer = next((name for name, part in self.module.named_modules() if part is layer), layer)
         return copy.deepcopy(self.module).to(usable_device(self.device)), layer
 
-    def _blocks(self, data: Any, y: Any = None) -> Any:
+    def _blocks(self, data: Any, y: Any = None) -> Generator[Block, None, None]:
         return blocks_of(self.space_, as_batches(data, y))
+
+    def _of_each(self, data: Any, verb: Callable[[Block], Array]) -> Array:
+        """Return what a function makes of every block, one below the other."""
+        with closing(self._blocks(data)) as blocks:
+            return stacked(map(verb, blocks))
 
     def _band(self, block: Block) -> tuple[Array, Array]:
         """Return centre and width, both (b, q)."""
@@ -376,11 +376,3 @@ class LastLayerConformalRegressor(BaseEstimator):
     def _forget(self) -> None:
         for name in (*_TRAINED, "scores_"):
             self.__dict__.pop(name, None)
-
-
-def _stacked(parts: Iterable[Array]) -> Array:
-    """Return the parts one below the other; ValueError where there is none."""
-    found = list(parts)
-    if not found:
-        raise ValueError("there must be at least one row; the loader yielded none.")
-    return np.concatenate(found)

@@ -9,6 +9,7 @@ import torch
 from hatband._typing import Array, Float
 from hatband.linalg.base import Frame
 from hatband.linalg.spectral import SpectralFactor, Spectrum, factor_spectrum
+from hatband.nn.batches import NO_ROWS
 from hatband.nn.part import Intercept
 from hatband.nn.streaming import backend_for
 
@@ -52,7 +53,7 @@ class RunningProduct:
     def about(self, intercept: Intercept) -> "GramProduct":
         """Return the product about the mean where a constant is free, else about zero. Chan et al. 1979."""
         if self._shift is None:
-            raise ValueError("there must be at least one row; the loader yielded none.")
+            raise ValueError(NO_ROWS)
         offset, weight = self._sums / self._weight, self._weight
         mean = self._shift + offset
         product = self._product - weight * offset[:, None] * (offset @ self._basis)

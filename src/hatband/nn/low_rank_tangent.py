@@ -13,9 +13,9 @@ from hatband._checks_network import check_at_least
 from hatband._typing import Array, Float
 from hatband._validation import check_in, check_ridge, check_weights
 from hatband.evidence import SMALL_RIDGE
-from hatband.geometry import Exactness, Features, Geometry, Space
+from hatband.geometry import Exactness, Features, Geometry, Space, unseen_leverage
 from hatband.geometry.convert import as_numbers, dense_inputs
-from hatband.linalg import Factor
+from hatband.linalg.spectral import SpectralFactor
 from hatband.nn.batches import check_finite_from
 from hatband.nn.low_rank import RunningProduct, Sketch, SubspaceIteration
 from hatband.nn.part import Intercept
@@ -114,7 +114,7 @@ class LowRankTangentSpace(Space):
     ----------
     features_of : TangentFeatures
         The network.
-    factor : Factor
+    factor : SpectralFactor
         Of the directions.
     ridge : float
         Ridge in the sum convention.
@@ -125,7 +125,7 @@ class LowRankTangentSpace(Space):
     """
 
     features_of: TangentFeatures
-    factor: Factor
+    factor: SpectralFactor
     ridge: float
     n_samples: int
     captured: float
@@ -152,6 +152,10 @@ class LowRankTangentSpace(Space):
         """Return s(x) of each row, shape (m,); what the directions miss adds nothing to it."""
         return self.leverages(features)[1]
 
+    def unseen_leverage(self, features: Features) -> Array:
+        """Return |phi_perp|^2 / ridge of each row, shape (m,): what the directions miss."""
+        return self._measured(features, lambda gradients: (self.factor.unseen_leverage(gradients),), 1)[0]
+
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
         """Return h(x, z), shape (m, k), with the gradients of both in memory; training rows have to be passed."""
         if others is None:
@@ -171,6 +175,11 @@ class LowRankTangentSpace(Space):
             for result, values in zip(results, verb(gradients), strict=True):
                 result[block] = on_host(values)
         return results
+
+
+@unseen_leverage.register
+def _of_directions(space: LowRankTangentSpace, features: Features) -> Array:
+    return space.unseen_leverage(features)
 
 
 def _as_rows(X: Any) -> Float[Array, "m *k"]:

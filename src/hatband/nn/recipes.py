@@ -145,6 +145,11 @@ def as_recipe(layer: Any) -> Recipe:
     """Return what `layer=` asks for."""
     if isinstance(layer, Recipe):
         return layer
+    if not (layer is None or isinstance(layer, (str, nn.Module))):
+        raise TypeError(
+            "layer must be the name of a linear layer, the layer itself, 'all', an instance such as WholeNetwork(), or "
+            f"None; got {layer!r}."
+        )
     return WholeNetwork() if isinstance(layer, str) and layer == "all" else OneLayer(layer)
 
 

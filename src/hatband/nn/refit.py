@@ -9,7 +9,7 @@ from torch import nn
 
 from hatband.evidence import RidgeSpectrum
 from hatband.linalg import TriangularStatistics
-from hatband.nn.batches import ArrayBatches, Batches, as_batches, check_finite_from, targets, wide_on_host
+from hatband.nn.batches import NO_ROWS, ArrayBatches, Batches, as_batches, check_finite_from, targets, wide_on_host
 from hatband.nn.blocks import columns_like
 from hatband.nn.gather import head_of
 from hatband.nn.head import Head
@@ -48,7 +48,7 @@ def refit_head(
     ------
     ValueError
         If no head is found, its output is not the prediction itself (an activation follows), something is not finite,
-        or the weights of the head cannot be written because it is parametrised.
+        or the weights of the head cannot be written: it is parametrised, or they are too large for its type.
 
     Notes
     -----
@@ -102,7 +102,7 @@ def _statistics(module: nn.Module, head: Head, batches: Batches | ArrayBatches) 
                 statistics = TriangularStatistics.empty(features.shape[1], columns.shape[1])
             statistics = statistics.add(features, columns)
     if statistics is None:
-        raise ValueError("there must be at least one row; the loader yielded no batch.")
+        raise ValueError(NO_ROWS)
     return statistics
 
 
@@ -115,6 +115,12 @@ def _write(layer: nn.Module, slopes: np.ndarray, intercepts: np.ndarray | None) 
             "the head must hold its weights as plain parameters to be solved for; this one is parametrised (weight "
             "norm, pruning). Remove the parametrisation first."
         )
-    parameters["weight"].copy_(torch.as_tensor(slopes.T))
-    if intercepts is not None:
-        parameters["bias"].copy_(torch.as_tensor(intercepts))
+    solved = {"weight": slopes.T} if intercepts is None else {"weight": slopes.T, "bias": intercepts}
+    for name, values in solved.items():
+        parameter = parameters[name]
+        if not (np.abs(values) <= torch.finfo(parameter.dtype).max).all():
+            raise ValueError(
+                f"the {name} that was solved for must fit into the {parameter.dtype} of the head; it has an entry of "
+                f"{np.abs(values).max():.1e}. Rescale y or the features, or call module.double() first."
+            )
+        parameter.copy_(torch.as_tensor(values))

@@ -53,7 +53,7 @@ _SCHEMA: dict[str, Any] = {
 def save_last_layer(model: Any, path: str | Path) -> None:
     """Write a fitted LastLayerConformalRegressor."""
     space: NetworkSpace = model.space_
-    tensors = {f"{_MODULE}{name}": tensor for name, tensor in space.module.state_dict().items()}
+    tensors = {f"{_MODULE}{name}": tensor for name, tensor in _weights(space.module).items()}
     tensors |= {name: _tensor(values) for name, values in file_of(space).tensors(space).items()}
     if "scores_" in vars(model):
         tensors["scores"] = _tensor(model.scores_)
@@ -64,6 +64,8 @@ def save_last_layer(model: Any, path: str | Path) -> None:
 
 def _content(model: Any, space: NetworkSpace) -> dict[str, Any]:
     parameters = {name: _plain(getattr(model, name)) for name in _PARAMETERS if name not in {"scale", "random_state"}}
+    # 1 == True, but a schema tells them apart.
+    parameters |= {name: bool(parameters[name]) for name in ("symmetric", "penalise_bias")}
     parameters["scale"] = model.scale if isinstance(model.scale, str) else _scale_document(model.scale)
     whole_number = isinstance(model.random_state, (int, np.integer))
     parameters["random_state"] = int(model.random_state) if whole_number else None
@@ -94,6 +96,18 @@ def _probe(scale: Any, learned: TrainingRows) -> Any:
     """Return shift and width (2, m, q) of the first rows that a scale learned from."""
     shift, width = scale.predict(learned.rows.take(slice(_PROBE_ROWS)))
     return np.stack(np.broadcast_arrays(shift, width))
+
+
+def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return weights and buffers; ValueError where a module keeps other things with them."""
+    state = module.state_dict()
+    others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise ValueError(
+            f"save writes tensors; the state of the network also holds {others}, which would have to be loaded as "
+            "code. Pickle the model instead."
+        )
+    return state
 
 
 def _tensor(values: Any) -> torch.Tensor:

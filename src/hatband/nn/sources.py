@@ -9,7 +9,7 @@ from sklearn.utils import check_consistent_length
 from hatband._backend import exact_device
 from hatband._checks_network import check_validation_size
 from hatband._validation import check_finite, check_target, check_weights
-from hatband.nn.batches import as_batches, numbers, placed
+from hatband.nn.batches import as_array, as_batches, numbers, placed
 from hatband.nn.epochs import Batch, EpochRows, LoaderRows, ShuffledRows, columns_on, taken
 
 # The rows to train on, and those to stop by.
@@ -32,14 +32,14 @@ class Source(NamedTuple):
 
     def arrays(self, X: Any, y: Any, sample_weight: Any = None) -> Batch:
         """Return checked rows, those of weight 0 left out, on the device of the network."""
-        target, _ = check_target(_on_host(y))
+        target, _ = check_target(as_array(y))
         inputs = placed(_inputs(X), self.device, self.input_dtype)
         check_consistent_length(inputs, target)
         # Targets in float64 until they are standardised: y may lie far from 0.
         rows = Batch(inputs, columns_on(self.device, target))
         if sample_weight is None:
             return rows
-        weight = torch.from_numpy(check_weights(_on_host(sample_weight), len(target))).to(rows.targets.device)
+        weight = torch.from_numpy(check_weights(as_array(sample_weight), len(target))).to(rows.targets.device)
         return taken(rows._replace(weight=weight), weight > 0)
 
     def given(self, X: Any, y: Any = None, sample_weight: Any = None, *, seed: int) -> EpochRows:
@@ -72,10 +72,6 @@ class Source(NamedTuple):
         return ShuffledRows(rows, self.batch_size, torch.Generator().manual_seed(seed))
 
 
-def _on_host(values: Any) -> Any:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
-
-
 def _inputs(X: Any) -> Any:
     """Return inputs as a finite floating tensor in their own precision."""
     if isinstance(X, torch.Tensor):
@@ -84,5 +80,5 @@ def _inputs(X: Any) -> Any:
         values = numbers(X)
         tensor = torch.from_numpy(np.array(values, np.float32 if values.dtype == np.float32 else np.float64))
     if not bool(torch.isfinite(tensor).all()):
-        check_finite(_on_host(tensor), "X")
+        check_finite(as_array(tensor), "X")
     return tensor

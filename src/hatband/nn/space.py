@@ -1,5 +1,6 @@
 """The space of the features of a network: leverage read off one factor, on the device that the features are on."""
 
+import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,10 +13,11 @@ from torch import nn
 
 from hatband._backend import NumpyBackend, on_host
 from hatband._typing import Array
-from hatband._validation import check_in, check_ridge
-from hatband.geometry import Exactness, Features, Space
+from hatband._validation import LeverageWarning, check_in, check_ridge
+from hatband.geometry import Exactness, Features, Space, unseen_leverage
 from hatband.linalg import Factor, GramStatistics
 from hatband.linalg.moments import Centre
+from hatband.linalg.spectral import SpectralFactor
 from hatband.nn.batches import wide_on_host
 from hatband.nn.low_rank import Sketch
 from hatband.nn.part import Intercept, Part
@@ -67,11 +69,6 @@ class NetworkSpace(Space):
     @abstractmethod
     def mean_eigenvalue(self) -> float:
         """tr(Phi_c'Phi_c) / d, to which a ridge is compared."""
-
-    @property
-    @abstractmethod
-    def can_leave_out(self) -> bool:
-        """Whether the leverage of a training row says what it would be without that row."""
 
     def features(self, X: Any) -> Features:
         """Run the module once on X."""
@@ -154,11 +151,6 @@ class GramSpace(NetworkSpace):
         """tr(Phi_c'Phi_c) / d, a penalised constant counted among the features."""
         return mean_eigenvalue(measured(self.statistics, self.intercept), self.intercept)
 
-    @property
-    def can_leave_out(self) -> bool:
-        """Whether the leverage of a training row says what it would be without that row."""
-        return True
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SketchSpace(NetworkSpace):
@@ -168,9 +160,12 @@ class SketchSpace(NetworkSpace):
     ----------
     sketch : Sketch
         These directions.
+    factor : SpectralFactor
+        Of them.
     """
 
     sketch: Sketch
+    factor: SpectralFactor
 
     @property
     def directions(self) -> Array:
@@ -182,10 +177,14 @@ class SketchSpace(NetworkSpace):
         """tr(Phi_c'Phi_c) / d."""
         return self.sketch.trace / len(self.sketch.mean)
 
-    @property
-    def can_leave_out(self) -> bool:
-        """False: what the directions miss of a training row counts as unseen, and h(x_i) may pass 1."""
-        return False
+    def unseen_leverage(self, features: Features) -> Array:
+        """Return |phi_perp|^2 / ridge of each row, shape (m,): what the directions miss."""
+        return np.asarray(on_host(self.factor.unseen_leverage(self._rows(features))))
+
+
+@unseen_leverage.register
+def _of_directions(space: SketchSpace, features: Features) -> Array:
+    return space.unseen_leverage(features)
 
 
 def with_one(values: torch.Tensor) -> torch.Tensor:
@@ -243,18 +242,27 @@ def space_at(
 
 def _factored(statistics: GramStatistics, ridge: float, intercept: Intercept, tolerance: float) -> Factor:
     try:
-        return statistics.factor(ridge, intercept == "free", tolerance)
+        factor = statistics.factor(ridge, intercept == "free", np.inf)
     except np.linalg.LinAlgError:
         raise np.linalg.LinAlgError(
             f"ridge must be large enough for the Gram matrix of {statistics.n_features} features over "
             f"{statistics.n_samples} rows to be invertible; it is singular at {ridge:.3g}. Pass ridge='auto', or a "
             "larger number."
         ) from None
+    if factor.error_bound > tolerance:
+        warnings.warn(
+            f"ridge must be larger for the leverage to keep its digits: at {ridge:.3g} it may be wrong by a relative "
+            f"{factor.error_bound:.1e} (tolerance {tolerance:.1e}). Pass ridge='auto', or a larger number.",
+            LeverageWarning,
+            stacklevel=2,
+        )
+    return factor
 
 
 def fit_sketch(module: nn.Module, part: Part, sketch: Sketch, ridge: Any, intercept: Intercept) -> SketchSpace:
     """Put a ridge on the leading directions of the features of a part of a network."""
-    chosen = default_ridge(part, sketch.trace / len(sketch.mean), checked_ridge(ridge))
+    # Where no feature varies there is no eigenvalue to take a share of.
+    chosen = default_ridge(part, sketch.trace / len(sketch.mean) or 1.0, checked_ridge(ridge))
     if not chosen > 0:
         raise ValueError(f"ridge must be > 0 where a few directions stand for all parameters; got {ridge!r}.")
     return SketchSpace(

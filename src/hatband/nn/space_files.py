@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hatband._backend import exact_device
 from hatband._validation import check_in
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
@@ -105,8 +106,7 @@ class WholeNetworkFile(SpaceFile):
         n_features = content["statistics"]["n_features"]
         if n_features != n_parameters(module):
             raise ValueError(f"the module must have {n_features} parameters; it has {n_parameters(module)}.")
-        part = AllParameters.found(module, None)
-        return Read(_whole_layer(content["whole"]), _gram_space(content, tensors, module, part))
+        return Read(_whole_layer(content["whole"]), _gram_space(content, tensors, module, _all_parameters(module)))
 
 
 class LowRankFile(SpaceFile):
@@ -139,7 +139,7 @@ class LowRankFile(SpaceFile):
         if not np.isfinite(mean).all() or not 0 <= numbers["trace"] < np.inf:
             raise ValueError("the file: mean and trace of the Gram matrix must be finite; they are not.")
         _check_rows(numbers)
-        part, backend = AllParameters.found(module, None), _backend_at(module)
+        part, backend = _all_parameters(module), _backend_at(module)
         arrays = dict(zip(("mean", "values", "vectors"), map(backend.asarray, (mean, values, vectors)), strict=True))
         sketch = Sketch(numbers["n_samples"], float(numbers["weight"]), float(numbers["trace"]), **arrays)
         described = content["space"]
@@ -232,6 +232,11 @@ def _check_directions(values: Any, vectors: Any) -> None:
     falling = np.isfinite(values).all() and (values >= 0).all() and (np.diff(values) <= 0).all()
     if not falling or not np.allclose(vectors.T @ vectors, np.eye(len(values)), atol=1e-8):
         raise ValueError("the file: directions must be orthonormal, with singular values that fall; they are not.")
+
+
+def _all_parameters(module: nn.Module) -> AllParameters:
+    # Without the warning of a device that has no float64: finding the backend warns of it.
+    return AllParameters(exact_device(home(module)[0]))
 
 
 def _backend_at(module: nn.Module) -> Any:

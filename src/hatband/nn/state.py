@@ -1,5 +1,6 @@
 """What training must leave as it found it: torch's generators, modes, gradients and, after an error, weights."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,4 +65,5 @@ def put_back_on_failure(module: Any) -> Iterator[None]:
 
 def copied_state(module: Any) -> dict[str, Any]:
     """Return weights and buffers that further training does not touch."""
-    return {name: value.clone() for name, value in module.state_dict().items()}
+    # A module may keep more than tensors there (get_extra_state).
+    return {name: copy.deepcopy(value) for name, value in module.state_dict().items()}

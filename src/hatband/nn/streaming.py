@@ -15,11 +15,9 @@ from hatband._backend import AnyBackend, NumpyBackend, backend_of
 from hatband._typing import Array
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
-from hatband.nn.batches import ArrayBatches, Batches, as_batches, check_finite_from, targets
+from hatband.nn.batches import NO_ROWS, ArrayBatches, Batches, as_batches, check_finite_from, targets
 from hatband.nn.head import find_head
 from hatband.nn.part import Part
-
-_NO_BATCH = "there must be at least one row; the loader yielded no batch."
 
 
 def rows_per_block(backend: AnyBackend, n_columns: int) -> int:
@@ -114,7 +112,7 @@ class RunningGram:
             self._flush()
         backend, count = self._backend, self._count
         if self._shift is None:
-            raise ValueError("there must be at least one row; the loader yielded none.")
+            raise ValueError(NO_ROWS)
         offset = self._sums / count
         centre = Centre(count, float(count), backend.asarray(self._shift) + offset)
         joint = backend.mirror(self._gram + 0.0) - count * offset[:, None] * offset
@@ -185,13 +183,13 @@ def streamed(
     rows = iter(batches)
     first = next(rows, None)
     if first is None:
-        raise ValueError(_NO_BATCH)
+        raise ValueError(NO_ROWS)
     part = find(module, first[0])
     with part.watching(module) as run:
         pieces = part.pieces(module, chain([first], rows))
         inputs, y = next(pieces, (None, None))
         if inputs is None:
-            raise ValueError(_NO_BATCH)
+            raise ValueError(NO_ROWS)
         seen = run(inputs)
         target = None if y is None else targets(y, len(seen.features))
         n_targets = 0 if target is None else target.size // len(target)

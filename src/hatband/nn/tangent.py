@@ -19,7 +19,7 @@ from hatband.geometry import Exactness, Geometry
 from hatband.geometry.convert import combined_weights
 from hatband.geometry.features import FeatureSpace
 from hatband.linalg import Auto
-from hatband.nn.batches import home, moved
+from hatband.nn.batches import home, moved, n_rows, wide_on_host
 
 # Numbers in one block of gradients: 64 MB.
 BLOCK_NUMBERS = 2**23
@@ -59,6 +59,7 @@ class DoubleNetwork:
     @classmethod
     def on(cls, module: nn.Module, device: torch.device) -> "DoubleNetwork":
         """Copy a network to a device that has float64."""
+        _check_functional(module)
         return cls(copy.deepcopy(module).to(device).double().eval(), device)
 
     @cached_property
@@ -89,8 +90,7 @@ class DoubleNetwork:
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            # What is wrong with the module itself it says itself.
-            self.outputs(self.parameters, rows)
+            self._refuse_failing(rows)
             raise ValueError(
                 "tangent features need a module that torch.func can differentiate row by row, vmap(grad(module)); it "
                 f"failed with: {str(error).splitlines()[0]} Do without operations in place and branches on values, or "
@@ -98,9 +98,31 @@ class DoubleNetwork:
             ) from error
         return values, torch.cat([value.reshape(len(value), -1) for value in found.values()], dim=1)
 
+    def _refuse_failing(self, rows: Any) -> None:
+        """Let a module that fails without any gradients say itself what is wrong."""
+        try:
+            self.outputs(self.parameters, rows)
+        except RuntimeError as error:
+            error.add_note(
+                "Gradients are taken of a copy of the module in float64: a tensor that it makes itself must have the "
+                "type of its inputs, as x.new_zeros(...) or dtype=x.dtype give it."
+            )
+            raise
+
     def _one(self, parameters: dict[str, torch.Tensor], row: Any) -> tuple[torch.Tensor, torch.Tensor]:
         value = self.outputs(parameters, each(row, lambda leaf: leaf[None]))[0]
         return value, value
+
+
+def _check_functional(module: nn.Module) -> None:
+    """Raise where torch cannot put other weights into a module, which is how it differentiates by them."""
+    for part in module.modules():
+        if isinstance(part, (nn.DataParallel, torch.jit.ScriptModule)):
+            raise ValueError(
+                "tangent features need a module that torch.func can call with other weights, which it cannot with "
+                f"{type(part).__name__}; pass the module that was wrapped or compiled (module.module of a "
+                "DataParallel), or measure its last layer (layer=None)."
+            )
 
 
 def one_output(found: Any, count: int) -> torch.Tensor:
@@ -119,13 +141,6 @@ def each(inputs: Any, verb: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     if isinstance(inputs, Mapping):
         return {key: each(value, verb) for key, value in inputs.items()}
     return tuple(each(value, verb) for value in inputs) if isinstance(inputs, tuple) else verb(inputs)
-
-
-def n_rows(inputs: Any) -> int:
-    """Return how many rows inputs hold, however nested."""
-    while not isinstance(inputs, torch.Tensor):
-        inputs = next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs))
-    return len(inputs)
 
 
 def n_parameters(module: nn.Module) -> int:
@@ -182,19 +197,23 @@ class TangentFeatures:
 
     def expand(self, X: Any) -> Expansion:
         """Return values (m,) and gradients (m, p) at rows X (m, k)."""
-        network = DoubleNetwork.of(self.module)
-        rows, size = network.rows(X), network.n_parameters
-        values, gradients = np.empty(len(rows)), np.empty((len(rows), size))
-        for block in blocks_of_gradients(len(rows), size):
-            value, gradient = network.expand(rows[block])
-            values[block], gradients[block] = on_host(value), on_host(gradient)
-        check_finite(gradients, "the gradients of the module")
-        return Expansion(values, gradients)
+        return expansion(DoubleNetwork.of(self.module), X)
 
     @property
     def weights(self) -> Float[Array, " p"]:
         """The trained weights as one vector, in the order of the columns of `transform`."""
-        return np.concatenate([on_host(value.reshape(-1)).astype(np.float64) for value in self.module.parameters()])
+        return np.concatenate([wide_on_host(value.reshape(-1)) for value in self.module.parameters()])
+
+
+def expansion(network: DoubleNetwork, X: Any) -> Expansion:
+    """Return values (m,) and gradients (m, p) of a network at rows X (m, k), on the host."""
+    rows, size = network.rows(X), network.n_parameters
+    values, gradients = np.empty(len(rows)), np.empty((len(rows), size))
+    for block in blocks_of_gradients(len(rows), size):
+        value, gradient = network.expand(rows[block])
+        values[block], gradients[block] = on_host(value), on_host(gradient)
+    check_finite(gradients, "the gradients of the module")
+    return Expansion(values, gradients)
 
 
 @dataclass(frozen=True, eq=False)

@@ -292,7 +292,7 @@ def _check_losses(epoch: Epoch, settings: _Settings) -> None:
 
 def _check_weights(module: Any, settings: _Settings) -> None:
     for name, value in module.state_dict().items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise TrainingDivergedError(_diverged(f"{name} holds NaN or infinity at the end", settings))
 
 

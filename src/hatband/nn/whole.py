@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hatband.linalg import GramStatistics
-from hatband.nn.batches import called, home, placed, targets
+from hatband.nn.batches import called, home, n_rows, placed, targets
 from hatband.nn.head import evaluating
 from hatband.nn.part import Intercept, Part, Seen
 from hatband.nn.tangent import (
@@ -18,7 +18,6 @@ from hatband.nn.tangent import (
     each,
     gradient_device,
     n_parameters,
-    n_rows,
     one_output,
 )
 

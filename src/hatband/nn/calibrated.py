@@ -1,0 +1,26 @@
+"""From calibration scores to intervals, as every estimator around networks gives them."""
+
+from typing import Any
+
+from sklearn.exceptions import NotFittedError
+
+from hatband._typing import Array
+from hatband.conformal.band import warn_if_outside
+from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
+
+
+def check_calibrated(model: Any) -> None:
+    """Raise unless a trained model has calibration scores."""
+    if "scores_" not in vars(model):
+        raise NotFittedError(f"This {type(model).__name__} is trained but not calibrated; call calibrate first.")
+
+
+def calibrated_interval(model: Any, center: Array, width: Array, levels: list[Any], single_level: bool) -> Array:
+    """Return center + threshold x width (m[, q], 2[, L]) by the scores of a model; warn of rows that make it infinite.
+
+    To be called by what the user calls: the warnings point there.
+    """
+    warn_if_too_few("calibration rows", len(model.scores_), levels, model.symmetric, stacklevel=3)
+    warn_if_outside(width, stacklevel=3)
+    pairs = [bounds(center, width, *thresholds(model.scores_, level, model.symmetric)) for level in levels]
+    return layout(pairs, model.single_target_, single_level)
