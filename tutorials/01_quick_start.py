@@ -155,7 +155,7 @@ assert (np.diff(interval[:, 1]) > 0).all()
 # Calibrating again replaces the scores; training again forgets them.
 
 # %%
-model = SplitConformalRegressor(Ridge(alpha=0.1))
+model = SplitConformalRegressor(Ridge(alpha=0.1), random_state=0)
 model.fit_train(X_train[:200], y_train[:200]).calibrate(X_train[200:], y_train[200:])
 _, interval = model.predict_interval(X_new)
 assert len(model.scores_) == 92
@@ -168,7 +168,7 @@ assert len(model.scores_) == 92
 
 # %%
 trained = Ridge(alpha=0.1).fit(X_train[:200], y_train[:200])
-frozen = SplitConformalRegressor(FrozenEstimator(trained))
+frozen = SplitConformalRegressor(FrozenEstimator(trained), random_state=0)
 frozen.fit_train(X_train[:200], y_train[:200]).calibrate(X_train[200:], y_train[200:])
 assert np.allclose(frozen.predict_interval(X_new)[1], interval)
 

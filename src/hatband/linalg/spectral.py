@@ -1,6 +1,7 @@
 """Singular values: many ridges from one decomposition, and rank-deficient features at ridge 0."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Spectrum:
     values: Float[Array, " r"]
     unit: Float[Array, " k"]
 
-    @property
+    @cached_property
     def has_null(self) -> bool:
         """Whether there are directions that training rows have no part in."""
         return len(self.values) < len(self.unit) or bool((self.values == 0).any())

@@ -74,8 +74,8 @@ class Head(Part):
         entered: list[torch.Tensor] = []
         owner = threading.get_ident()
 
-        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            # Another thread may be using the module too.
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] = {}) -> None:  # noqa: B006
+            # Another thread may be using the module too; torch calls it without kwargs until it is registered whole.
             if threading.get_ident() == owner:
                 # At once: what follows may write into the same memory.
                 entered[:] = [self.features(args[0] if args else kwargs["input"])]
