@@ -13,7 +13,7 @@ from hatband._typing import Array
 
 # A block of rows fits the cache (2 MB) unless that left too few rows for full BLAS speed; it never passes 32 MB.
 _CACHE_ENTRIES, _MOST_ENTRIES, _HUGE_ENTRIES = 2**18, 2**22, 2**19 + 2**12
-_DEVICE_ENTRIES = 2**24
+_DEVICE_ENTRIES, _PART_BLOCKS = 2**24, 8
 _SHARING = threading.Lock()
 
 
@@ -37,7 +37,7 @@ def empty_block(rows: int, width: int) -> Array:
 
 
 def share(work: Callable[[slice], None], count: int, size: int) -> None:
-    """Call work(part) for parts that cover range(count), one for each core where all get two blocks of `size` rows.
+    """Call work(part) for parts that cover range(count), side by side where every core gets two blocks of `size` rows.
 
     A core then reads what it has written itself, and what is not BLAS is shared out too. Meanwhile BLAS has one thread
     a core. The memory of one block is needed for each core.
@@ -48,7 +48,9 @@ def share(work: Callable[[slice], None], count: int, size: int) -> None:
     if workers < 2 or not _SHARING.acquire(blocking=False):
         work(slice(0, count))
         return
-    edges = [count * i // workers for i in range(workers + 1)]
+    # More parts than cores: threads of BLAS that have just worked go on spinning, and hold one of the cores up.
+    pieces = max(workers, count // (_PART_BLOCKS * size))
+    edges = [count * i // pieces for i in range(pieces + 1)]
     parts = [slice(start, stop) for start, stop in pairwise(edges)]
     try:
         with _blas_libraries().limit(limits=1), ThreadPoolExecutor(workers) as pool:
