@@ -17,7 +17,7 @@ from _report import Report, parser
 from hatband import SplitConformalRegressor
 from hatband.linalg import Auto, Factor
 
-SIZES = {(100_000, 300): 9, (20_000, 1_000): 9}
+SIZES = {(100_000, 300): 15, (20_000, 1_000): 15}
 QUICK_SIZES = {(30_000, 300): 5, (5_000, 1_000): 3}
 RIDGE = 1.0
 CALIBRATION_ROWS = 1000
