@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -151,4 +152,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # One thread for both sides: torch's threads and those of BLAS would wait for each other.
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        code = main()
+    sys.exit(code)
