@@ -14,7 +14,7 @@ import torch
 
 from _report import Report, parser
 from hatband.linalg import Factor
-from hatband.nn.streaming import RunningGram, backend_for
+from hatband.nn.streaming import RunningGram
 
 SIZES = ((1_000_000, 1_024), (100_000, 4_096))
 QUICK_SIZES = ((100_000, 1_024), (20_000, 2_048))
@@ -37,7 +37,7 @@ def features_on(device: torch.device, n: int, d: int) -> torch.Tensor:
 
 def factored(values: torch.Tensor) -> Factor:
     """Stream the features in batches and factor their centred Gram matrix."""
-    running = RunningGram(backend_for(values), values.shape[1], 0)
+    running = RunningGram.of(values, 0)
     for part in values.split(BATCH):
         running.add(part)
     statistics = running.statistics()

@@ -107,27 +107,31 @@ def memory(report: Report, net: nn.Module, n: int) -> None:
     report.target("growth of peak memory / float32 features of the rows more", (found[1] - found[0]) / more, 0.05)
 
 
-def speed(report: Report, net: nn.Sequential, n: int, rounds: int) -> None:
-    """Time beyond the forward passes, and against laplace-torch."""
+def speed(report: Report, net: nn.Sequential, n: int, rounds: int, threads: int) -> None:
+    """Time beyond the forward passes, and against laplace-torch, all on a number of threads."""
     loader, other = rows(n), laplace_fit(net, rows(n))
-    phi = features(net, loader)
+    phi, model = features(net, loader), fit_train(net, loader).calibrate(loader)
     calls: dict[str, Callable[[], object]] = {
         "forward passes": lambda: forward_pass(net, loader),
         "fit_train": lambda: fit_train(net, loader),
+        "predict_interval": lambda: model.predict_interval(loader),
         "Gram multiply, float64": lambda: phi.T @ phi,
     }
     if other is not None:
         calls["laplace-torch fit"] = other
-    seconds = best_times(calls, rounds)
-    beyond = seconds["fit_train"] - seconds["forward passes"]
+    with threadpool_limits(threads):
+        torch.set_num_threads(threads)
+        seconds = best_times(calls, rounds)
     for name, value in seconds.items():
-        report.row(call=name, milliseconds=1e3 * value)
-    report.row(call="fit_train beyond the forward passes", milliseconds=1e3 * beyond)
-    report.target(
-        "fit_train beyond the forward passes / Gram multiply", beyond / seconds["Gram multiply, float64"], 3.0
-    )
-    theirs = seconds.get("laplace-torch fit")
-    report.target("laplace-torch fit / fit_train", None if theirs is None else theirs / seconds["fit_train"], 1.5, ">=")
+        report.row(threads=threads, call=name, milliseconds=1e3 * value)
+    multiply, theirs = seconds["Gram multiply, float64"], seconds.get("laplace-torch fit")
+    for call in ("fit_train", "predict_interval"):
+        beyond = seconds[call] - seconds["forward passes"]
+        report.row(threads=threads, call=f"{call} beyond the forward passes", milliseconds=1e3 * beyond)
+        label = f"{call} beyond the forward passes / Gram multiply, threads: {threads}"
+        report.target(label, beyond / multiply, 3.0)
+    ratio = None if theirs is None else theirs / seconds["fit_train"]
+    report.target(f"laplace-torch fit / fit_train, threads: {threads}", ratio, 1.5, ">=")
 
 
 def accuracy(report: Report, net: nn.Sequential, n: int) -> None:
@@ -146,14 +150,11 @@ def main() -> int:
     n, rounds = (QUICK_ROWS, QUICK_ROUNDS) if args.quick else (ROWS, ROUNDS)
     report, net = Report("last_layer"), network()
     memory(report, net, n)
-    speed(report, net, n, rounds)
+    for threads in sorted({1, torch.get_num_threads()}):
+        speed(report, net, n, rounds, threads)
     accuracy(report, net, n)
     return report.finish(args)
 
 
 if __name__ == "__main__":
-    # One thread for both sides: torch's threads and those of BLAS would wait for each other.
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        code = main()
-    sys.exit(code)
+    sys.exit(main())

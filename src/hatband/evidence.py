@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from hatband._backend import EPS, on_host
+from hatband._backend import EPS
+from hatband._kinds import on_host
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_finite, check_in, check_rows_for_noise, check_weights
 from hatband.linalg import GramStatistics, TriangularStatistics

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hatband._backend import on_host
+from hatband._kinds import on_host
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_no_nan, check_ridge, check_target
 from hatband.evidence import RidgeSpectrum

@@ -74,7 +74,7 @@ def test_tensors_that_are_not_finite_are_refused_with_their_row(bad, rng):
 
 
 def test_a_device_without_float64_is_left_with_one_warning(monkeypatch):
-    monkeypatch.setattr(_backend, "_is_tensor", lambda rows: True)
+    monkeypatch.setattr(_backend, "is_tensor", lambda rows: True)
     rows = SimpleNamespace(device=SimpleNamespace(type="mps"))
 
     with pytest.warns(LeverageWarning, match="float64"):
@@ -100,6 +100,32 @@ def test_the_condition_number_on_an_accelerator_is_that_of_the_matrix(rng, size,
     assert backend.rcond_cholesky(upper, norm) <= 3 * exact
     exact = 1 / (abs(triangle).sum(axis=0).max() * abs(inverse).sum(axis=0).max())
     assert backend.rcond_triangle(upper) == pytest.approx(exact, rel=1e-6)
+
+
+# Both sides of one panel of 128 columns; from 1,025 columns on there are eight of more.
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 129, 300, 1_100])
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", PRETEND, CUDA])
+class TestTriangularProducts:
+    def test_the_gram_matrix_of_a_block_is_added_to_the_upper_triangle(self, rng, device, size):
+        backend, block = _backend.TorchBackend(device), rng.normal(size=(7, size))
+        gram = backend.asarray(np.full((size, size), 2.0))
+
+        found = backend.mirror(backend.syrk_add(gram, backend.asarray(block)))
+
+        bound = 10 * EPS * (abs(block).T @ abs(block) + 2)
+        assert (abs(found.cpu().numpy() - (block.T @ block + 2)) <= bound).all()
+
+    @pytest.mark.parametrize("transpose", [False, True])
+    def test_rows_are_multiplied_by_the_triangle_or_its_transpose(self, rng, device, size, transpose):
+        backend = _backend.TorchBackend(device)
+        block, triangle = rng.normal(size=(7, size)), np.triu(rng.normal(size=(size, size)))
+        rows = backend.asarray(block.copy())
+
+        found = backend.trmm(rows, backend.asarray(triangle), transpose)
+
+        factor = triangle.T if transpose else triangle
+        assert (abs(found.cpu().numpy() - block @ factor) <= size * EPS * (abs(block) @ abs(factor))).all()
+        np.testing.assert_array_equal(rows.cpu().numpy(), block)
 
 
 def test_a_singular_triangle_has_a_reciprocal_condition_number_of_0_everywhere():

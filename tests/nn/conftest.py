@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from hatband._backend import TorchBackend
-from hatband.nn import low_rank, space_files, streaming
 from nn.cases import network
 from pretend_device import DEVICE
 
@@ -13,14 +11,10 @@ CUDA = pytest.param(
 )
 
 
-# "tensors" is the code of an accelerator, run on the CPU; the pretended device refuses what CUDA refuses besides.
-@pytest.fixture(params=["cpu", "tensors", str(DEVICE), CUDA])
-def device(request, monkeypatch) -> torch.device:
-    if request.param != "tensors":
-        return torch.device(request.param)
-    for module in (low_rank, space_files, streaming):
-        monkeypatch.setattr(module, "backend_for", lambda features: TorchBackend("cpu"))
-    return torch.device("cpu")
+# The pretended device runs the code of an accelerator, and refuses what CUDA refuses.
+@pytest.fixture(params=["cpu", str(DEVICE), CUDA])
+def device(request) -> torch.device:
+    return torch.device(request.param)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hatband import _backend
+from hatband import _kinds
 from hatband._validation import LeverageWarning
 from hatband.nn import (
     MLP,
@@ -79,7 +79,7 @@ class TestOnlyFinalNumbersComeToTheHost:
 class TestWithoutFloat64:
     @pytest.fixture(autouse=True)
     def poor(self, monkeypatch):
-        monkeypatch.setattr(_backend, "_has_float64", lambda device: device.type not in {"mps", DEVICE.type})
+        monkeypatch.setattr(_kinds, "has_float64", lambda device: device.type not in {"mps", DEVICE.type})
         with without_float64():
             yield
 

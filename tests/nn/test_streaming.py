@@ -10,12 +10,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from hatband import _backend
+from hatband import _kinds
+from hatband._backend import backend_of
 from hatband._validation import LeverageWarning
 from hatband.linalg import GramStatistics
 from hatband.nn import LastLayerConformalRegressor, all_reduce, feature_statistics
 from hatband.nn import streaming as streaming_module
-from hatband.nn.streaming import RunningGram, backend_for
+from hatband.nn.streaming import RunningGram
 from nn.cases import WIDTH, loader, network, phi, rows
 from pretend_device import DEVICE
 
@@ -47,7 +48,7 @@ def test_statistics_of_batches_are_those_of_all_rows(net, batch_size):
 def test_blocks_of_any_size_give_the_same_sums_to_rounding(device, monkeypatch, rng, sizes):
     monkeypatch.setattr(streaming_module, "rows_per_block", lambda backend, n_columns: 16)
     values = rng.normal(size=(sum(sizes), 3)) * [1, 10, 100] + [0, 1e3, -1e5]
-    running = RunningGram(backend_for(torch.zeros(1, device=device)), 3, 0)
+    running = RunningGram(backend_of(torch.zeros(1, device=device)), 3, 0)
 
     for part in np.split(values, np.cumsum(sizes)[:-1]):
         running.add(torch.tensor(part, device=device))
@@ -60,7 +61,7 @@ def test_blocks_of_any_size_give_the_same_sums_to_rounding(device, monkeypatch, 
 def test_sorted_rows_lose_nothing(device, monkeypatch):
     monkeypatch.setattr(streaming_module, "rows_per_block", lambda backend, n_columns: 64)
     values = np.linspace(0, 1e6, 4_096)[:, None] ** [1, 0.5]
-    running = RunningGram(backend_for(torch.zeros(1, device=device)), 2, 0)
+    running = RunningGram(backend_of(torch.zeros(1, device=device)), 2, 0)
 
     running.add(torch.tensor(values, device=device))
 
@@ -69,7 +70,7 @@ def test_sorted_rows_lose_nothing(device, monkeypatch):
 
 def test_statistics_can_be_read_more_than_once_while_rows_come_in(device, rng):
     values = torch.tensor(rng.normal(size=(20, 3)), device=device)
-    running = RunningGram(backend_for(values), 3, 0)
+    running = RunningGram(backend_of(values), 3, 0)
     running.add(values[:8])
     first = host(running.statistics().gram).copy()
     running.add(values[8:])
@@ -125,7 +126,7 @@ def test_memory_does_not_grow_with_the_number_of_rows():
 def test_a_device_without_float64_is_left_for_the_cpu_with_one_warning(monkeypatch):
     net, (X, y) = network(), rows(100)
     expected = LastLayerConformalRegressor(net, scale="leverage").fit_train(X, y).calibrate(X, y)
-    monkeypatch.setattr(_backend, "_has_float64", lambda device: device != DEVICE)
+    monkeypatch.setattr(_kinds, "has_float64", lambda device: device != DEVICE)
 
     with pytest.warns(LeverageWarning, match="float64") as warnings:
         model = LastLayerConformalRegressor(net, scale="leverage", device=DEVICE).fit_train(X, y)

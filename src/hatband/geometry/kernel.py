@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.metrics.pairwise import pairwise_kernels
 from sklearn.utils import check_array
 
-from hatband._backend import on_host
+from hatband._kinds import on_host
 from hatband._typing import Array
 from hatband._validation import check_finite, check_ridge
 from hatband.geometry.base import Exactness, Features, Geometry, Space

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS, is_sparse
+from hatband._backend import EPS
+from hatband._kinds import is_sparse
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import LeverageWarning
 from hatband.linalg.base import Factor

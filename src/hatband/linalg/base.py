@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from hatband._backend import AnyBackend, as_rows, on_host
+from hatband._backend import AnyBackend
+from hatband._kinds import as_rows, on_host
 from hatband._typing import Array, Float, Shaped
 from hatband._validation import check_finite
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS, AnyBackend, as_rows, backend_of, is_sparse, on_host
+from hatband._backend import EPS, AnyBackend, backend_of
+from hatband._kinds import as_rows, is_sparse, on_host
 from hatband._typing import Array, Float
 from hatband._validation import check_finite, check_ridge, check_weights
 from hatband.linalg.base import Frame

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS, AnyBackend, is_sparse
+from hatband._backend import EPS, AnyBackend
+from hatband._kinds import is_sparse
 from hatband._typing import Array, Float, Shaped
 from hatband.linalg.base import Factor
 from hatband.linalg.cholesky import cholesky_triangle, gram_error

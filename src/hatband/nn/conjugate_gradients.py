@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import vjp, vmap
 
-from hatband._backend import on_host
+from hatband._kinds import on_host
 from hatband._typing import Array
 from hatband._validation import check_ridge
 from hatband.nn.tangent import DoubleNetwork, expansion

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hatband._backend import exact_device
+from hatband._kinds import exact_device
 from hatband.nn.batches import placed
 
 # Rows that go through the network at once where no gradient is kept.

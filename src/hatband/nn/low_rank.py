@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from hatband._backend import backend_of
 from hatband._typing import Array, Float
 from hatband.linalg.base import Frame
 from hatband.linalg.spectral import SpectralFactor, Spectrum, factor_spectrum
 from hatband.nn.batches import NO_ROWS
 from hatband.nn.part import Intercept
-from hatband.nn.streaming import backend_for
 
 # Directions beyond those asked for, which make these accurate.
 _OVERSAMPLING = 10
@@ -124,7 +124,7 @@ class Sketch:
 
     def factor(self, ridge: float, intercept: Intercept) -> SpectralFactor:
         """Return the factor: (v'phi)^2 / (s^2 + ridge) over the directions, |phi|^2 / ridge for what they miss."""
-        backend = backend_for(torch.as_tensor(self.values))
+        backend = backend_of(torch.as_tensor(self.values))
         frame = Frame(
             backend=backend,
             n_samples=self.n_samples,
@@ -167,6 +167,6 @@ class SubspaceIteration:
         basis = torch.linalg.qr(basis)[0]
         last = passed(basis).about(intercept)
         values, vectors = last.directions(basis, self.rank)
-        backend = backend_for(vectors)
+        backend = backend_of(vectors)
         mean, values, vectors = map(backend.asarray, (last.mean, values, vectors))
         return Sketch(last.n_samples, last.weight, last.trace, mean, values, vectors)

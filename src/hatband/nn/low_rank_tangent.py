@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hatband._backend import on_host
 from hatband._checks_network import check_at_least
+from hatband._kinds import on_host
 from hatband._typing import Array, Float
 from hatband._validation import check_in, check_ridge, check_weights
 from hatband.evidence import SMALL_RIDGE

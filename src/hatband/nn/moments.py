@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hatband._backend import exact_device
+from hatband._kinds import exact_device
 from hatband._typing import Array
 from hatband.nn.batches import moved
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from hatband._backend import backend_of
 from hatband._checks_network import check_some_weight, check_validation_size
 from hatband._typing import Array
 from hatband.linalg import GramStatistics
@@ -13,7 +14,6 @@ from hatband.nn.gather import gathered, head_of
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.network import MLP
 from hatband.nn.state import seeded
-from hatband.nn.streaming import backend_for
 from hatband.nn.training import History, fit_network
 
 # Standard deviations from 0: at 1,000 the rounding of float32 is 6e-5 of one.
@@ -75,7 +75,7 @@ def weighted_statistics(module: MLP, rows: Table) -> GramStatistics:
     """Return sum_i w_i (z_i - mean)(z_i - mean)' of z = (features, y): that of rows repeated w_i times."""
     batches = as_batches(rows.X, rows.y)
     seen = gathered(module, head_of(module, batches, "head"), batches)
-    backend = backend_for(torch.empty(0, device=home(module)[0]))
+    backend = backend_of(torch.empty(0, device=home(module)[0]))
     return GramStatistics.of(backend.asarray(seen.features), backend.asarray(seen.columns), rows.weight)
 
 

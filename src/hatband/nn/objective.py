@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hatband._backend import exact_device, on_host
 from hatband._checks_network import check_columns, check_outputs, check_standardisable
+from hatband._kinds import exact_device, on_host
 from hatband.nn.batches import called, home
 from hatband.nn.epochs import Batch, EpochRows
 from hatband.nn.moments import Moments, moments

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hatband import scales
-from hatband._backend import on_host
+from hatband._kinds import on_host
 from hatband._validation import LeverageWarning, check_confidence_level, check_finite, check_in
 from hatband.nn.archive import read_archive, write_archive
 from hatband.nn.blocks import stored_rows

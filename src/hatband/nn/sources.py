@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from sklearn.utils import check_consistent_length
 
-from hatband._backend import exact_device
 from hatband._checks_network import check_validation_size
+from hatband._kinds import exact_device
 from hatband._validation import check_finite, check_target, check_weights
 from hatband.nn.batches import as_array, as_batches, numbers, placed
 from hatband.nn.epochs import Batch, EpochRows, LoaderRows, ShuffledRows, columns_on, taken

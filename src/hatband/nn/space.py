@@ -11,7 +11,7 @@ import scipy.linalg
 import torch
 from torch import nn
 
-from hatband._backend import NumpyBackend, on_host
+from hatband._kinds import exact_device, on_host
 from hatband._typing import Array
 from hatband._validation import LeverageWarning, check_in, check_ridge
 from hatband.geometry import Exactness, Features, Space, unseen_leverage
@@ -110,10 +110,9 @@ class NetworkSpace(Space):
         return estimator
 
     def _rows(self, features: Features) -> torch.Tensor:
-        """Return the rows that the factor measures, where it can read them."""
-        values = features.values
-        if isinstance(self.factor.frame.backend, NumpyBackend):
-            values = values.cpu()
+        """Return the rows that the factor measures."""
+        # Answers come in the precision that the device of the rows has.
+        values = features.values.to(exact_device(features.values.device))
         return with_one(values) if self.intercept == "penalised" else values
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hatband._backend import exact_device
+from hatband._backend import backend_of
+from hatband._kinds import exact_device
 from hatband._validation import check_in
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
@@ -19,7 +20,6 @@ from hatband.nn.low_rank import Sketch
 from hatband.nn.part import Part
 from hatband.nn.recipes import WholeNetwork, as_recipe
 from hatband.nn.space import INTERCEPTS, GramSpace, NetworkSpace, SketchSpace, fit_sketch, space_at
-from hatband.nn.streaming import backend_for
 from hatband.nn.tangent import n_parameters
 from hatband.nn.whole import AllParameters
 
@@ -240,4 +240,4 @@ def _all_parameters(module: nn.Module) -> AllParameters:
 
 
 def _backend_at(module: nn.Module) -> Any:
-    return backend_for(torch.empty(0, device=home(module)[0]))
+    return backend_of(torch.empty(0, device=home(module)[0]))

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from hatband._backend import AnyBackend, NumpyBackend, backend_of
+from hatband._backend import AnyBackend, backend_of
 from hatband._typing import Array
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
@@ -23,12 +23,6 @@ from hatband.nn.part import Part
 def rows_per_block(backend: AnyBackend, n_columns: int) -> int:
     """Return how many rows are gathered from batches before they are multiplied."""
     return backend.block_rows(n_columns)
-
-
-def backend_for(features: torch.Tensor) -> AnyBackend:
-    """Return where features are multiplied: on their device, by BLAS on a CPU or where there is no float64."""
-    backend = backend_of(features)
-    return NumpyBackend() if torch.device(backend.device).type == "cpu" else backend  # type: ignore[union-attr]
 
 
 class RunningGram:
@@ -56,7 +50,7 @@ class RunningGram:
     @classmethod
     def of(cls, features: torch.Tensor, n_targets: int) -> "RunningGram":
         """Return the sums of no rows, for rows like these, where these are."""
-        return cls(backend_for(features), features.shape[1], n_targets)
+        return cls(backend_of(features), features.shape[1], n_targets)
 
     def add(self, features: torch.Tensor, target: Array | None = None) -> None:
         """Add a batch of rows."""
@@ -237,7 +231,7 @@ def feature_statistics(
     Returns
     -------
     GramStatistics
-        float64; on a CPU as NumPy arrays, on an accelerator as tensors on it.
+        float64 tensors, on the device of the features, or on the CPU where that has no float64.
 
     Raises
     ------
@@ -256,7 +250,7 @@ def feature_statistics(
     >>> from hatband.nn import feature_statistics
     >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
     >>> feature_statistics(net, torch.randn(50, 3)).gram.shape
-    (8, 8)
+    torch.Size([8, 8])
     """
     return streamed(module, as_batches(data, y), partial(find_head, layer=layer), RunningGram.of).running.statistics()
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from hatband._backend import backend_of, on_host
+from hatband._backend import backend_of
+from hatband._kinds import on_host
 from hatband._typing import Array, Float
 from hatband._validation import check_finite, check_in, check_ridge
 from hatband.evidence import SMALL_RIDGE
