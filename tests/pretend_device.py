@@ -52,6 +52,8 @@ _COPIES = {"aten::copy_", "aten::_to_copy"}
 _INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 # The size of what they return is in the values.
 _COUNTING = {"aten::nonzero", "aten::masked_select", "aten::_unique2"}
+# No number of the CPU is taken here either.
+_JOINING = {"aten::cat", "aten::stack", "aten::index_select", "aten::gather"}
 _RESIZING = {"aten::resize_", "aten::resize_as_", "aten::set_"}
 # Their kernels on every device resize an empty tensor, which a tensor that holds another cannot follow.
 _FACTORIES = ("eye", "eye.m", "arange", "arange.start", "arange.start_step", "randperm")
@@ -166,9 +168,11 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     ours = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
     _refuse_mixed(func, args, kwargs, tensors, ours)
     device = kwargs.get("device")
+    stays = bool(ours) if device is None else device.type == NAME
+    if stays and kwargs.get("generator") is not None:
+        raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu'")
     inner = {**kwargs, "device": CPU} if device is not None else kwargs
     result = func(*_held(args), **{name: _held(value) for name, value in inner.items()})
-    stays = bool(ours) if device is None else device.type == NAME
     _count(func, args, ours, result, stays)
     _refuse_float64(tensors, result)
     if torch.Tag.inplace_view in func.tags and func._schema.name not in _RESIZING:
@@ -211,7 +215,8 @@ def _refuse_mixed(func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor]
     if name in _INDEXING and isinstance(args[0], PretendTensor):
         theirs = [tensor for tensor in _tensors(args[2:]) if not isinstance(tensor, PretendTensor)]
     written = [value for value in _written(func, args, kwargs) if isinstance(value, torch.Tensor)]
-    if any(tensor.ndim for tensor in theirs) or not all(isinstance(value, PretendTensor) for value in written):
+    too_many = [tensor for tensor in theirs if tensor.ndim or name in _JOINING]
+    if too_many or not all(isinstance(value, PretendTensor) for value in written):
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found at least two, {DEVICE} and cpu, in {name}"
         )

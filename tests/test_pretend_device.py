@@ -138,6 +138,9 @@ REFUSED = {
     "assigned at an index": lambda x: x.__setitem__(torch.tensor([0, 1]), torch.ones(5, dtype=torch.float64)),
     "network": nn.Linear(5, 1).double(),
     "where": lambda x: torch.where(x > 0, x, torch.ones(5, 5, dtype=torch.float64)),
+    "numbers joined": lambda x: torch.stack([x[0, 0], torch.tensor(1.0, dtype=torch.float64)]),
+    "drawn by a generator of the CPU": lambda x: torch.randn(5, device=x.device, generator=torch.Generator()),
+    "written by a generator of the CPU": lambda x: x.normal_(generator=torch.Generator()),
 }
 
 
