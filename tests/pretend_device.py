@@ -1,7 +1,8 @@
 """A device "pretend" that is not there: it holds CPU tensors, computes true numbers, and refuses what CUDA refuses.
 
 Tensors of two devices do not mix, a tensor on the device is no NumPy array, and what is copied to the host is counted.
-It cannot show what depends on real kernels: speed, memory, the order of asynchronous work, other rounding, TF32.
+It cannot show what depends on real kernels: speed, memory, the order of asynchronous work, other rounding, TF32. Beside
+a GPU it is not registered, and tests of it are skipped: autograd takes one kind of accelerator in a process.
 """
 
 import copy
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -42,9 +44,14 @@ class _Module:
     def set_rng_state(self, state: torch.Tensor, device: Any = None) -> None: ...
 
 
-# Once per process, and before the first backward pass: autograd then has a thread for this device too.
-_setup_privateuseone_for_python_backend(NAME, _Module())
-DEVICE = torch.device(NAME, 0)
+STANDS_IN = not torch.cuda.is_available()
+PRETENDED = pytest.mark.skipif(not STANDS_IN, reason="there is a GPU, beside which torch takes no other accelerator")
+if STANDS_IN:
+    # Once per process, and before the first backward pass: autograd then has a thread for this device too.
+    _setup_privateuseone_for_python_backend(NAME, _Module())
+DEVICE = torch.device(NAME if STANDS_IN else "privateuseone", 0)
+PRETEND = pytest.param(str(DEVICE), marks=PRETENDED)
+CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(STANDS_IN, reason="no CUDA device")])
 CPU = torch.device("cpu")
 
 _COPIES = {"aten::copy_", "aten::_to_copy"}
@@ -283,10 +290,17 @@ def _copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False
     return _run(torch.ops.aten.copy_.default, (target, source), {})
 
 
-# Whatever makes a tensor on the device from none: it has no class yet that could take the call.
-_FALLBACK = torch.library.Library("_", "IMPL")
-_FALLBACK.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
-_KERNELS = torch.library.Library("aten", "IMPL")
-_KERNELS.impl("copy_", _copy, "PrivateUse1")
-for _name in _FACTORIES:
-    _KERNELS.impl(_name, _factory(_name), "PrivateUse1")
+def _register() -> Iterator[torch.library.Library]:
+    """Register whatever makes a tensor on the device from none: it has no class yet that could take the call."""
+    fallback = torch.library.Library("_", "IMPL")
+    fallback.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
+    yield fallback
+    kernels = torch.library.Library("aten", "IMPL")
+    kernels.impl("copy_", _copy, "PrivateUse1")
+    for name in _FACTORIES:
+        kernels.impl(name, _factory(name), "PrivateUse1")
+    yield kernels
+
+
+# Registered for as long as these live.
+_LIBRARIES = list(_register()) if STANDS_IN else []

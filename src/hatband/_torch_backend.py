@@ -88,7 +88,7 @@ class TorchBackend:
         for panel in self._panels(len(gram), isqrt(slices * gram.numel() // _BUSY_NUMBERS)):
             rest = slice(panel.start, None)
             if even:
-                gram[panel, rest] += torch().bmm(batch[..., panel].mT, batch[..., rest]).sum(0)
+                gram[panel, rest].add_(torch().bmm(batch[..., panel].mT, batch[..., rest]).sum(0))
             if len(rows):
                 gram[panel, rest].addmm_(rows[:, panel].T, rows[:, rest])
         return gram

@@ -10,12 +10,7 @@ from hatband import _backend, _torch_backend
 from hatband._validation import LeverageWarning
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, Spectral
 from linalg.cases import CASES, EPS, condition, tolerance
-from pretend_device import DEVICE
-
-PRETEND = str(DEVICE)
-CUDA = pytest.param(
-    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-)
+from pretend_device import CUDA, PRETEND
 
 
 @pytest.mark.parametrize("device", ["cpu", PRETEND, CUDA])
@@ -162,7 +157,7 @@ class TestProductsThatKeepAnAcceleratorBusy:
 
 @pytest.mark.parametrize("columns", [1, 64, 300, 1_000, 1_024, 2_048, 4_096, 10_000])
 def test_a_block_of_an_accelerator_is_cut_into_slices_that_are_many_or_long(columns):
-    rows = _backend.TorchBackend(PRETEND).block_rows(columns)
+    rows = _backend.TorchBackend("cuda:0").block_rows(columns)
     slices = _torch_backend._slices(rows, columns)
 
     # Numbers of the products of all slices: enough for every processor, at most 128 MB.

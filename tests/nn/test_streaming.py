@@ -18,7 +18,7 @@ from hatband.nn import LastLayerConformalRegressor, all_reduce, feature_statisti
 from hatband.nn import streaming as streaming_module
 from hatband.nn.streaming import RunningGram
 from nn.cases import WIDTH, loader, network, phi, rows
-from pretend_device import DEVICE
+from pretend_device import DEVICE, PRETENDED
 
 
 def dense(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,6 +123,7 @@ def test_memory_does_not_grow_with_the_number_of_rows():
     assert peak(200) < 1.05 * peak(20)
 
 
+@PRETENDED
 def test_a_device_without_float64_is_left_for_the_cpu_with_one_warning(monkeypatch):
     net, (X, y) = network(), rows(100)
     expected = LastLayerConformalRegressor(net, scale="leverage").fit_train(X, y).calibrate(X, y)
