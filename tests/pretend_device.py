@@ -1,7 +1,8 @@
 """A device "pretend" that is not there: it holds CPU tensors, computes true numbers, and refuses what CUDA refuses.
 
 Tensors of two devices do not mix, a tensor on the device is no NumPy array, and what is copied to the host is counted.
-It cannot show what depends on real kernels: speed, memory, the order of asynchronous work, other rounding, TF32.
+It cannot show what depends on real kernels: speed, memory, the order of asynchronous work, other rounding, TF32. Beside
+a GPU it is not registered, and tests of it are skipped: autograd takes one kind of accelerator in a process.
 """
 
 import copy
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -42,9 +44,14 @@ class _Module:
     def set_rng_state(self, state: torch.Tensor, device: Any = None) -> None: ...
 
 
-# Once per process, and before the first backward pass: autograd then has a thread for this device too.
-_setup_privateuseone_for_python_backend(NAME, _Module())
-DEVICE = torch.device(NAME, 0)
+STANDS_IN = not torch.cuda.is_available()
+PRETENDED = pytest.mark.skipif(not STANDS_IN, reason="there is a GPU, beside which torch takes no other accelerator")
+if STANDS_IN:
+    # Once per process, and before the first backward pass: autograd then has a thread for this device too.
+    _setup_privateuseone_for_python_backend(NAME, _Module())
+DEVICE = torch.device(NAME if STANDS_IN else "privateuseone", 0)
+PRETEND = pytest.param(str(DEVICE), marks=PRETENDED)
+CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(STANDS_IN, reason="no CUDA device")])
 CPU = torch.device("cpu")
 
 _COPIES = {"aten::copy_", "aten::_to_copy"}
@@ -52,6 +59,8 @@ _COPIES = {"aten::copy_", "aten::_to_copy"}
 _INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 # The size of what they return is in the values.
 _COUNTING = {"aten::nonzero", "aten::masked_select", "aten::_unique2"}
+# No number of the CPU is taken here either.
+_JOINING = {"aten::cat", "aten::stack", "aten::index_select", "aten::gather"}
 _RESIZING = {"aten::resize_", "aten::resize_as_", "aten::set_"}
 # Their kernels on every device resize an empty tensor, which a tensor that holds another cannot follow.
 _FACTORIES = ("eye", "eye.m", "arange", "arange.start", "arange.start_step", "randperm")
@@ -166,9 +175,11 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     ours = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
     _refuse_mixed(func, args, kwargs, tensors, ours)
     device = kwargs.get("device")
+    stays = bool(ours) if device is None else device.type == NAME
+    if stays and kwargs.get("generator") is not None:
+        raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu'")
     inner = {**kwargs, "device": CPU} if device is not None else kwargs
     result = func(*_held(args), **{name: _held(value) for name, value in inner.items()})
-    stays = bool(ours) if device is None else device.type == NAME
     _count(func, args, ours, result, stays)
     _refuse_float64(tensors, result)
     if torch.Tag.inplace_view in func.tags and func._schema.name not in _RESIZING:
@@ -211,7 +222,8 @@ def _refuse_mixed(func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor]
     if name in _INDEXING and isinstance(args[0], PretendTensor):
         theirs = [tensor for tensor in _tensors(args[2:]) if not isinstance(tensor, PretendTensor)]
     written = [value for value in _written(func, args, kwargs) if isinstance(value, torch.Tensor)]
-    if any(tensor.ndim for tensor in theirs) or not all(isinstance(value, PretendTensor) for value in written):
+    too_many = [tensor for tensor in theirs if tensor.ndim or name in _JOINING]
+    if too_many or not all(isinstance(value, PretendTensor) for value in written):
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found at least two, {DEVICE} and cpu, in {name}"
         )
@@ -278,10 +290,17 @@ def _copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False
     return _run(torch.ops.aten.copy_.default, (target, source), {})
 
 
-# Whatever makes a tensor on the device from none: it has no class yet that could take the call.
-_FALLBACK = torch.library.Library("_", "IMPL")
-_FALLBACK.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
-_KERNELS = torch.library.Library("aten", "IMPL")
-_KERNELS.impl("copy_", _copy, "PrivateUse1")
-for _name in _FACTORIES:
-    _KERNELS.impl(_name, _factory(_name), "PrivateUse1")
+def _register() -> Iterator[torch.library.Library]:
+    """Register whatever makes a tensor on the device from none: it has no class yet that could take the call."""
+    fallback = torch.library.Library("_", "IMPL")
+    fallback.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
+    yield fallback
+    kernels = torch.library.Library("aten", "IMPL")
+    kernels.impl("copy_", _copy, "PrivateUse1")
+    for name in _FACTORIES:
+        kernels.impl(name, _factory(name), "PrivateUse1")
+    yield kernels
+
+
+# Registered for as long as these live.
+_LIBRARIES = list(_register()) if STANDS_IN else []

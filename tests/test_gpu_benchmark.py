@@ -7,7 +7,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from pretend_device import DEVICE, watched
+from pretend_device import DEVICE, PRETENDED, watched
+
+pytestmark = PRETENDED
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 N, D = 3_000, 40

@@ -4,6 +4,9 @@ With a CUDA device its claims about CUDA are checked there too.
 """
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +16,10 @@ from torch.func import functional_call, grad, vjp, vmap
 
 from hatband._backend import TorchBackend
 from hatband.linalg import Auto
-from pretend_device import DEVICE, PretendTensor, watched, without_float64
-
-CUDA = pytest.param(
-    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-)
+from pretend_device import CUDA, DEVICE, PRETEND, PRETENDED, PretendTensor, watched, without_float64
 
 
-@pytest.fixture(params=[str(DEVICE), CUDA])
+@pytest.fixture(params=[PRETEND, CUDA])
 def device(request) -> torch.device:
     return torch.device(request.param)
 
@@ -138,6 +137,9 @@ REFUSED = {
     "assigned at an index": lambda x: x.__setitem__(torch.tensor([0, 1]), torch.ones(5, dtype=torch.float64)),
     "network": nn.Linear(5, 1).double(),
     "where": lambda x: torch.where(x > 0, x, torch.ones(5, 5, dtype=torch.float64)),
+    "numbers joined": lambda x: torch.stack([x[0, 0], torch.tensor(1.0, dtype=torch.float64)]),
+    "drawn by a generator of the CPU": lambda x: torch.randn(5, device=x.device, generator=torch.Generator()),
+    "written by a generator of the CPU": lambda x: x.normal_(generator=torch.Generator()),
 }
 
 
@@ -188,6 +190,7 @@ CROSSING = {
 }
 
 
+@PRETENDED
 @pytest.mark.parametrize("case", list(CROSSING))
 def test_what_crosses_the_border_is_counted(case):
     action, to_host, to_device, waits = CROSSING[case]
@@ -199,6 +202,7 @@ def test_what_crosses_the_border_is_counted(case):
     assert (seen.to_host, seen.to_device, seen.waits) == (to_host, to_device, waits)
 
 
+@PRETENDED
 def test_a_device_without_float64_takes_none_and_widens_nothing():
     x = torch.ones(3, device=DEVICE)
     wide = torch.ones(3, dtype=torch.float64)
@@ -210,6 +214,7 @@ def test_a_device_without_float64_takes_none_and_widens_nothing():
         assert x.cpu().double().sum() == 3
 
 
+@PRETENDED
 def test_tensors_of_the_cpu_are_none_of_its():
     assert type(torch.ones(2) + 1) is torch.Tensor
     assert not isinstance(positive(DEVICE).cpu(), PretendTensor)
@@ -234,3 +239,23 @@ def test_mistakes_planted_in_the_backend_are_found(name, monkeypatch, device):
 
     with pytest.raises((RuntimeError, TypeError)):
         Auto().factor(features, 1.0)
+
+
+BESIDE_A_GPU = """
+import torch
+
+torch.cuda.is_available = lambda: True
+import pretend_device
+
+assert str(torch.accelerator.current_accelerator()) != pretend_device.NAME
+assert pretend_device.PRETENDED.args == (True,)
+"""
+
+
+def test_beside_a_gpu_it_is_not_there():
+    # Backward passes of CUDA would fail an assertion inside torch: autograd asks the preferred accelerator for streams.
+    done = subprocess.run(
+        [sys.executable, "-c", BESIDE_A_GPU], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr

@@ -4,7 +4,6 @@ import datetime
 
 import numpy as np
 import pandas as pd
-import polars as pl
 import pytest
 from scipy import sparse
 from sklearn.decomposition import PCA
@@ -16,6 +15,8 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from geometry.cases import FAR, NEW, N, W, X, condition, y
 from hatband.geometry import InputsGeometry, TransformerGeometry, as_geometry, geometry_of
 from oracles import dense_leverage
+
+pl = pytest.importorskip("polars", reason="polars is not installed")
 
 EPS = np.finfo(float).eps
 RAW = InputsGeometry(standardise=False, fit_intercept=False, ridge=0.0)

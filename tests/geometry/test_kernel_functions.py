@@ -15,13 +15,9 @@ from hatband.geometry import (
     RBFKernel,
 )
 from hatband.linalg import factor_kernel
-from pretend_device import DEVICE
+from pretend_device import CUDA, PRETEND
 
-DEVICES = [
-    "cpu",
-    str(DEVICE),
-    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")]),
-]
+DEVICES = ["cpu", PRETEND, CUDA]
 KERNELS = {
     "rbf": (RBFKernel(0.7), lambda X, Z: pairwise_kernels(X, Z, metric="rbf", gamma=0.7)),
     "laplacian": (LaplacianKernel(0.3), lambda X, Z: pairwise_kernels(X, Z, metric="laplacian", gamma=0.3)),

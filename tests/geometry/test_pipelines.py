@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-import polars as pl
 import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import ColumnTransformer, make_column_transformer
@@ -19,6 +18,8 @@ from geometry.cases import NEW, X, condition, y
 from hatband.geometry import geometry_of, steps_of
 from hatband.geometry.composite import Preprocessed
 from oracles import dense_leverage, dense_sampling_leverage
+
+pl = pytest.importorskip("polars", reason="polars is not installed")
 
 EPS = np.finfo(float).eps
 RNG = np.random.default_rng(3)

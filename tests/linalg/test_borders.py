@@ -8,7 +8,9 @@ from hatband._validation import LeverageWarning
 from hatband.geometry import KernelGeometry, RBFKernel
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, GramStatistics, Spectral, TriangularStatistics
 from hatband.linalg.kernel_frame import kernel_frame
-from pretend_device import DEVICE, watched, without_float64
+from pretend_device import DEVICE, PRETENDED, watched, without_float64
+
+pytestmark = PRETENDED
 
 
 def features(n=2_000, d=40, seed=0) -> torch.Tensor:

@@ -6,16 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hatband import _backend
+from hatband import _backend, _torch_backend
 from hatband._validation import LeverageWarning
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, Spectral
 from linalg.cases import CASES, EPS, condition, tolerance
-from pretend_device import DEVICE
-
-PRETEND = str(DEVICE)
-CUDA = pytest.param(
-    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-)
+from pretend_device import CUDA, PRETEND
 
 
 @pytest.mark.parametrize("device", ["cpu", PRETEND, CUDA])
@@ -126,6 +121,48 @@ class TestTriangularProducts:
         factor = triangle.T if transpose else triangle
         assert (abs(found.cpu().numpy() - block @ factor) <= size * EPS * (abs(block) @ abs(factor))).all()
         np.testing.assert_array_equal(rows.cpu().numpy(), block)
+
+
+# What is summed in slices and multiplied in panels on an accelerator, at sizes of a test.
+@pytest.mark.parametrize(("rows", "size"), [(6, 40), (50, 40), (57, 150), (99, 260), (9, 600), (500, 140), (0, 20)])
+@pytest.mark.parametrize("device", ["cpu:0", PRETEND, CUDA])
+class TestProductsThatKeepAnAcceleratorBusy:
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch):
+        monkeypatch.setattr(_torch_backend, "_BUSY_NUMBERS", 2**14)
+        monkeypatch.setattr(_torch_backend, "_SLICE_ROWS", 10)
+
+    def test_a_gram_matrix_is_the_sum_over_all_rows_of_any_layout(self, rng, device, rows, size):
+        backend, block = _backend.TorchBackend(device), rng.normal(size=(rows, size))
+        plain, strided = backend.asarray(block), backend.asarray(np.repeat(block, 2, axis=0).T.copy()).T[::2]
+
+        for part in (plain, strided):
+            found = backend.mirror(backend.syrk_add(backend.ones(size, size), part))
+            bound = (rows + 10) * EPS * (abs(block).T @ abs(block) + 1)
+            assert (abs(found.cpu().numpy() - block.T @ block - 1) <= bound).all()
+
+    @pytest.mark.parametrize("transpose", [False, True])
+    def test_rows_are_multiplied_by_the_whole_triangle(self, rng, device, rows, size, transpose):
+        backend, block, triangle = (
+            _backend.TorchBackend(device),
+            rng.normal(size=(rows, size)),
+            rng.normal(size=(size,) * 2),
+        )
+        factor = np.triu(triangle).T if transpose else np.triu(triangle)
+
+        found = backend.trmm(backend.asarray(block), backend.asarray(np.triu(triangle)), transpose)
+
+        assert (abs(found.cpu().numpy() - block @ factor) <= (size + 10) * EPS * (abs(block) @ abs(factor))).all()
+
+
+@pytest.mark.parametrize("columns", [1, 64, 300, 1_000, 1_024, 2_048, 4_096, 10_000])
+def test_a_block_of_an_accelerator_is_cut_into_slices_that_are_many_or_long(columns):
+    rows = _backend.TorchBackend("cuda:0").block_rows(columns)
+    slices = _torch_backend._slices(rows, columns)
+
+    # Numbers of the products of all slices: enough for every processor, at most 128 MB.
+    assert slices * columns**2 >= 2**23 or rows // slices < 2_048
+    assert slices == 1 or slices * columns**2 <= 2**24
 
 
 def test_a_singular_triangle_has_a_reciprocal_condition_number_of_0_everywhere():

@@ -4,15 +4,11 @@ import pytest
 import torch
 
 from nn.cases import network
-from pretend_device import DEVICE
-
-CUDA = pytest.param(
-    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-)
+from pretend_device import CUDA, PRETEND
 
 
 # The pretended device runs the code of an accelerator, and refuses what CUDA refuses.
-@pytest.fixture(params=["cpu", str(DEVICE), CUDA])
+@pytest.fixture(params=["cpu", PRETEND, CUDA])
 def device(request) -> torch.device:
     return torch.device(request.param)
 

@@ -24,7 +24,9 @@ from hatband.nn import (
     refit_head,
 )
 from nn.cases import loader, network, rows
-from pretend_device import DEVICE, watched, without_float64
+from pretend_device import DEVICE, PRETENDED, watched, without_float64
+
+pytestmark = PRETENDED
 
 N, WIDE = 400, 96
 

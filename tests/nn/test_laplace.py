@@ -60,8 +60,9 @@ class TestTheLaw:
         one = LastLayerLaplace(net, noise=spread).fit(X, y)
         other = LastLayerLaplace(net, noise=spread).fit(loader(X.cpu(), y.cpu()))
         for left, right in zip(one.predict(X), other.predict(loader(X.cpu())), strict=True):
-            np.testing.assert_allclose(left, right, rtol=1e-5)
-        assert one.log_evidence_ == pytest.approx(other.log_evidence_, rel=1e-6)
+            # Features of a float32 network depend on the size of the batch; a mean may be close to 0.
+            np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
+        assert one.log_evidence_ == pytest.approx(other.log_evidence_, rel=1e-5)
 
     def test_grows_far_from_the_data_where_features_do(self, device):
         net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 1)).to(device)

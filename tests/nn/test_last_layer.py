@@ -163,4 +163,5 @@ def test_rows_may_come_in_any_form(net, kind):
     seen = LastLayerConformalRegressor(net, scale="leverage").fit_train(*forms[kind](X, y))
     seen.calibrate(*forms[kind](X_cal, y_cal))
 
-    np.testing.assert_allclose(seen.predict_interval(X)[1], expected.predict_interval(X)[1], rtol=1e-5)
+    # A bound may be close to 0.
+    np.testing.assert_allclose(seen.predict_interval(X)[1], expected.predict_interval(X)[1], rtol=1e-4, atol=1e-5)

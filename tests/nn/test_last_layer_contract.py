@@ -91,7 +91,8 @@ def test_threads_share_a_network(net):
         seen = list(pool.map(model.leverage, parts * 5))
 
     for found, answer in zip(seen, expected * 5, strict=True):
-        np.testing.assert_array_equal(found, answer)
+        # A GPU may choose another float32 kernel in another thread.
+        np.testing.assert_allclose(found, answer, rtol=1e-5)
 
 
 def test_it_clones_and_shows_itself(net):

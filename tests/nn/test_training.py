@@ -211,6 +211,15 @@ def test_the_same_seed_gives_the_same_weights_and_global_generators_stay_as_they
     np.testing.assert_array_equal(np.random.get_state()[1], between)  # noqa: NPY002
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_generator_of_a_gpu_stays_as_it_was():
+    module, state = perceptron("cuda", dropout=0.3), torch.cuda.get_rng_state()
+    fit_network(module, *rows(), epochs=1, random_state=4)
+
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+
+
 def test_modes_gradients_and_frozen_parameters_are_left_as_found(device):
     with seeded(0):
         module = Flat().to(device).eval()

@@ -21,7 +21,7 @@ from hatband.nn import (
     WholeNetwork,
 )
 from nn.cases import gradients, loader, network, rows
-from pretend_device import DEVICE, without_float64
+from pretend_device import DEVICE, PRETENDED, without_float64
 
 FEW = WholeNetwork(exact_up_to=0, rank=8)
 LAYERS = pytest.mark.parametrize("layer", ["all", FEW], ids=["exact", "low rank"])
@@ -96,6 +96,7 @@ def test_a_device_gets_a_copy(net, device, layer):
     assert next(model.space_.module.parameters()).device.type == device.type
 
 
+@PRETENDED
 @LAYERS
 def test_a_device_without_float64_is_left_for_the_cpu_with_a_warning(monkeypatch, layer):
     net, (X, y) = network(), rows(50)
