@@ -11,7 +11,14 @@ from torch import nn
 
 from hatband import FullConformalRegressor, SplitConformalRegressor, leverage
 from hatband.geometry import FeatureGeometry
-from hatband.nn import LinearisedConformalRegressor, TangentFeatures, TangentGeometry, conjugate_gradient_leverage
+from hatband.nn import (
+    LastLayerConformalRegressor,
+    LinearisedConformalRegressor,
+    LowRankTangentGeometry,
+    TangentFeatures,
+    TangentGeometry,
+    conjugate_gradient_leverage,
+)
 from nn.cases import gradients, network, phi, rows
 
 RIDGE = 0.3
@@ -114,6 +121,54 @@ class TestLeverage:
     def test_by_conjugate_gradients_needs_a_ridge(self, ridge):
         with pytest.raises(ValueError, match="ridge"):
             conjugate_gradient_leverage(network(), rows(5)[0], rows(5)[0], ridge=ridge)
+
+
+class TestDefaultRidge:
+    GEOMETRIES = pytest.mark.parametrize("geometry", [TangentGeometry, LowRankTangentGeometry])
+
+    @GEOMETRIES
+    @pytest.mark.parametrize("n", [30, 200], ids=["more parameters than rows", "more rows than parameters"])
+    @pytest.mark.parametrize("fit_intercept", [True, False])
+    def test_is_a_hundredth_of_the_mean_eigenvalue_and_that_of_all_layers(self, geometry, n, fit_intercept, double):
+        X = rows(n)[0]
+        train = gradients(double, X)
+        centred = train - train.mean(axis=0) if fit_intercept else train
+        expected = 1e-2 * np.trace(centred @ centred.T) / min(train.shape)
+
+        found = geometry(double, fit_intercept=fit_intercept).fit(X).ridge
+        model = LastLayerConformalRegressor(double, "all", scale="leverage", penalise_bias=not fit_intercept)
+
+        assert found == pytest.approx(expected, rel=1e-10)
+        assert model.fit_train(X).space_.ridge == pytest.approx(expected, rel=1e-10)
+
+    @GEOMETRIES
+    def test_takes_a_weight_for_a_number_of_rows_and_weight_zero_for_none(self, geometry, double):
+        X = rows(40)[0].numpy()
+        weights = np.arange(40) % 3.0
+        train = gradients(double, torch.as_tensor(X))
+        centred = train - np.average(train, axis=0, weights=weights)
+        expected = 1e-2 * (weights @ (centred**2).sum(axis=1)) / (weights > 0).sum()
+
+        assert geometry(double).fit(X, weights).ridge == pytest.approx(expected, rel=1e-10)
+        wild = np.where(weights[:, None] > 0, X, 9.0)
+        assert geometry(double).fit(wild, weights).ridge == pytest.approx(expected, rel=1e-10)
+
+    @GEOMETRIES
+    def test_is_positive_where_no_gradient_varies(self, geometry, double):
+        assert geometry(double).fit(torch.zeros(5, 4)).ridge > 0
+
+    def test_of_a_network_with_more_parameters_than_rows_does_not_change_with_idle_ones(self, double):
+        class WithIdle(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net, self.idle = double, nn.Parameter(torch.zeros(300, dtype=torch.float64))
+
+            def forward(self, x):
+                return self.net(x) + 0 * self.idle.sum()
+
+        X = rows(30)[0]
+        found, wider = (TangentGeometry(net).fit(X) for net in (double, WithIdle().to(double[0].weight.device)))
+        assert wider.ridge == pytest.approx(found.ridge, rel=1e-12)
 
 
 class TestLinearised:

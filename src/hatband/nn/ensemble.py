@@ -342,11 +342,12 @@ def _check_same_outputs(counts: Sequence[int]) -> None:
 
 
 def _check_comparable(spaces: Sequence[NetworkSpace]) -> None:
-    """Raise unless all ridges are the same share of the mean eigenvalue."""
+    """Raise unless all ridges are the same share of the mean eigenvalue, which defaults are."""
     # Features that are all constant have no eigenvalue, and a leverage that no ridge changes.
-    shares = [space.ridge / space.mean_eigenvalue for space in spaces if space.mean_eigenvalue > 0]
+    shares = [space.ridge / space.default_ridge for space in spaces if space.default_ridge > 0]
     if shares and max(shares) - min(shares) > _SAME_SHARE * max(shares):
         raise ValueError(
             "leverages of networks can be averaged when each ridge is the same share of the mean eigenvalue of its "
-            f"Gram matrix; these are from {min(shares):.3g} to {max(shares):.3g}. Pass ridge='auto', or average widths."
+            f"Gram matrix; in units of its default they are from {min(shares):.3g} to {max(shares):.3g}. Pass "
+            "ridge='auto', or average widths."
         )

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -48,7 +48,6 @@ class Head(Part):
     pooling: Pooling
     member: int | None
     is_affine: bool
-    relative_ridge: ClassVar[float] = SMALL_RIDGE
 
     def features(self, entering: torch.Tensor) -> torch.Tensor:
         """Return features (n, d) from what entered the layer, in float32 or float64, none of its memory."""
@@ -105,6 +104,10 @@ class Head(Part):
         if self.layer.bias is None:
             return "none"
         return "penalised" if penalise_bias else "free"
+
+    def default_ridge(self, trace: float, n_samples: int, n_features: int) -> float:
+        """Return a ten-thousandth of the mean eigenvalue, 0 where no feature varies."""
+        return SMALL_RIDGE * trace / n_features
 
     def own_ridge(self, statistics: GramStatistics, intercept: Intercept, ridge: Any) -> float | None:
         """Return the ridge at which the layer is the ridge regression on these rows, None where it is none."""

@@ -29,7 +29,8 @@ class LinearisedConformalRegressor(BaseEstimator):
     method : {"studentised", "absolute", "deleted"}, default="studentised"
         The score, as in `FullConformalRegressor`.
     ridge : "evidence", "press", "gcv", "default" or float, default="evidence"
-        In the sum convention, on all parameters.
+        In the sum convention, on all parameters. It shapes predictions as well as leverages, so the rows are asked;
+        "default" is 1e-4 tr(J_c'J_c) / n.
     confidence_level : float or list of float, default=0.9
 
     Attributes

@@ -12,14 +12,13 @@ from hatband._checks_network import check_at_least
 from hatband._kinds import on_host
 from hatband._typing import Array, Float
 from hatband._validation import check_in, check_ridge, check_weights
-from hatband.evidence import SMALL_RIDGE
 from hatband.geometry import Exactness, Features, Geometry, Space, unseen_leverage
 from hatband.geometry.convert import as_numbers, dense_inputs
 from hatband.linalg.spectral import SpectralFactor
 from hatband.nn.batches import check_finite_from
 from hatband.nn.low_rank import RunningProduct, Sketch, SubspaceIteration
 from hatband.nn.part import Intercept
-from hatband.nn.tangent import DoubleNetwork, TangentFeatures, blocks_of_gradients
+from hatband.nn.tangent import DoubleNetwork, TangentFeatures, blocks_of_gradients, default_ridge
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class LowRankTangentGeometry(Geometry):
     module : nn.Module
         A trained network with one output.
     ridge : "default" or float, default="default"
-        > 0, in the sum convention; "default" is 1e-4 tr(J'J) / min(n, p), as in `TangentGeometry`.
+        > 0, in the sum convention; "default" is 1e-2 tr(J'J) / min(n, p), as in `TangentGeometry`.
     fit_intercept : bool, default=True
         Whether a constant is left free, beside all parameters.
     rank : int, default=200
@@ -75,8 +74,7 @@ class LowRankTangentGeometry(Geometry):
         check_at_least(self.rank, 1, "rank")
         check_at_least(self.iterations, 0, "iterations")
         check_at_least(self.random_state, 0, "random_state")
-        rows, network = _as_rows(X), DoubleNetwork.of(self.module)
-        weights = None if sample_weight is None else torch.as_tensor(check_weights(sample_weight, len(rows)))
+        (rows, weights), network = _counted(_as_rows(X), sample_weight), DoubleNetwork.of(self.module)
 
         def passed(basis: torch.Tensor) -> RunningProduct:
             running = RunningProduct(basis)
@@ -99,7 +97,7 @@ class LowRankTangentGeometry(Geometry):
     def _strength(self, sketch: Sketch) -> float:
         if isinstance(self.ridge, str):
             check_in(self.ridge, ("default",), "ridge")
-            return SMALL_RIDGE * sketch.trace / min(sketch.n_samples, len(sketch.mean)) or SMALL_RIDGE
+            return default_ridge(sketch.trace, sketch.n_samples, len(sketch.mean))
         ridge = float(check_ridge(self.ridge))
         if ridge == 0:
             raise ValueError("ridge must be > 0 where a few directions stand for all parameters; got 0.")
@@ -185,6 +183,14 @@ def _of_directions(space: LowRankTangentSpace, features: Features) -> Array:
 def _as_rows(X: Any) -> Float[Array, "m *k"]:
     """Return rows on the host as float64, which can be taken apart."""
     return np.array(on_host(X), dtype=np.float64)
+
+
+def _counted(rows: Array, sample_weight: Any) -> tuple[Array, torch.Tensor | None]:
+    """Return rows with their weights, without those of weight 0."""
+    if sample_weight is None:
+        return rows, None
+    weights = check_weights(sample_weight, len(rows))
+    return rows[weights > 0], torch.as_tensor(weights[weights > 0])
 
 
 def _gradients(network: DoubleNetwork, rows: Array) -> Iterator[tuple[slice, torch.Tensor]]:

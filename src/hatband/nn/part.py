@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -47,9 +47,6 @@ class Seen:
 class Part(ABC):
     """The parameters of a network that count as uncertain; phi(x) is the gradient of the prediction in them."""
 
-    # Ridge where the network's own penalty is not known, as a share of the mean eigenvalue of the Gram matrix.
-    relative_ridge: ClassVar[float]
-
     @abstractmethod
     def watching(self, module: nn.Module) -> AbstractContextManager[Callable[[Any], Seen]]:
         """Give a function that runs the module on a batch of inputs; leave the module as it was found."""
@@ -61,6 +58,10 @@ class Part(ABC):
     @abstractmethod
     def intercept(self, penalise_bias: bool) -> Intercept:
         """Return what is done about a constant: left free, appended to phi with the ridge on it, or nothing."""
+
+    @abstractmethod
+    def default_ridge(self, trace: float, n_samples: int, n_features: int) -> float:
+        """Return the ridge where the network's own penalty is not known: a share of the mean eigenvalue of Phi'Phi."""
 
     @abstractmethod
     def own_ridge(self, statistics: GramStatistics, intercept: Intercept, ridge: Any) -> float | None:

@@ -109,8 +109,9 @@ class WholeNetwork(Recipe):
     Bayesian neural nets via local linearization"; low rank as in Daxberger et al. (2021), "Laplace Redux"; directions
     by Halko, Martinsson and Tropp (2011), algorithm 4.4.
 
-    ridge="auto" is 1e-2 of the mean eigenvalue: at the 1e-4 of a last layer a network with more parameters than rows
-    gives new rows leverages in the hundreds, and the width is their distance from the training gradients alone.
+    ridge="auto" is 1e-2 tr(Phi_c'Phi_c) / min(n, p), as in `TangentGeometry`. Much below it a network with more
+    parameters than rows gives new rows leverages in the hundreds, and the width is their distance from the training
+    gradients alone; a mean over all p eigenvalues, most of them 0, would be much below it.
 
     Examples
     --------

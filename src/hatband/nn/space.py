@@ -67,8 +67,8 @@ class NetworkSpace(Space):
 
     @property
     @abstractmethod
-    def mean_eigenvalue(self) -> float:
-        """tr(Phi_c'Phi_c) / d, to which a ridge is compared."""
+    def default_ridge(self) -> float:
+        """What ridge="auto" is where it is not that of the head: ridges of networks are compared in units of it."""
 
     def features(self, X: Any) -> Features:
         """Run the module once on X."""
@@ -146,9 +146,9 @@ class GramSpace(NetworkSpace):
         return scipy.linalg.eigh(gram, subset_by_index=(max(0, last + 1 - DIRECTIONS), last))[1]
 
     @property
-    def mean_eigenvalue(self) -> float:
-        """tr(Phi_c'Phi_c) / d, a penalised constant counted among the features."""
-        return mean_eigenvalue(measured(self.statistics, self.intercept), self.intercept)
+    def default_ridge(self) -> float:
+        """What ridge="auto" is where it is not that of the head; a penalised constant counts among the features."""
+        return default_ridge(self.part, measured(self.statistics, self.intercept), self.intercept)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -172,9 +172,9 @@ class SketchSpace(NetworkSpace):
         return self.sketch.vectors[:, :DIRECTIONS]
 
     @property
-    def mean_eigenvalue(self) -> float:
-        """tr(Phi_c'Phi_c) / d."""
-        return self.sketch.trace / len(self.sketch.mean)
+    def default_ridge(self) -> float:
+        """What ridge="auto" is."""
+        return sketch_ridge(self.part, self.sketch)
 
     def unseen_leverage(self, features: Features) -> Array:
         """Return |phi_perp|^2 / ridge of each row, shape (m,): what the directions miss."""
@@ -203,8 +203,8 @@ def fit_space(
     statistics : GramStatistics
         What `feature_statistics` returns.
     ridge : float or "auto"
-        "auto": the ridge of the part itself where it is a ridge regression on these rows, else a share of
-        tr(Phi'Phi)/d, 1e-4 for a last layer and 1e-2 for a whole network.
+        "auto": the ridge of the part itself where it is a ridge regression on these rows, else 1e-4 tr(Phi'Phi) / d
+        for a last layer and 1e-2 tr(Phi'Phi) / min(n, d) for a whole network.
     penalise_bias : bool
         Whether the ridge is on the constant as well, as under a prior on all weights.
     """
@@ -212,8 +212,9 @@ def fit_space(
     intercept = part.intercept(penalise_bias)
     used = measured(statistics, intercept)
     own = part.own_ridge(used, intercept, ridge)
-    chosen = default_ridge(part, mean_eigenvalue(used, intercept), ridge) if own is None else own
     exactness: Exactness = "none" if own is None else "given"
+    asked = default_ridge(part, used, intercept) if ridge == "auto" else ridge
+    chosen = asked if own is None else own
     return space_at(module, part, statistics, ridge=chosen, intercept=intercept, exactness=exactness)
 
 
@@ -260,8 +261,7 @@ def _factored(statistics: GramStatistics, ridge: float, intercept: Intercept, to
 
 def fit_sketch(module: nn.Module, part: Part, sketch: Sketch, ridge: Any, intercept: Intercept) -> SketchSpace:
     """Put a ridge on the leading directions of the features of a part of a network."""
-    # Where no feature varies there is no eigenvalue to take a share of.
-    chosen = default_ridge(part, sketch.trace / len(sketch.mean) or 1.0, checked_ridge(ridge))
+    chosen = sketch_ridge(part, sketch) if checked_ridge(ridge) == "auto" else float(ridge)
     if not chosen > 0:
         raise ValueError(f"ridge must be > 0 where a few directions stand for all parameters; got {ridge!r}.")
     return SketchSpace(
@@ -276,15 +276,15 @@ def fit_sketch(module: nn.Module, part: Part, sketch: Sketch, ridge: Any, interc
     )
 
 
-def default_ridge(part: Part, mean: float, ridge: Any) -> float:
-    """Return the ridge asked for, or the share of the mean eigenvalue that is right for the part."""
-    return part.relative_ridge * mean if ridge == "auto" else float(ridge)
-
-
-def mean_eigenvalue(statistics: GramStatistics, intercept: Intercept) -> float:
-    """Return tr(Phi'Phi) / d, about the mean where a constant is free."""
+def default_ridge(part: Part, statistics: GramStatistics, intercept: Intercept) -> float:
+    """Return the default ridge of a part by the Gram matrix, about the mean where a constant is free."""
     gram, _ = statistics.products(intercept == "free")
-    return float(gram.diagonal().sum()) / len(gram)
+    return part.default_ridge(float(gram.diagonal().sum()), statistics.n_samples, len(gram))
+
+
+def sketch_ridge(part: Part, sketch: Sketch) -> float:
+    """Return the default ridge of a part by the leading directions of the Gram matrix, and its trace."""
+    return part.default_ridge(sketch.trace, sketch.n_samples, len(sketch.mean))
 
 
 def measured(statistics: GramStatistics, intercept: Intercept) -> GramStatistics:

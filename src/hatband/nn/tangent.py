@@ -15,7 +15,6 @@ from hatband._backend import backend_of
 from hatband._kinds import on_host
 from hatband._typing import Array, Float
 from hatband._validation import check_finite, check_in, check_ridge
-from hatband.evidence import SMALL_RIDGE
 from hatband.geometry import Exactness, Geometry
 from hatband.geometry.convert import combined_weights
 from hatband.geometry.features import FeatureSpace
@@ -24,6 +23,8 @@ from hatband.nn.batches import home, moved, n_rows, wide_on_host
 
 # Numbers in one block of gradients: 64 MB.
 BLOCK_NUMBERS = 2**23
+# Share of the mean eigenvalue: the middle of what evidence picks, from 8 rows per parameter to 40 parameters per row.
+_RELATIVE_RIDGE = 1e-2
 
 
 class Expansion(NamedTuple):
@@ -164,6 +165,15 @@ def blocks_of_gradients(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + step, count))
 
 
+def default_ridge(trace: float, n_samples: int, n_parameters: int) -> float:
+    """Return 1e-2 tr(J'J) / min(n, p): a hundredth of the mean of the eigenvalues that can differ from 0.
+
+    1e-2 where no gradient varies. Not of the mean over all p eigenvalues: that falls as 1 / p when parameters are added
+    to a network that has more of them than rows, while those of J J' stay where they are, and the widths with them.
+    """
+    return _RELATIVE_RIDGE * (trace / min(n_samples, n_parameters) or 1.0)
+
+
 @dataclass(frozen=True, eq=False)
 class TangentFeatures:
     """phi(x) = grad_w f(x; w) at the trained weights: the features of the neural tangent kernel.
@@ -226,7 +236,7 @@ class TangentGeometry(Geometry):
     module : nn.Module
         A trained network with one output.
     ridge : "default" or float, default="default"
-        In the sum convention; "default" is 1e-4 tr(J'J) / min(n, p).
+        In the sum convention; "default" is 1e-2 tr(J'J) / min(n, p), J centred where a constant is free.
     fit_intercept : bool, default=True
         Whether a constant is left free, beside all parameters.
     exactness : {"none", "given"}, default="none"
@@ -258,8 +268,8 @@ class TangentGeometry(Geometry):
         """Measure the training rows X and return the space."""
         features = TangentFeatures(self.module)
         gradients = features.transform(X)
-        ridge = self._strength(gradients)
         weights = combined_weights(None, sample_weight, len(gradients))
+        ridge = self._strength(gradients, np.ones(len(gradients)) if weights is None else weights)
         return FeatureSpace(
             factor=Auto().factor(gradients, ridge, weights, self.fit_intercept),
             ridge=ridge,
@@ -269,9 +279,10 @@ class TangentGeometry(Geometry):
             inputs_from="model_inputs",
         )
 
-    def _strength(self, gradients: Array) -> float:
+    def _strength(self, gradients: Array, weights: Array) -> float:
         if not isinstance(self.ridge, str):
             return float(check_ridge(self.ridge))
         check_in(self.ridge, ("default",), "ridge")
-        centred = gradients - gradients.mean(axis=0) if self.fit_intercept else gradients
-        return SMALL_RIDGE * float(np.square(centred).sum()) / min(gradients.shape) or SMALL_RIDGE
+        centred = gradients - np.average(gradients, axis=0, weights=weights) if self.fit_intercept else gradients
+        trace = float(weights @ np.square(centred).sum(axis=1))
+        return default_ridge(trace, int(np.count_nonzero(weights)), gradients.shape[1])

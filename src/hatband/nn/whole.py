@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from hatband.nn.part import Intercept, Part, Seen
 from hatband.nn.tangent import (
     DoubleNetwork,
     blocks_of_gradients,
+    default_ridge,
     each,
     gradient_device,
     n_parameters,
@@ -33,8 +34,6 @@ class AllParameters(Part):
     """
 
     device: torch.device
-    # More parameters than rows: at the share of a last layer, leverages of new rows are in the hundreds.
-    relative_ridge: ClassVar[float] = 1e-2
 
     @classmethod
     def found(cls, module: nn.Module, inputs: Any) -> "AllParameters":
@@ -70,6 +69,10 @@ class AllParameters(Part):
     def intercept(self, penalise_bias: bool) -> Intercept:
         """Return whether a constant is free beside all parameters; they hold the biases already."""
         return "none" if penalise_bias else "free"
+
+    def default_ridge(self, trace: float, n_samples: int, n_features: int) -> float:
+        """Return a hundredth of the mean eigenvalue, over no more of these than rows."""
+        return default_ridge(trace, n_samples, n_features)
 
     def own_ridge(self, statistics: GramStatistics, intercept: Intercept, ridge: Any) -> float | None:
         """Return None: a network is not linear in all its parameters."""
