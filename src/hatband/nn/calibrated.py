@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from sklearn.exceptions import NotFittedError
 
 from hatband._typing import Array
@@ -13,6 +14,14 @@ def check_calibrated(model: Any) -> None:
     """Raise unless a trained model has calibration scores."""
     if "scores_" not in vars(model):
         raise NotFittedError(f"This {type(model).__name__} is trained but not calibrated; call calibrate first.")
+
+
+def calibrated_deviation(model: Any, shift: Array, width: Array) -> Array:
+    """Return mean((shift + width x score)^2)^1/2 (m, q) over the scores of a model: inf where the width is."""
+    mean, spread = model.scores_.mean(axis=0), model.scores_.std(axis=0)
+    known = np.isfinite(width)
+    finite = np.where(known, width, 0.0)
+    return np.where(known, np.hypot(shift + finite * mean, finite * spread), np.inf)
 
 
 def calibrated_interval(model: Any, center: Array, width: Array, levels: list[Any], single_level: bool) -> Array:

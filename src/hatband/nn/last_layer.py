@@ -21,7 +21,7 @@ from hatband.conformal.target import PlainTarget
 from hatband.linalg import GramStatistics
 from hatband.nn.batches import as_batches
 from hatband.nn.blocks import Block, blocks_of, columns_like, stacked, training_rows, validation_rows
-from hatband.nn.calibrated import calibrated_interval, check_calibrated
+from hatband.nn.calibrated import calibrated_deviation, calibrated_interval, check_calibrated
 from hatband.nn.recipes import Task, as_recipe
 from hatband.nn.saving import load_last_layer, save_last_layer
 from hatband.nn.space import NetworkSpace
@@ -251,10 +251,18 @@ class LastLayerConformalRegressor(BaseEstimator):
 
     # ---------------------------------------------------------------- prediction
 
-    def predict(self, data: Any) -> Array:
-        """Return the prediction of the network, (m,) or (m, q) as y came, as a NumPy array."""
+    def predict(self, data: Any, *, return_std: bool = False) -> Any:
+        """Return the prediction of the network, (m,) or (m, q) as y came, as a NumPy array.
+
+        With `return_std` also the standard deviation of y about it, width times the root mean square calibration score;
+        it carries no coverage guarantee, see `NeuralConformalRegressor.predict`.
+        """
         self._check_trained("predict")
-        return self._shaped(self._of_each(data, lambda block: block.prediction))
+        if not return_std:
+            return self._shaped(self._of_each(data, lambda block: block.prediction))
+        check_calibrated(self)
+        prediction, center, width = self._bands(data)
+        return self._shaped(prediction), self._shaped(calibrated_deviation(self, center - prediction, width))
 
     def predict_interval(self, data: Any, confidence_level: Any = None) -> tuple[Array, Array]:
         """Predict, with intervals prediction + shift -+ threshold x width that hold with the stated probability.
@@ -282,8 +290,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         self._check_trained("predict_interval")
         check_calibrated(self)
         levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
-        found = self._of_each(data, lambda block: np.stack((block.prediction, *self._band(block)), axis=1))
-        prediction, center, width = found[:, 0], found[:, 1], found[:, 2]
+        prediction, center, width = self._bands(data)
         return self._shaped(prediction), calibrated_interval(self, center, width, levels, single)
 
     def leverage(self, data: Any) -> Array:
@@ -360,6 +367,10 @@ class LastLayerConformalRegressor(BaseEstimator):
         """Return what a function makes of every block, one below the other."""
         with closing(self._blocks(data)) as blocks:
             return stacked(map(verb, blocks))
+
+    def _bands(self, data: Any) -> Array:
+        """Return prediction, centre and width (3, m, q)."""
+        return np.moveaxis(self._of_each(data, lambda one: np.stack((one.prediction, *self._band(one)), axis=1)), 1, 0)
 
     def _band(self, block: Block) -> tuple[Array, Array]:
         """Return centre and width, both (b, q)."""
