@@ -22,13 +22,14 @@ from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.ensemble_files import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.space import NetworkSpace
-from hatband.nn.state import seeded
+from hatband.nn.state import learning, seeded
 from hatband.nn.training import fit_network
 
 # Ridges as shares of the mean eigenvalue agree to the rounding of a trace.
 _SAME_SHARE = 1e-6
 
 
+@learning()
 def fit_ensemble(
     build: Callable[[], nn.Module],
     X: Any,

@@ -14,6 +14,7 @@ from hatband.linalg import GramStatistics
 from hatband.nn.batches import called, home, placed
 from hatband.nn.normal_equations import own_ridge
 from hatband.nn.part import Intercept, Part, Seen
+from hatband.nn.state import check_initialised
 
 Pooling: TypeAlias = Literal["row", "first", "last", "mean"]
 
@@ -181,6 +182,7 @@ def find_head(module: nn.Module, inputs: Any, layer: str | nn.Module | None = No
 
 def _executed(module: nn.Module, inputs: Any) -> tuple[list[_Call], Any]:
     """Run the module once; return the last call of each linear layer, in the order of execution, and the output."""
+    check_initialised(module)
     seen: dict[str, _Call] = {}
     handles = []
 

@@ -13,7 +13,7 @@ from hatband.nn.batches import as_batches, home
 from hatband.nn.gather import gathered, head_of
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.network import MLP
-from hatband.nn.state import seeded
+from hatband.nn.state import learning, seeded
 from hatband.nn.training import History, fit_network
 
 # Standard deviations from 0: at 1,000 the rounding of float32 is 6e-5 of one.
@@ -39,6 +39,7 @@ class Table(NamedTuple):
         return self.take(self.weight > 0)
 
 
+@learning()
 def train(owner: Any, rows: Table, random: np.random.RandomState) -> dict[str, Any]:
     """Return what training produces, and change nothing before all of it is there."""
     rows = rows.counted()

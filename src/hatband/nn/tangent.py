@@ -21,6 +21,7 @@ from hatband.geometry.convert import combined_weights
 from hatband.geometry.features import FeatureSpace
 from hatband.linalg import Auto
 from hatband.nn.batches import home, moved, n_rows, wide_on_host
+from hatband.nn.state import check_initialised
 
 # Numbers in one block of gradients: 64 MB.
 BLOCK_NUMBERS = 2**23
@@ -60,6 +61,7 @@ class DoubleNetwork:
     @classmethod
     def on(cls, module: nn.Module, device: torch.device) -> "DoubleNetwork":
         """Copy a network to a device that has float64."""
+        check_initialised(module)
         _check_functional(module)
         return cls(copy.deepcopy(module).to(device).double().eval(), device)
 
@@ -146,6 +148,7 @@ def each(inputs: Any, verb: Callable[[torch.Tensor], torch.Tensor]) -> Any:
 
 def n_parameters(module: nn.Module) -> int:
     """Return how many numbers the parameters of a module are; ValueError where there is none."""
+    check_initialised(module)
     count = sum(value.numel() for value in module.parameters())
     if not count:
         raise ValueError(f"tangent features need a module with parameters; {type(module).__name__} has none.")

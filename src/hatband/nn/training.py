@@ -15,7 +15,7 @@ from hatband.nn.epochs import EpochRows
 from hatband.nn.network import MLP
 from hatband.nn.objective import LOSSES, Units, check_loss, standard_units
 from hatband.nn.sources import Source
-from hatband.nn.state import check_trainable, copied_state, put_back_on_failure, seeded, usable_device
+from hatband.nn.state import check_trainable, copied_state, learning, put_back_on_failure, seeded, usable_device
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -72,6 +72,7 @@ class History:
     stopped_early: bool
 
 
+@learning()
 def fit_network(
     module: Any,
     X: Any,
