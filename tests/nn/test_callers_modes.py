@@ -1,24 +1,31 @@
 """What the caller's program is doing meanwhile: gradient modes, default devices, threads, layers without weights."""
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from tests.nn.cases import N_INPUTS, network, rows
 from torch import nn
 
 from hatband.nn import (
     MLP,
+    ClapsRegressor,
+    EnsembleConformalRegressor,
     LastLayerConformalRegressor,
+    LastLayerLaplace,
     LinearisedConformalRegressor,
     NeuralConformalRegressor,
     TangentFeatures,
+    WholeNetwork,
+    conjugate_gradient_leverage,
+    feature_statistics,
     fit_ensemble,
     fit_network,
     refit_head,
 )
 from hatband.nn.state import seeded
-from tests.nn.cases import N_INPUTS, network, rows
 
 X, Y = (part.double().numpy() for part in rows(60))
 WITHOUT_GRADIENTS = [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)]
@@ -62,7 +69,7 @@ class TestTraining:
     def test_of_weights_made_in_inference_mode_is_refused(self):
         with torch.inference_mode():
             module = network()
-        with pytest.raises(ValueError, match="made in torch.inference_mode"):
+        with pytest.raises(ValueError, match=r"made in torch\.inference_mode"):
             fit_network(module, X, Y[:, None], epochs=1)
 
     def test_of_several_threads_at_once_gives_the_models_that_each_trains_alone(self):
@@ -90,7 +97,7 @@ class TestALazyLayer:
     )
     def test_is_refused_and_stays_lazy(self, verb):
         net = nn.Sequential(nn.LazyLinear(8), nn.Tanh(), nn.LazyLinear(1))
-        with pytest.raises(ValueError, match=r"'0.weight' of a lazy layer has none yet. Run the module on one batch"):
+        with pytest.raises(ValueError, match=r"'0\.weight' of a lazy layer has none yet. Run the module on one batch"):
             verb(net)
 
         assert isinstance(net[0], nn.LazyLinear)
@@ -101,3 +108,46 @@ class TestALazyLayer:
         fit_network(net, X, Y[:, None], epochs=1, random_state=0)
 
         assert LastLayerConformalRegressor(net, scale="leverage").fit_train(X).leverage(X).shape == (60,)
+
+
+def _last_layer(net, layer=None):
+    model = LastLayerConformalRegressor(net, layer, scale="leverage").fit_train(X, Y).calibrate(X, Y)
+    return model.predict_interval(X)[1]
+
+
+class TestADefaultDevice:
+    """torch.set_default_device: arrays of the caller and numbers of ours stay where the network is."""
+
+    @pytest.mark.parametrize(
+        "verb",
+        [
+            _last_layer,
+            lambda net: _last_layer(net, "all"),
+            lambda net: _last_layer(net, WholeNetwork(exact_up_to=0, rank=5)),
+            lambda net: ClapsRegressor(net).fit_train(X, Y).calibrate(X, Y).predict_interval(X)[1],
+            lambda net: LastLayerLaplace(net).fit(X, Y).predict(X).epistemic,
+            lambda net: weights(refit_head(net, X, Y)).numpy(),
+            lambda net: TangentFeatures(net).transform(X),
+            lambda net: LinearisedConformalRegressor(net).fit(X, Y).predict_interval(X)[1],
+            lambda net: conjugate_gradient_leverage(net, X, X, ridge=0.1).upper,
+            lambda net: EnsembleConformalRegressor([net], scale="leverage").fit_train([(X, Y)]).leverage(X),
+            lambda net: feature_statistics(net, X, Y).joint.numpy(),
+            lambda net: estimator().predict_interval(X)[1],
+            lambda net: fit_network(net, X, Y[:, None], epochs=2, random_state=0).epochs[-1].training_loss,
+        ],
+    )
+    def test_is_not_where_the_work_is_done(self, verb):
+        net = network()
+        expected = verb(copy.deepcopy(net))
+        with torch.device("meta"):
+            found = verb(net)
+
+        np.testing.assert_array_equal(found, expected)
+
+    def test_does_not_matter_to_files(self, tmp_path):
+        model = estimator()
+        with torch.device("meta"):
+            model.save(tmp_path)
+            loaded = NeuralConformalRegressor.load(tmp_path)
+
+        np.testing.assert_array_equal(loaded.predict_interval(X)[1], model.predict_interval(X)[1])

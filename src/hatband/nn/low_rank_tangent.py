@@ -76,7 +76,7 @@ class LowRankTangentGeometry(Geometry):
         check_at_least(self.iterations, 0, "iterations")
         check_at_least(self.random_state, 0, "random_state")
         rows, network = _as_rows(X), DoubleNetwork.of(self.module)
-        weights = None if sample_weight is None else torch.as_tensor(check_weights(sample_weight, len(rows)))
+        weights = None if sample_weight is None else torch.from_numpy(check_weights(sample_weight, len(rows)))
 
         def passed(basis: torch.Tensor) -> RunningProduct:
             running = RunningProduct(basis)

@@ -36,7 +36,8 @@ def load_neural(kind: Callable[..., T], folder: str | Path) -> T:
     paths, tensors, content = read_folder(folder, _PART, _SCHEMA)
     if len(paths) != 1:
         raise ValueError(f"{str(folder)!r} must hold one network; its index lists {len(paths)}.")
-    module = MLP(**{name: content[name] for name in _SCHEMA}).eval()
+    with torch.device("cpu"):
+        module = MLP(**{name: content[name] for name in _SCHEMA}).eval()
     offset = taken(tensors, "offset", (module.design["n_inputs"],))
     check_finite(offset, "the index: offset")
     check_nothing_left(tensors)

@@ -82,7 +82,7 @@ def weighted_statistics(module: MLP, rows: Table) -> GramStatistics:
 
 def perceptron(owner: Any, n_inputs: int, n_outputs: int, seed: int) -> MLP:
     """Return the untrained network that the parameters describe."""
-    with seeded(seed):
+    with seeded(seed), torch.device("cpu"):
         return MLP(
             n_inputs, n_outputs, owner.widths, owner.activation, owner.dropout, noise_head=owner.loss == "gaussian"
         )

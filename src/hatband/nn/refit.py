@@ -123,4 +123,4 @@ def _write(layer: nn.Module, slopes: np.ndarray, intercepts: np.ndarray | None) 
                 f"the {name} that was solved for must fit into the {parameter.dtype} of the head; it has an entry of "
                 f"{np.abs(values).max():.1e}. Rescale y or the features, or call module.double() first."
             )
-        parameter.copy_(torch.as_tensor(values))
+        parameter.copy_(torch.from_numpy(values))

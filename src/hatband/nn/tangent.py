@@ -20,7 +20,7 @@ from hatband.geometry import Exactness, Geometry
 from hatband.geometry.convert import combined_weights
 from hatband.geometry.features import FeatureSpace
 from hatband.linalg import Auto
-from hatband.nn.batches import home, moved, n_rows, wide_on_host
+from hatband.nn.batches import home, n_rows, placed, wide_on_host
 from hatband.nn.state import check_initialised
 
 # Numbers in one block of gradients: 64 MB.
@@ -77,8 +77,8 @@ class DoubleNetwork:
 
     def rows(self, X: Any) -> torch.Tensor:
         """Return an array or tensor as float64 rows where the network is."""
-        values = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.array(X, dtype=np.float64))
-        return moved(values.detach(), self.device, torch.float64)
+        values = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X, dtype=np.float64))
+        return placed(values.detach(), self.device, torch.float64)
 
     def outputs(self, parameters: dict[str, torch.Tensor], rows: Any) -> torch.Tensor:
         """Return f(x; w) of rows (m,), which may be nested in tuples and dicts."""
@@ -108,7 +108,8 @@ class DoubleNetwork:
         except RuntimeError as error:
             error.add_note(
                 "Gradients are taken of a copy of the module in float64: a tensor that it makes itself must have the "
-                "type of its inputs, as x.new_zeros(...) or dtype=x.dtype give it."
+                "type of its inputs, as x.new_zeros(...) or dtype=x.dtype give it. Arrays are taken as numbers; pass "
+                "the codes of an embedding as a tensor of integers."
             )
             raise
 

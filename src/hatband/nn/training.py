@@ -101,7 +101,7 @@ def fit_network(
     module : nn.Module
         The network; parameters with ``requires_grad=False`` stay as they are.
     X : array-like (n, k), tensor, or DataLoader of (x, y)
-        Training rows.
+        Training rows: arrays as floating-point numbers, tensors of integers as the codes that they are.
     y : array-like (n,) or (n, q)
         Target; None when X is a loader.
     sample_weight : array-like (n,), optional
