@@ -11,7 +11,7 @@ from tests.nn.cases import network, rows
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from hatband.nn import LastLayerConformalRegressor, TangentFeatures, fit_network
+from hatband.nn import LastLayerConformalRegressor, TangentFeatures, WholeNetwork, fit_network
 
 X, Y = rows(40)
 LISTED = X.tolist(), Y.tolist()
@@ -86,3 +86,41 @@ def test_gradients_of_an_embedding_are_taken_at_its_codes():
 def _gradient(net, row):
     found = torch.autograd.grad(net(row[None]).sum(), list(net.parameters()))
     return torch.cat([part.reshape(-1) for part in found]).numpy()
+
+
+class Impolite(nn.Module):
+    """Writes into its input, as nn.ReLU(inplace=True) in the first place does."""
+
+    def __init__(self, net, *, polite):
+        super().__init__()
+        self.net, self.polite = net, polite
+
+    def forward(self, x):
+        return self.net(x * 2 - 1 if self.polite else x.mul_(2).sub_(1))
+
+
+@pytest.mark.parametrize("layer", ["net.2", "all", WholeNetwork(exact_up_to=0, rank=9)], ids=["last", "all", "rank"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_that_writes_into_its_input_does_so_to_a_copy(layer, dtype):
+    inputs, target = X.to(dtype), Y.to(dtype)
+    kept, settings = inputs.clone(), {"scale": "magnitude", "residuals": "unseen", "random_state": 0}
+    found = []
+    for polite in (True, False):
+        net = Impolite(network(dtype=dtype), polite=polite)
+        for given in (inputs, inputs.numpy(), [(inputs, target)]):
+            pair = (given,) if isinstance(given, list) else (given, target)
+            model = LastLayerConformalRegressor(net, layer, **settings).fit_train(*pair).calibrate(*pair)
+            found.append(model.predict_interval(inputs)[1])
+
+    assert torch.equal(inputs, kept)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+def test_training_a_network_that_writes_into_its_input_leaves_the_rows_held_out_as_they_are():
+    histories = []
+    for polite in (True, False):
+        net = Impolite(network(), polite=polite)
+        histories.append(fit_network(net, X, Y[:, None], validation=(X, Y[:, None]), epochs=4, random_state=0))
+
+    assert histories[0] == histories[1]

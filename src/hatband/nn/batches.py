@@ -1,6 +1,6 @@
 """Loaders and arrays as batches of tensors on the device of a module."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -222,8 +222,17 @@ def home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu"), torch.get_default_dtype()
 
 
+def each(inputs: Any, verb: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Apply a function to every tensor of inputs, however nested."""
+    if isinstance(inputs, Mapping):
+        return {key: each(value, verb) for key, value in inputs.items()}
+    return tuple(each(value, verb) for value in inputs) if isinstance(inputs, tuple) else verb(inputs)
+
+
 def called(module: nn.Module, inputs: Any) -> Any:
-    """Return the output of a module for a tensor, a tuple of arguments or a dict of keyword arguments."""
+    """Return the output of a module for a tensor, a tuple of arguments or a dict of keyword arguments, none changed."""
+    # A module may write into its input, which is often memory of the caller's, and read more than once.
+    inputs = each(inputs, torch.Tensor.clone)
     try:
         if isinstance(inputs, Mapping):
             return module(**inputs)
@@ -232,7 +241,7 @@ def called(module: nn.Module, inputs: Any) -> Any:
         if isinstance(inputs, torch.Tensor) and not inputs.is_floating_point():
             error.add_note(
                 f"The inputs reached the module as {inputs.dtype}: whole numbers stay what they are, because "
-                "embeddings need them. For a module that needs floating-point numbers, pass X.astype(float) or X.float()."
+                "embeddings need them. Where it needs floating-point numbers, pass X.astype(float) or X.float()."
             )
         raise
 

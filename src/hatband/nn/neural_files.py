@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from hatband._validation import check_finite
+from hatband._validation import check_finite, check_in
+from hatband.nn.batches import home
 from hatband.nn.documents import taken
 from hatband.nn.folders import check_nothing_left, read_folder, write_folder
 from hatband.nn.last_layer import LastLayerConformalRegressor
@@ -23,23 +24,29 @@ _SCHEMA: dict[str, Any] = {
     "dropout": (int, float),
     "noise_head": bool,
 }
+_TYPES = {str(kind): kind for kind in (torch.float32, torch.float64, torch.bfloat16)}
 
 
 def save_neural(model: Any, folder: str | Path) -> None:
     """Write a fitted NeuralConformalRegressor."""
     design = model.module_.design | {"widths": list(model.module_.design["widths"])}
-    write_folder(folder, [model.model_.save], _PART, {"offset": torch.from_numpy(model.offset_)}, design)
+    offsets = {name: torch.from_numpy(getattr(model, f"{name}_")) for name in ("offset", "target_offset")}
+    kind = {"dtype": str(home(model.module_)[1])}
+    write_folder(folder, [model.model_.save], _PART, offsets, design | kind)
 
 
 def load_neural(kind: Callable[..., T], folder: str | Path) -> T:
     """Read a NeuralConformalRegressor."""
-    paths, tensors, content = read_folder(folder, _PART, _SCHEMA)
+    paths, tensors, content = read_folder(folder, _PART, _SCHEMA | {"dtype": str})
     if len(paths) != 1:
         raise ValueError(f"{str(folder)!r} must hold one network; its index lists {len(paths)}.")
+    check_in(content["dtype"], tuple(_TYPES), "the index: dtype")
     with torch.device("cpu"):
-        module = MLP(**{name: content[name] for name in _SCHEMA}).eval()
+        module = MLP(**{name: content[name] for name in _SCHEMA}).to(_TYPES[content["dtype"]]).eval()
     offset = taken(tensors, "offset", (module.design["n_inputs"],))
+    target_offset = taken(tensors, "target_offset", (module.design["n_outputs"],))
     check_finite(offset, "the index: offset")
+    check_finite(target_offset, "the index: target_offset")
     check_nothing_left(tensors)
     inner = LastLayerConformalRegressor.load(paths[0], module)
     model: Any = kind(
@@ -48,5 +55,5 @@ def load_neural(kind: Callable[..., T], folder: str | Path) -> T:
         **{name: getattr(inner, name) for name in ("scale", "ridge", "confidence_level", "symmetric")},
     )
     model.n_features_in_ = len(offset)
-    vars(model).update({"module_": module, "model_": inner, "offset_": offset})
+    vars(model).update({"module_": module, "model_": inner, "offset_": offset, "target_offset_": target_offset})
     return model

@@ -1,7 +1,7 @@
 """The whole network as a linear model: its gradient in all parameters as features, and their leverage."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from hatband.geometry import Exactness, Geometry
 from hatband.geometry.convert import combined_weights
 from hatband.geometry.features import FeatureSpace
 from hatband.linalg import Auto
-from hatband.nn.batches import home, n_rows, placed, wide_on_host
+from hatband.nn.batches import each, home, n_rows, placed, wide_on_host
 from hatband.nn.state import check_initialised
 
 # Numbers in one block of gradients: 64 MB.
@@ -82,6 +82,7 @@ class DoubleNetwork:
 
     def outputs(self, parameters: dict[str, torch.Tensor], rows: Any) -> torch.Tensor:
         """Return f(x; w) of rows (m,), which may be nested in tuples and dicts."""
+        rows = each(rows, torch.Tensor.clone)
         arguments = () if isinstance(rows, Mapping) else rows if isinstance(rows, tuple) else (rows,)
         found = functional_call(self.module, parameters, arguments, rows if isinstance(rows, Mapping) else None)
         return one_output(found, n_rows(rows))
@@ -138,13 +139,6 @@ def one_output(found: Any, count: int) -> torch.Tensor:
             "that returns one of its outputs, or measure its last layer (layer=None), which all outputs share."
         )
     return found.reshape(count)
-
-
-def each(inputs: Any, verb: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Apply a function to every tensor of inputs, however nested."""
-    if isinstance(inputs, Mapping):
-        return {key: each(value, verb) for key, value in inputs.items()}
-    return tuple(each(value, verb) for value in inputs) if isinstance(inputs, tuple) else verb(inputs)
 
 
 def n_parameters(module: nn.Module) -> int:
