@@ -254,6 +254,7 @@ OF_NEURAL = {
     "offset of another shape": (lambda t, c: t.update(offset=torch.zeros(3).double()), "offset must be float64"),
     "offset not finite": (lambda t, c: t["offset"].fill_(torch.nan), "offset must be finite"),
     "target offset not finite": (lambda t, c: t["target_offset"].fill_(torch.nan), "target_offset must be finite"),
+    "names": (lambda t, c: c.update(feature_names=["a", 1, "b", "c"]), "feature_names must be 4 strings"),
     "type": (lambda t, c: c.update(dtype="torch.int64"), "dtype must be one of"),
     "tensor added": (lambda t, c: t.update(more=torch.zeros(2)), "do not belong"),
 }

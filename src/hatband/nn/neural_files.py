@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from hatband._validation import check_finite, check_in
@@ -31,13 +32,14 @@ def save_neural(model: Any, folder: str | Path) -> None:
     """Write a fitted NeuralConformalRegressor."""
     design = model.module_.design | {"widths": list(model.module_.design["widths"])}
     offsets = {name: torch.from_numpy(getattr(model, f"{name}_")) for name in ("offset", "target_offset")}
-    kind = {"dtype": str(home(model.module_)[1])}
-    write_folder(folder, [model.model_.save], _PART, offsets, design | kind)
+    names = getattr(model, "feature_names_in_", None)
+    others = {"dtype": str(home(model.module_)[1]), "feature_names": None if names is None else list(map(str, names))}
+    write_folder(folder, [model.model_.save], _PART, offsets, design | others)
 
 
 def load_neural(kind: Callable[..., T], folder: str | Path) -> T:
     """Read a NeuralConformalRegressor."""
-    paths, tensors, content = read_folder(folder, _PART, _SCHEMA | {"dtype": str})
+    paths, tensors, content = read_folder(folder, _PART, _SCHEMA | {"dtype": str, "feature_names": (list, type(None))})
     if len(paths) != 1:
         raise ValueError(f"{str(folder)!r} must hold one network; its index lists {len(paths)}.")
     check_in(content["dtype"], tuple(_TYPES), "the index: dtype")
@@ -55,5 +57,13 @@ def load_neural(kind: Callable[..., T], folder: str | Path) -> T:
         **{name: getattr(inner, name) for name in ("scale", "ridge", "confidence_level", "symmetric")},
     )
     model.n_features_in_ = len(offset)
+    if content["feature_names"] is not None:
+        model.feature_names_in_ = _names(content["feature_names"], len(offset))
     vars(model).update({"module_": module, "model_": inner, "offset_": offset, "target_offset_": target_offset})
     return model
+
+
+def _names(names: list[Any], expected: int) -> Any:
+    if len(names) != expected or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"the index: feature_names must be {expected} strings; got {names}.")
+    return np.asarray(names, dtype=object)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hatband._validation import check_in
 from hatband.evidence import RidgeSpectrum
 from hatband.linalg import TriangularStatistics
 from hatband.nn.batches import NO_ROWS, ArrayBatches, Batches, as_batches, check_finite_from, targets, wide_on_host
@@ -71,6 +72,8 @@ def refit_head(
     >>> bool((better(X) - y).square().mean() < (net(X) - y).square().mean())
     True
     """
+    if isinstance(ridge, str):
+        check_in(ridge, ("default", "evidence", "gcv"), "ridge")
     batches = as_batches(data, y)
     head = head_of(module, batches, layer)
     if not head.is_affine:

@@ -15,8 +15,6 @@ _GENERATORS = threading.RLock()
 
 def check_trainable(module: Any) -> None:
     """Raise unless there is something to train, in numbers that Adam works with."""
-    if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"module must be a torch.nn.Module; got {type(module).__name__}.")
     check_initialised(module)
     free = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not free:
@@ -32,8 +30,10 @@ def check_trainable(module: Any) -> None:
         raise ValueError("the weights must be float32, float64 or bfloat16 to be trained; got float16. Call .float().")
 
 
-def check_initialised(module: torch.nn.Module) -> None:
-    """Raise if lazy layers still wait for the batch that tells them their shapes: they have no weights."""
+def check_initialised(module: Any) -> None:
+    """Raise unless it is a module with weights: lazy layers wait for the batch that tells them their shapes."""
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module; got {type(module).__name__}.")
     for name, value in (*module.named_parameters(), *module.named_buffers()):
         if is_lazy(value):
             raise ValueError(
