@@ -105,6 +105,28 @@ def test_a_last_batch_of_one_row_is_trained_on_though_the_network_squeezes_its_a
     assert histories[0] == histories[1]
 
 
+class Remembering(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        self.latest = self.net(x)
+        return self.latest
+
+
+def test_a_network_that_keeps_what_cannot_be_copied_says_what_to_keep():
+    net = Remembering()
+    net(X)
+    with pytest.raises(RuntimeError, match="deepcopy") as caught:
+        LastLayerConformalRegressor(net, "all", scale="leverage").fit_train(X)
+    assert "Keep value.detach() in its forward" in caught.value.__notes__[0]
+
+    with torch.no_grad():
+        net(X)
+    assert LastLayerConformalRegressor(net, "all", scale="leverage").fit_train(X).leverage(X).shape == (40,)
+
+
 class TestFiles:
     def test_are_written_where_there_is_a_folder(self, tmp_path):
         model = LastLayerConformalRegressor(network(), scale="leverage").fit_train(X)

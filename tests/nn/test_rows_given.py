@@ -124,3 +124,19 @@ def test_training_a_network_that_writes_into_its_input_leaves_the_rows_held_out_
         histories.append(fit_network(net, X, Y[:, None], validation=(X, Y[:, None]), epochs=4, random_state=0))
 
     assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("form", ["reversed", "big-endian", "Fortran", "strided"])
+def test_arrays_may_lie_in_memory_as_they_like(form):
+    inputs, target = X.double().numpy(), Y.double().numpy()
+    odd = {
+        "reversed": lambda a: a[::-1].copy()[::-1],
+        "big-endian": lambda a: a.astype(">f8"),
+        "Fortran": np.asfortranarray,
+        "strided": lambda a: np.repeat(a, 2, axis=0)[::2],
+    }[form]
+    given, expected = (odd(inputs), odd(target)), (inputs, target)
+    for first, second in ((given, expected), ([given], [expected])):
+        model, plain = (fitted(*((part,) if isinstance(part, list) else part)) for part in (first, second))
+        np.testing.assert_array_equal(model.leverage(given[0]), plain.leverage(inputs))
+        assert torch.equal(model.space_.statistics.joint, plain.space_.statistics.joint)

@@ -198,8 +198,9 @@ def as_tensor(values: Any) -> torch.Tensor:
     """Return a tensor as it is, and an array as one on the host, whatever device torch takes by default."""
     if isinstance(values, torch.Tensor):
         return values
-    # torch warns of memory that it may not write to, such as that of a table.
-    return torch.from_numpy(np.require(numbers(values), requirements="W"))
+    array = numbers(values)
+    # torch takes no reversed rows and no foreign bytes, and warns of memory that it may not write to, as of a table.
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -249,7 +250,7 @@ def called(module: nn.Module, inputs: Any) -> Any:
 def targets(y: Any, count: int) -> Array:
     """Return targets of a batch as float64, with the axes they came with."""
     check_real(y)
-    values = wide_on_host(y) if isinstance(y, torch.Tensor) else np.require(y, np.float64, "W")
+    values = wide_on_host(y) if isinstance(y, torch.Tensor) else np.require(y, np.float64, ["C", "W"])
     if values.ndim not in {1, 2} or len(values) != count:
         raise ValueError(
             f"y must have one entry per row of its batch, shape ({count},) or ({count}, outputs); got shape "

@@ -1,6 +1,5 @@
 """The last layer of a network solved for, where gradient descent only approaches it."""
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from hatband.nn.batches import NO_ROWS, ArrayBatches, Batches, as_batches, check
 from hatband.nn.blocks import columns_like
 from hatband.nn.gather import head_of
 from hatband.nn.head import Head
+from hatband.nn.state import copied
 from hatband.posterior import chosen_ridge
 
 
@@ -85,7 +85,7 @@ def refit_head(
     with_bias = head.layer.bias is not None
     strength = chosen_ridge(RidgeSpectrum.of_statistics(statistics, with_bias), ridge)
     slopes, intercepts = statistics.coefficients(strength, with_bias)
-    refitted = copy.deepcopy(module)
+    refitted = copied(module)
     _write(dict(refitted.named_modules())[head.name], slopes, intercepts if with_bias else None)
     return refitted
 

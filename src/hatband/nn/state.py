@@ -91,6 +91,18 @@ def put_back_on_failure(module: Any) -> Iterator[None]:
             part.training = mode
 
 
+def copied(module: Any) -> Any:
+    """Return a deep copy of a module."""
+    try:
+        return copy.deepcopy(module)
+    except RuntimeError as error:
+        error.add_note(
+            f"{type(module).__name__} must be copied here, and keeps a tensor of its last pass that gradients hang on. "
+            "Keep value.detach() in its forward, or run it once under torch.no_grad()."
+        )
+        raise
+
+
 def copied_state(module: Any) -> dict[str, Any]:
     """Return weights and buffers that further training does not touch."""
     # A module may keep more than tensors there (get_extra_state).

@@ -1,6 +1,5 @@
 """The whole network as a linear model: its gradient in all parameters as features, and their leverage."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from hatband.geometry.convert import combined_weights
 from hatband.geometry.features import FeatureSpace
 from hatband.linalg import Auto
 from hatband.nn.batches import each, home, n_rows, placed, wide_on_host
-from hatband.nn.state import check_initialised
+from hatband.nn.state import check_initialised, copied
 
 # Numbers in one block of gradients: 64 MB.
 BLOCK_NUMBERS = 2**23
@@ -63,7 +62,7 @@ class DoubleNetwork:
         """Copy a network to a device that has float64."""
         check_initialised(module)
         _check_functional(module)
-        return cls(copy.deepcopy(module).to(device).double().eval(), device)
+        return cls(copied(module).to(device).double().eval(), device)
 
     @cached_property
     def parameters(self) -> dict[str, torch.Tensor]:

@@ -146,8 +146,10 @@ def fit_network(
     Notes
     -----
     Adam with decoupled weight decay: Loshchilov and Hutter (2019), *Decoupled weight decay regularization*, Alg. 2.
-    Modes (train, eval) are left as found. The default step suits widths up to some hundred; from 1,000 on a tenth of it
-    makes leverage depend less on the training run (``benchmarks/stability.py``).
+    Modes (train, eval) are left as found. A module other than an `MLP` answers in units of y: where these are large or
+    far from 0, standardise y, or steps of the learning rate do not get there: its losses stay above 1. The default step
+    suits widths up to some hundred; from 1,000 on a tenth of it makes leverage depend less on the training run
+    (``benchmarks/stability.py``).
 
     A batch costs the mean of weight times loss, the weights divided by their mean over all training rows: in
     expectation the gradient of the weighted mean. Rows repeated w times give the same as weight w where one batch holds
