@@ -345,7 +345,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         """Return the module, or a copy on the device asked for, and the layer in it."""
         if not isinstance(self.module, nn.Module):
             kind = type(self.module).__name__
-            raise TypeError(f"module must be a torch.nn.Module, such as module_ of a skorch net; got {kind}.")
+            raise TypeError(f"module must be a torch.nn.Module; got {kind}. Of a skorch net, pass its module_.")
         if self.device is None:
             return self.module, self.layer
         layer = self.layer
