@@ -55,7 +55,10 @@ def _not_finite(name: str, row: int) -> str:
 
 def check_ridge(ridge: Any) -> Any:
     """Return the ridge as a float, or as a float64 array when it has one entry per feature."""
-    values = np.asarray(ridge, dtype=np.float64)
+    try:
+        values = np.asarray(ridge, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.array(np.nan)
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise ValueError(f"ridge must be finite and >= 0 (0 is least squares); got {ridge!r}.")
     return float(values) if values.ndim == 0 else values

@@ -175,7 +175,10 @@ class LinearPosterior:
 def chosen_ridge(spectrum: RidgeSpectrum, ridge: Any) -> float:
     """Return the ridge that a user asked for, by number, by criterion or by default."""
     if not isinstance(ridge, str):
-        return float(check_ridge(ridge))
+        number = check_ridge(ridge)
+        if not isinstance(number, float):
+            raise ValueError(f"ridge must be one number; got shape {number.shape}.")
+        return number
     if ridge == "default":
         return spectrum.default_ridge
     if ridge not in _CHOSEN:

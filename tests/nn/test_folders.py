@@ -32,11 +32,12 @@ def ensemble(seed=0, n_outputs=None, **settings):
     )
 
 
-def neural(**settings):
+def neural(offset=0.0, **settings):
     model = NeuralConformalRegressor(
         **{"widths": (8,), "epochs": 3, "scale": "leverage", "random_state": 0, **settings}
     )
-    return model.fit(*(part.numpy() for part in rows(160, n_outputs=2)))
+    X, y = (part.double().numpy() for part in rows(160, n_outputs=2))
+    return model.fit(X, y + offset)
 
 
 def same_intervals(one, other):
@@ -126,6 +127,20 @@ def test_a_neural_regressor_comes_back(tmp_path, settings):
     same_intervals(loaded, model)
     for name in ("widths", "activation", "dropout", "loss", "scale", "ridge", "symmetric"):
         assert getattr(loaded, name) == getattr(model, name)
+
+
+def test_a_neural_regressor_comes_back_in_its_precision_and_where_its_target_lies(tmp_path):
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = neural(offset=2.0**40)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    model.save(tmp_path)
+    loaded = NeuralConformalRegressor.load(tmp_path)
+
+    assert loaded.module_.head.weight.dtype == torch.float64
+    assert loaded.target_offset_[0] > 2.0**39
+    same_intervals(loaded, model)
 
 
 def test_the_network_that_was_trained_is_saved_and_not_the_one_that_is_to_be(tmp_path):
@@ -238,6 +253,9 @@ OF_NEURAL = {
     "outputs": (lambda t, c: c.update(n_outputs=True), "must be int"),
     "offset of another shape": (lambda t, c: t.update(offset=torch.zeros(3).double()), "offset must be float64"),
     "offset not finite": (lambda t, c: t["offset"].fill_(torch.nan), "offset must be finite"),
+    "target offset not finite": (lambda t, c: t["target_offset"].fill_(torch.nan), "target_offset must be finite"),
+    "names": (lambda t, c: c.update(feature_names=["a", 1, "b", "c"]), "feature_names must be 4 strings"),
+    "type": (lambda t, c: c.update(dtype="torch.int64"), "dtype must be one of"),
     "tensor added": (lambda t, c: t.update(more=torch.zeros(2)), "do not belong"),
 }
 

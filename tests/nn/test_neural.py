@@ -152,6 +152,24 @@ def test_columns_far_from_zero_lose_no_digits():
     np.testing.assert_allclose(moved.predict_interval(X + shift)[1], plain.predict_interval(X)[1], atol=2e-3)
 
 
+@pytest.mark.parametrize("shape", [(200,), (200, 1), (200, 2)])
+@pytest.mark.parametrize("levels", [0.9, [0.5, 0.9]])
+def test_a_target_far_from_zero_loses_no_digits(shape, levels):
+    X, y = rows(200)
+    y = np.resize(y, shape[::-1]).T
+    shift = np.resize([2.0**40, -(2.0**38)], shape[1:] or 1)
+    plain, moved = (estimator(epochs=10).fit(X, y + s) for s in (0.0, shift))
+
+    np.testing.assert_array_equal(plain.target_offset_, 0)
+    assert (np.abs(moved.target_offset_ - shift) < 1).all()
+    np.testing.assert_allclose(moved.predict(X) - shift, plain.predict(X), atol=2e-3)
+    by = shift.reshape(-1, *[1] * (np.ndim(levels) + 1))
+    expected = plain.predict_interval(X, levels)[1]
+    np.testing.assert_allclose(moved.predict_interval(X, levels)[1] - by, expected, atol=4e-3)
+    found = moved.calibrate(X, y + shift).predict_interval(X, levels)[1]
+    np.testing.assert_allclose(found - by, plain.calibrate(X, y).predict_interval(X, levels)[1], atol=4e-3)
+
+
 def test_coverage_lies_within_exact_bounds():
     X, y = rows(300)
     model = estimator(epochs=20).fit_train(X, y)

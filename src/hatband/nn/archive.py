@@ -23,9 +23,12 @@ def write_archive(path: str | Path, tensors: Mapping[str, torch.Tensor], content
     content : mapping
         Whatever JSON takes, without NaN and infinity.
     """
+    place = Path(path)
+    if place.is_dir() or not place.parent.is_dir():
+        raise FileNotFoundError(f"path must be that of a file in a folder that exists; got {str(path)!r}.")
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(content, sort_keys=True, allow_nan=False)
-    _safetensors().torch.save_file(own, str(path), metadata={_CONTENT: text, _CHECKSUM: _digest(own, text)})
+    _safetensors().torch.save_file(own, str(place), metadata={_CONTENT: text, _CHECKSUM: _digest(own, text)})
 
 
 def read_archive(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

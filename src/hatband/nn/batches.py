@@ -1,13 +1,15 @@
 """Loaders and arrays as batches of tensors on the device of a module."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from hatband._kinds import is_sparse
 from hatband._typing import Array
 from hatband._validation import check_finite, check_target
 
@@ -67,10 +69,11 @@ def as_batches(data: Any, y: Any = None) -> Batches | ArrayBatches:
     TypeError
         If the data are none of these.
     """
-    if y is None and isinstance(data, tuple) and len(data) == 2 and all(_is_array(part) for part in data):
+    if y is None and _is_pair(data):
         data, y = data
     if _is_array(data):
         return _array_batches(data, y)
+    _refuse_rows_apart(data)
     if isinstance(data, Mapping):
         raise TypeError(
             "inputs of several parts must come in batches, as a DataLoader yields them: pass [(inputs, y)] in place of "
@@ -79,7 +82,10 @@ def as_batches(data: Any, y: Any = None) -> Batches | ArrayBatches:
     if y is not None:
         raise ValueError("y belongs beside an array X; a loader yields its own targets as batches (inputs, y).")
     if not isinstance(data, Iterable):
-        raise TypeError(f"data must be a DataLoader, an array X, or a pair (X, y); got {type(data).__name__}.")
+        raise TypeError(
+            f"data must be a DataLoader, an array X, or a pair (X, y); got {type(data).__name__}. Put a Dataset into a "
+            "DataLoader."
+        )
     if iter(data) is data:
         raise ValueError(
             "data must be readable more than once, as a DataLoader or a list of batches is; got an iterator "
@@ -90,6 +96,34 @@ def as_batches(data: Any, y: Any = None) -> Batches | ArrayBatches:
 
 def _is_array(data: Any) -> bool:
     return hasattr(data, "shape") or hasattr(data, "iloc")
+
+
+def _is_pair(data: Any) -> bool:
+    """Whether data are rows and their targets, an array or a list."""
+    if not (isinstance(data, tuple) and len(data) == 2 and _is_array(data[0])):
+        return False
+    return _is_array(data[1]) or _holds_numbers(data[1])
+
+
+def _holds_numbers(data: Any) -> bool:
+    """Whether a list is one of numbers, or of rows of numbers, and not of batches."""
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    return isinstance(data, Real)
+
+
+def _refuse_rows_apart(data: Any) -> None:
+    """Raise where a list or tuple is no sequence of batches, and would be read as one."""
+    if isinstance(data, (list, tuple)) and _holds_numbers(data):
+        raise TypeError(
+            f"X must be an array or a tensor; got a {type(data).__name__} of numbers, and lists are read as batches. "
+            "Pass np.asarray(X)."
+        )
+    if isinstance(data, tuple) and len(data) > 2 and all(_is_array(part) for part in data):
+        raise TypeError(
+            f"rows with their targets must be a pair (X, y); got {len(data)} arrays. Batches without targets come in a "
+            "list or a DataLoader."
+        )
 
 
 def _array_batches(X: Any, y: Any) -> ArrayBatches:
@@ -107,6 +141,8 @@ def _array_batches(X: Any, y: Any) -> ArrayBatches:
 
 def numbers(X: Any) -> Array:
     """Return an array of numbers, in their own precision where they have one."""
+    if is_sparse(X):
+        raise ValueError("X must be dense for a network; got a sparse matrix. Pass X.toarray().")
     values = np.asarray(X)
     if values.dtype.kind not in "OUS":
         return values
@@ -154,10 +190,17 @@ def placed(inputs: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
         return {key: placed(value, device, dtype) for key, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
         return tuple(placed(value, device, dtype) for value in inputs)
-    if isinstance(inputs, np.ndarray) and not inputs.flags.writeable:
-        inputs = inputs.copy()
-    tensor = torch.as_tensor(inputs)
+    tensor = as_tensor(inputs)
     return moved(tensor, device, dtype) if dtype is not None and tensor.is_floating_point() else tensor.to(device)
+
+
+def as_tensor(values: Any) -> torch.Tensor:
+    """Return a tensor as it is, and an array as one on the host, whatever device torch takes by default."""
+    if isinstance(values, torch.Tensor):
+        return values
+    array = numbers(values)
+    # torch takes no reversed rows and no foreign bytes, and warns of memory that it may not write to, as of a table.
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -180,22 +223,46 @@ def home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu"), torch.get_default_dtype()
 
 
-def called(module: nn.Module, inputs: Any) -> Any:
-    """Return the output of a module for a tensor, a tuple of arguments or a dict of keyword arguments."""
+def each(inputs: Any, verb: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Apply a function to every tensor of inputs, however nested."""
     if isinstance(inputs, Mapping):
-        return module(**inputs)
-    return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
+        return {key: each(value, verb) for key, value in inputs.items()}
+    return tuple(each(value, verb) for value in inputs) if isinstance(inputs, tuple) else verb(inputs)
+
+
+def called(module: nn.Module, inputs: Any) -> Any:
+    """Return the output of a module for a tensor, a tuple of arguments or a dict of keyword arguments, none changed."""
+    # A module may write into its input, which is often memory of the caller's, and read more than once.
+    inputs = each(inputs, torch.Tensor.clone)
+    try:
+        if isinstance(inputs, Mapping):
+            return module(**inputs)
+        return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
+    except RuntimeError as error:
+        if isinstance(inputs, torch.Tensor) and not inputs.is_floating_point():
+            error.add_note(
+                f"The inputs reached the module as {inputs.dtype}: whole numbers stay what they are, because "
+                "embeddings need them. Where it needs floating-point numbers, pass X.astype(float) or X.float()."
+            )
+        raise
 
 
 def targets(y: Any, count: int) -> Array:
     """Return targets of a batch as float64, with the axes they came with."""
-    values = wide_on_host(y) if isinstance(y, torch.Tensor) else np.asarray(y, np.float64)
+    check_real(y)
+    values = wide_on_host(y) if isinstance(y, torch.Tensor) else np.require(y, np.float64, ["C", "W"])
     if values.ndim not in {1, 2} or len(values) != count:
         raise ValueError(
             f"y must have one entry per row of its batch, shape ({count},) or ({count}, outputs); got shape "
             f"{values.shape}."
         )
     return values
+
+
+def check_real(y: Any) -> None:
+    """Raise if targets are complex: a cast would drop half of them."""
+    if y.is_complex() if isinstance(y, torch.Tensor) else np.iscomplexobj(y):
+        raise ValueError("y must hold real numbers; got complex ones. Pass y.real and y.imag as two columns.")
 
 
 def check_finite_from(values: torch.Tensor, name: str, start: int) -> None:

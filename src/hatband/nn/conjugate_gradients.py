@@ -1,5 +1,6 @@
 """Leverage of a whole network whose gradients are too many to hold: solved for by products with them alone."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,9 +8,10 @@ import torch
 from torch import nn
 from torch.func import vjp, vmap
 
+from hatband._checks_network import check_at_least, check_between
 from hatband._kinds import on_host
 from hatband._typing import Array
-from hatband._validation import check_ridge
+from hatband.nn.batches import check_finite_from
 from hatband.nn.tangent import DoubleNetwork, expansion
 
 
@@ -55,7 +57,7 @@ def conjugate_gradient_leverage(
     Raises
     ------
     ValueError
-        If the ridge is not positive or the module has more than one output.
+        If ridge or tolerance is out of range, the module has more than one output, or something is not finite.
 
     Notes
     -----
@@ -73,13 +75,24 @@ def conjugate_gradient_leverage(
     >>> bool((bracket.upper <= 1.001 * bracket.lower).all())
     True
     """
-    if not check_ridge(ridge) > 0:
-        raise ValueError(f"conjugate gradients need a ridge > 0; got {ridge!r}.")
+    check_between(ridge, 0.0, math.inf, "ridge", low_allowed=False)
+    check_between(tolerance, 0.0, math.inf, "tolerance")
+    check_at_least(max_iterations, 0, "max_iterations")
     network = DoubleNetwork.of(module)
     phi = torch.as_tensor(expansion(network, X).gradient, device=network.device)
-    products = _products(network, network.rows(X_train))
+    products = _products(network, _finite_rows(network, X_train))
     with torch.no_grad():
         return _bracket(phi, products, float(ridge), tolerance, max_iterations)
+
+
+def _finite_rows(network: DoubleNetwork, X: Any) -> torch.Tensor:
+    """Return training rows; ValueError where there are none, or what the network makes of one is not finite."""
+    rows = network.rows(X)
+    if not len(rows):
+        raise ValueError("X_train must hold at least one row; got none.")
+    with torch.no_grad():
+        check_finite_from(network.outputs(network.parameters, rows), "what the module makes of X_train", 0)
+    return rows
 
 
 class _Products(NamedTuple):

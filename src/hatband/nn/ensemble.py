@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
@@ -22,13 +23,14 @@ from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.ensemble_files import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.space import NetworkSpace
-from hatband.nn.state import seeded
+from hatband.nn.state import learning, seeded
 from hatband.nn.training import fit_network
 
 # Ridges as shares of the mean eigenvalue agree to the rounding of a trace.
 _SAME_SHARE = 1e-6
 
 
+@learning()
 def fit_ensemble(
     build: Callable[[], nn.Module],
     X: Any,
@@ -79,7 +81,7 @@ def fit_ensemble(
     seeds = check_random_state(random_state).randint(2**31 - 1, size=(check_at_least(n_networks, 1, "n_networks"), 2))
     networks: list[nn.Module] = []
     for first, second in seeds:
-        with seeded(int(first)):
+        with seeded(int(first), torch.get_default_device()):
             module = build()
         if any(module is other for other in networks):
             raise ValueError("build must make a new network at every call; it returned the same one again.")

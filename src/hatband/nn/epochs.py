@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hatband._kinds import exact_device
-from hatband.nn.batches import placed
+from hatband.nn.batches import as_tensor, check_real, placed
 
 # Rows that go through the network at once where no gradient is kept.
 BLOCK = 8192
@@ -47,7 +47,7 @@ class ShuffledRows(EpochRows):
     def shuffled(self) -> Iterator[Batch]:
         """Yield batches in an order drawn from the generator."""
         targets = self._rows.targets
-        order = torch.randperm(len(targets), generator=self._generator).to(targets.device)
+        order = torch.randperm(len(targets), generator=self._generator, device="cpu").to(targets.device)
         for index in order.tensor_split(self._parts):
             yield taken(self._rows, index)
 
@@ -93,7 +93,8 @@ def _of_mean_one(weight: Any) -> Any:
 
 def columns_on(device: Any, y: Any) -> Any:
     """Return targets as a tensor (n, q) in their own precision, on the device if that has float64."""
-    values = torch.as_tensor(y)
+    check_real(y)
+    values = as_tensor(y)
     # True - 0.5 is no subtraction to torch.
     values = values.float() if values.dtype == torch.bool else values
     return (values[:, None] if values.ndim == 1 else values).to(exact_device(device))

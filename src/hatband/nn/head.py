@@ -14,6 +14,7 @@ from hatband.linalg import GramStatistics
 from hatband.nn.batches import called, home, placed
 from hatband.nn.normal_equations import own_ridge
 from hatband.nn.part import Intercept, Part, Seen
+from hatband.nn.state import check_initialised
 
 Pooling: TypeAlias = Literal["row", "first", "last", "mean"]
 
@@ -184,6 +185,7 @@ def find_head(module: nn.Module, inputs: Any, layer: str | nn.Module | None = No
 
 def _executed(module: nn.Module, inputs: Any) -> tuple[list[_Call], Any]:
     """Run the module once; return the last call of each linear layer, in the order of execution, and the output."""
+    check_initialised(module)
     seen: dict[str, _Call] = {}
     handles = []
 
@@ -271,7 +273,9 @@ def _named(
     if not matches:
         what = repr(layer) if isinstance(layer, str) else type(layer).__name__
         known = isinstance(layer, str) and layer in names and not isinstance(names[layer], nn.Linear)
+        apart = isinstance(layer, nn.Module) and not any(part is layer for part in module.modules())
         reason = f"is {type(names[layer]).__name__}, no nn.Linear" if known else "was not called as an nn.Linear"
+        reason = "is no part of the module (clone copies both apart): pass its name" if apart else reason
         raise ValueError(f"layer={what} {reason}. {_candidates(calls, [])}")
     fit = _fit(matches[0], members)
     if fit is not None:
@@ -286,6 +290,11 @@ def _candidates(calls: list[_Call], fits: list[str]) -> str:
         return (
             "The module called no nn.Linear layer in a forward pass, so it has no linear head to take features from. "
             "Wrap it in a module that ends in one; of a compiled ScriptModule, pass the module that was compiled."
+        )
+    if all(call.output.ndim == 1 for call in calls):
+        return (
+            f"Rows must come in batches, with an axis for the rows; {calls[-1].name!r} got one of shape "
+            f"{tuple(calls[-1].entering.shape)} without. Give the DataLoader a batch_size."
         )
     listed = ", ".join(f"{c.name!r} ({c.layer.in_features} -> {c.layer.out_features})" for c in calls)
     seen = f"{len(fits)} layers return members of the output, {fits}" if fits else "none returns the output"

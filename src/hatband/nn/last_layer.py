@@ -1,6 +1,5 @@
 """Conformal intervals around a trained network, shaped by the leverage of its last layer or of all its parameters."""
 
-import copy
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -25,7 +24,7 @@ from hatband.nn.calibrated import calibrated_deviation, calibrated_interval, che
 from hatband.nn.recipes import Task, as_recipe
 from hatband.nn.saving import load_last_layer, save_last_layer
 from hatband.nn.space import NetworkSpace
-from hatband.nn.state import usable_device
+from hatband.nn.state import copied, usable_device
 from hatband.rows import NoHonestResiduals, TrainingRows
 from hatband.scales import as_scale, fit_scale
 
@@ -352,13 +351,14 @@ class LastLayerConformalRegressor(BaseEstimator):
     def _placed(self) -> tuple[nn.Module, Any]:
         """Return the module, or a copy on the device asked for, and the layer in it."""
         if not isinstance(self.module, nn.Module):
-            raise TypeError(f"module must be a torch.nn.Module; got {type(self.module).__name__}.")
+            kind = type(self.module).__name__
+            raise TypeError(f"module must be a torch.nn.Module; got {kind}. Of a skorch net, pass its module_.")
         if self.device is None:
             return self.module, self.layer
         layer = self.layer
         if isinstance(layer, nn.Module):
             layer = next((name for name, part in self.module.named_modules() if part is layer), layer)
-        return copy.deepcopy(self.module).to(usable_device(self.device)), layer
+        return copied(self.module).to(usable_device(self.device)), layer
 
     def _blocks(self, data: Any, y: Any = None) -> Generator[Block, None, None]:
         return blocks_of(self.space_, as_batches(data, y))

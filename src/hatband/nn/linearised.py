@@ -93,8 +93,8 @@ class LinearisedConformalRegressor(BaseEstimator):
         check_confidence_level(self.confidence_level)
         check_in(self.method, ("studentised", "absolute", "deleted"), "method")
         features = TangentFeatures(self.module)
-        weights = features.weights
         at = features.expand(X)
+        weights = features.weights
         gradients = at.gradient
         wanted = target[:, 0] - _offset(at, weights)
         centred = gradients - gradients.mean(axis=0)

@@ -10,7 +10,7 @@ from hatband._backend import backend_of
 from hatband._typing import Array, Float
 from hatband.linalg.base import Frame
 from hatband.linalg.spectral import SpectralFactor, Spectrum, factor_spectrum
-from hatband.nn.batches import NO_ROWS
+from hatband.nn.batches import NO_ROWS, as_tensor
 from hatband.nn.part import Intercept
 
 # Directions beyond those asked for, which make these accurate.
@@ -124,7 +124,7 @@ class Sketch:
 
     def factor(self, ridge: float, intercept: Intercept) -> SpectralFactor:
         """Return the factor: (v'phi)^2 / (s^2 + ridge) over the directions, |phi|^2 / ridge for what they miss."""
-        backend = backend_of(torch.as_tensor(self.values))
+        backend = backend_of(as_tensor(self.values))
         frame = Frame(
             backend=backend,
             n_samples=self.n_samples,
@@ -161,7 +161,7 @@ class SubspaceIteration:
         """Return the sketch of the rows that `passed(basis)` runs over."""
         random = torch.Generator().manual_seed(self.random_state)
         columns = min(n_features, self.rank + _OVERSAMPLING)
-        basis = torch.randn(n_features, columns, generator=random, dtype=torch.float64).to(device)
+        basis = torch.randn(n_features, columns, generator=random, dtype=torch.float64, device="cpu").to(device)
         for _ in range(self.iterations):
             basis = torch.linalg.qr(passed(torch.linalg.qr(basis)[0]).about(intercept).product)[0]
         basis = torch.linalg.qr(basis)[0]

@@ -190,7 +190,7 @@ def _counted(rows: Array, sample_weight: Any) -> tuple[Array, torch.Tensor | Non
     if sample_weight is None:
         return rows, None
     weights = check_weights(sample_weight, len(rows))
-    return rows[weights > 0], torch.as_tensor(weights[weights > 0])
+    return rows[weights > 0], torch.from_numpy(weights[weights > 0])
 
 
 def _gradients(network: DoubleNetwork, rows: Array) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -14,10 +14,10 @@ from hatband._typing import Array
 from hatband._validation import check_calibration_size, check_target, check_weights
 from hatband.conformal.inputs import input_names_kept_on_failure
 from hatband.nn.neural_files import load_neural, save_neural
-from hatband.nn.neural_training import Table, train
+from hatband.nn.neural_training import Table, less, train
 from hatband.nn.training import Epoch
 
-_STATE = ("model_", "module_", "history_", "offset_", "calibration_indices_")
+_STATE = ("model_", "module_", "history_", "offset_", "target_offset_", "calibration_indices_")
 
 
 class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
@@ -67,6 +67,8 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
     offset_ : array (k,)
         What is subtracted from X before the network gets it in float32: the mean of columns that lie more than 1,000
         standard deviations from 0, such as times in seconds, and 0 for all others.
+    target_offset_ : array (q,)
+        The same of y, added to what the network answers: ``module_`` and ``model_`` know y less this.
     history_ : History
         Losses of every epoch.
     calibration_indices_ : array (n_cal,)
@@ -164,7 +166,8 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             held, kept = np.sort(order[:size]), np.sort(order[size:])
             state = train(self, rows.take(kept), random)
             if size:
-                state["model_"].calibrate(rows.X[held] - state["offset_"], rows.y[held])
+                near = rows.take(held).less(state["offset_"], state["target_offset_"])
+                state["model_"].calibrate(near.X, near.y)
                 state["calibration_indices_"] = held
             self._replace(state)
         return self
@@ -202,7 +205,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         self._check_trained("calibrate")
         check_target(y)
         check_consistent_length(X, y)
-        self.model_.calibrate(self._rows(X), np.asarray(y, dtype=np.float64))
+        self.model_.calibrate(self._rows(X), less(np.asarray(y, dtype=np.float64), self.target_offset_))
         self.__dict__.pop("calibration_indices_", None)
         return self
 
@@ -263,7 +266,9 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         self._check_trained("predict")
         if return_std:
             self._check_calibrated()
-        return self.model_.predict(self._rows(X), return_std=return_std)
+            prediction, deviation = self.model_.predict(self._rows(X), return_std=True)
+            return prediction + self.target_offset_, deviation
+        return self.model_.predict(self._rows(X)) + self.target_offset_
 
     def predict_interval(self, X: Any, confidence_level: Any = None) -> tuple[Array, Array]:
         """Predict, with intervals that hold with the stated probability.
@@ -287,7 +292,9 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         self._check_trained("predict_interval")
         self._check_calibrated()
         level = self.confidence_level if confidence_level is None else confidence_level
-        return self.model_.predict_interval(self._rows(X), level)
+        prediction, interval = self.model_.predict_interval(self._rows(X), level)
+        beyond = [1] * (interval.ndim - prediction.ndim)
+        return prediction + self.target_offset_, interval + self.target_offset_.reshape(-1, *beyond)
 
     def leverage(self, X: Any) -> Array:
         """Return h(x) = phi(x)' A^-1 phi(x) of each row (m,), phi(x) the last hidden layer."""

@@ -13,7 +13,7 @@ from hatband.nn.batches import as_batches, home
 from hatband.nn.gather import gathered, head_of
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.network import MLP
-from hatband.nn.state import seeded
+from hatband.nn.state import learning, seeded
 from hatband.nn.training import History, fit_network
 
 # Standard deviations from 0: at 1,000 the rounding of float32 is 6e-5 of one.
@@ -31,6 +31,10 @@ class Table(NamedTuple):
         """Return the rows at an index."""
         return Table(self.X[index], self.y[index], None if self.weight is None else self.weight[index])
 
+    def less(self, offset: Array, target_offset: Array) -> "Table":
+        """Return the rows with offsets subtracted."""
+        return self._replace(X=self.X - offset, y=less(self.y, target_offset))
+
     def counted(self) -> "Table":
         """Return the rows without those of weight 0; ValueError if there are no others."""
         if self.weight is None:
@@ -39,18 +43,20 @@ class Table(NamedTuple):
         return self.take(self.weight > 0)
 
 
+@learning()
 def train(owner: Any, rows: Table, random: np.random.RandomState) -> dict[str, Any]:
     """Return what training produces, and change nothing before all of it is there."""
     rows = rows.counted()
     size = check_validation_size(owner.validation_size, len(rows.X))
     order, seeds = random.permutation(len(rows.X)), random.randint(2**31 - 1, size=3)
-    offset = far_means(rows.X, rows.weight)
-    rows = rows._replace(X=rows.X - offset)
+    offset, target_offset = far_means(rows.X, rows.weight), far_means(rows.y.reshape(len(rows.y), -1), rows.weight)
+    rows = rows.less(offset, target_offset)
     held, kept = rows.take(order[:size]) if size else None, rows.take(order[size:])
     module = perceptron(owner, rows.X.shape[1], 1 if rows.y.ndim == 1 else rows.y.shape[1], int(seeds[0]))
     history = _taught(owner, module, kept, held, int(seeds[1]))
     model = _measured(owner, module, kept, held, int(seeds[2]))
-    return {"module_": module, "model_": model, "history_": history, "offset_": offset}
+    offsets = {"offset_": offset, "target_offset_": target_offset}
+    return {"module_": module, "model_": model, "history_": history, **offsets}
 
 
 def _measured(owner: Any, module: MLP, kept: Table, held: Table | None, seed: int) -> LastLayerConformalRegressor:
@@ -81,7 +87,7 @@ def weighted_statistics(module: MLP, rows: Table) -> GramStatistics:
 
 def perceptron(owner: Any, n_inputs: int, n_outputs: int, seed: int) -> MLP:
     """Return the untrained network that the parameters describe."""
-    with seeded(seed):
+    with seeded(seed), torch.device("cpu"):
         return MLP(
             n_inputs, n_outputs, owner.widths, owner.activation, owner.dropout, noise_head=owner.loss == "gaussian"
         )
@@ -107,6 +113,11 @@ def _taught(owner: Any, module: MLP, kept: Table, held: Table | None, seed: int)
     )
     module.eval()
     return history
+
+
+def less(y: Array, offset: Array) -> Array:
+    """Return y - offset; y as it is where it has other columns, for which it will be refused."""
+    return y - offset if y.size == len(y) * len(offset) else y
 
 
 def far_means(X: Array, weight: Array | None) -> Array:

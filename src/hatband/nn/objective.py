@@ -88,7 +88,9 @@ def _columns(output: Any, target: Any, module: Any) -> Any:
     """Return outputs (b, q); one value per row may come without an axis, but nothing is broadcast."""
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"{type(module).__name__} must return a tensor to be trained; got {type(output).__name__}.")
-    columns = output[:, None] if output.ndim == 1 else output
+    # A squeeze() in the network takes the axis of the rows as well when there is one row.
+    alone = len(target) == 1 and output.numel() == target.numel()
+    columns = output.reshape(target.shape) if alone else output[:, None] if output.ndim == 1 else output
     check_outputs(tuple(columns.shape), tuple(target.shape), type(module).__name__)
     return columns
 

@@ -1,18 +1,19 @@
 """The last layer of a network solved for, where gradient descent only approaches it."""
 
-import copy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from hatband._validation import check_in
 from hatband.evidence import RidgeSpectrum
 from hatband.linalg import TriangularStatistics
 from hatband.nn.batches import NO_ROWS, ArrayBatches, Batches, as_batches, check_finite_from, targets, wide_on_host
 from hatband.nn.blocks import columns_like
 from hatband.nn.gather import head_of
 from hatband.nn.head import Head
+from hatband.nn.state import copied
 from hatband.posterior import chosen_ridge
 
 
@@ -71,6 +72,8 @@ def refit_head(
     >>> bool((better(X) - y).square().mean() < (net(X) - y).square().mean())
     True
     """
+    if isinstance(ridge, str):
+        check_in(ridge, ("default", "evidence", "gcv"), "ridge")
     batches = as_batches(data, y)
     head = head_of(module, batches, layer)
     if not head.is_affine:
@@ -82,7 +85,7 @@ def refit_head(
     with_bias = head.layer.bias is not None
     strength = chosen_ridge(RidgeSpectrum.of_statistics(statistics, with_bias), ridge)
     slopes, intercepts = statistics.coefficients(strength, with_bias)
-    refitted = copy.deepcopy(module)
+    refitted = copied(module)
     _write(dict(refitted.named_modules())[head.name], slopes, intercepts if with_bias else None)
     return refitted
 
@@ -123,4 +126,4 @@ def _write(layer: nn.Module, slopes: np.ndarray, intercepts: np.ndarray | None) 
                 f"the {name} that was solved for must fit into the {parameter.dtype} of the head; it has an entry of "
                 f"{np.abs(values).max():.1e}. Rescale y or the features, or call module.double() first."
             )
-        parameter.copy_(torch.as_tensor(values))
+        parameter.copy_(torch.from_numpy(values))

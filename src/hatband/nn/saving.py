@@ -19,6 +19,7 @@ from hatband.nn.blocks import stored_rows
 from hatband.nn.documents import check_schema, taken
 from hatband.nn.space import NetworkSpace
 from hatband.nn.space_files import file_named, file_of
+from hatband.nn.state import check_initialised
 from hatband.rows import TrainingRows
 
 T = TypeVar("T")
@@ -203,6 +204,7 @@ def _level(value: Any) -> Any:
 
 def _own_weights(tensors: dict[str, torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor]:
     """Take the weights of the network out of the tensors; ValueError unless they are those of this architecture."""
+    check_initialised(module)
     weights = {name[len(_MODULE) :]: tensors.pop(name) for name in list(tensors) if name.startswith(_MODULE)}
     expected = {name: (tuple(t.shape), t.dtype) for name, t in module.state_dict().items()}
     found = {name: (tuple(t.shape), t.dtype) for name, t in weights.items()}

@@ -163,7 +163,9 @@ def leverage_stability(leverages: Any) -> LeverageStability:
     standard = centred / sizes[:, None]
     pairs = np.array([standard[i] @ standard[j] for i, j in combinations(range(len(runs)), 2)])
     relative = runs / runs.mean(axis=1, keepdims=True)
-    variation = float((relative.std(axis=0, ddof=1) / relative.mean(axis=0)).mean())
+    mean = relative.mean(axis=0)
+    # A row whose leverage is 0 in every run has a mean of 0, and does not vary.
+    variation = float((relative.std(axis=0, ddof=1) / np.where(mean > 0, mean, 1.0)).mean())
     return LeverageStability(pairs.clip(-1, 1), variation, np.array([leverage_spread(run) for run in runs]))
 
 

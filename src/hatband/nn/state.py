@@ -1,24 +1,45 @@
 """What training must leave as it found it: torch's generators, modes, gradients and, after an error, weights."""
 
 import copy
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
+
+# torch's generators belong to the process: two threads that drew from them at once would draw each other's numbers.
+_GENERATORS = threading.RLock()
 
 
 def check_trainable(module: Any) -> None:
     """Raise unless there is something to train, in numbers that Adam works with."""
-    if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"module must be a torch.nn.Module; got {type(module).__name__}.")
+    check_initialised(module)
     free = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not free:
         raise ValueError(
             f"{type(module).__name__} has no parameter with requires_grad=True; there is nothing to train."
         )
+    if any(parameter.is_inference() for parameter in module.parameters()):
+        raise ValueError(
+            "the weights must be tensors that can be trained; these were made in torch.inference_mode(). Build the "
+            "module outside of it."
+        )
     if any(parameter.dtype == torch.float16 for parameter in free):
         raise ValueError("the weights must be float32, float64 or bfloat16 to be trained; got float16. Call .float().")
+
+
+def check_initialised(module: Any) -> None:
+    """Raise unless it is a module with weights: lazy layers wait for the batch that tells them their shapes."""
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module; got {type(module).__name__}.")
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(value):
+            raise ValueError(
+                f"the module must have weights; {name!r} of a lazy layer has none yet. Run the module on one batch, "
+                "module(X[:2]), first."
+            )
 
 
 def usable_device(device: Any) -> torch.device:
@@ -35,16 +56,23 @@ def usable_device(device: Any) -> torch.device:
 
 @contextmanager
 def seeded(seed: int, device: Any = None) -> Iterator[None]:
-    """Draw from torch's global generators as if they were seeded, and leave them as they were."""
+    """Draw from torch's global generators as if they were seeded, one thread at a time; leave them as they were."""
     device = torch.device("cpu" if device is None else device)
     on_gpu = device.type == "cuda"
     index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
     # By name: without one, torch takes the accelerator that it prefers here.
-    with torch.random.fork_rng(devices=[index] if on_gpu else [], device_type="cuda"):
+    with _GENERATORS, torch.random.fork_rng(devices=[index] if on_gpu else [], device_type="cuda"):
         # torch.manual_seed would seed every device, those that are not forked too.
         torch.default_generator.manual_seed(seed)
         if on_gpu:
             torch.cuda.default_generators[index].manual_seed(seed)
+        yield
+
+
+@contextmanager
+def learning() -> Iterator[None]:
+    """Take gradients, whatever mode the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
@@ -61,6 +89,18 @@ def put_back_on_failure(module: Any) -> Iterator[None]:
         module.zero_grad(set_to_none=True)
         for part, mode in modes:
             part.training = mode
+
+
+def copied(module: Any) -> Any:
+    """Return a deep copy of a module."""
+    try:
+        return copy.deepcopy(module)
+    except RuntimeError as error:
+        error.add_note(
+            f"{type(module).__name__} must be copied here, and keeps a tensor of its last pass that gradients hang on. "
+            "Keep value.detach() in its forward, or run it once under torch.no_grad()."
+        )
+        raise
 
 
 def copied_state(module: Any) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class RunningGram:
 
     def add(self, features: torch.Tensor, target: Array | None = None) -> None:
         """Add a batch of rows."""
-        values = None if target is None else torch.as_tensor(target).reshape(len(features), -1)
+        values = None if target is None else torch.from_numpy(target).reshape(len(features), -1)
         self._refuse_other(features, values)
         start = 0
         while start < len(features):
@@ -207,7 +207,7 @@ def _refuse_not_finite(module: nn.Module, batches: Batches | ArrayBatches, part:
             features = run(inputs).features
             check_finite_from(features, "the features of the module", start)
             if y is not None:
-                check_finite_from(torch.as_tensor(targets(y, len(features))), "y", start)
+                check_finite_from(torch.from_numpy(targets(y, len(features))), "y", start)
             start += len(features)
     raise ValueError("the features of the module and y must be finite; their sum is not.")
 

@@ -1,7 +1,6 @@
 """The whole network as a linear model: its gradient in all parameters as features, and their leverage."""
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,7 +18,8 @@ from hatband.geometry import Exactness, Geometry
 from hatband.geometry.convert import combined_weights
 from hatband.geometry.features import FeatureSpace
 from hatband.linalg import Auto
-from hatband.nn.batches import home, moved, n_rows, wide_on_host
+from hatband.nn.batches import each, home, n_rows, placed, wide_on_host
+from hatband.nn.state import check_initialised, copied
 
 # Numbers in one block of gradients: 64 MB.
 BLOCK_NUMBERS = 2**23
@@ -61,8 +61,9 @@ class DoubleNetwork:
     @classmethod
     def on(cls, module: nn.Module, device: torch.device) -> "DoubleNetwork":
         """Copy a network to a device that has float64."""
+        check_initialised(module)
         _check_functional(module)
-        return cls(copy.deepcopy(module).to(device).double().eval(), device)
+        return cls(copied(module).to(device).double().eval(), device)
 
     @cached_property
     def parameters(self) -> dict[str, torch.Tensor]:
@@ -76,11 +77,12 @@ class DoubleNetwork:
 
     def rows(self, X: Any) -> torch.Tensor:
         """Return an array or tensor as float64 rows where the network is."""
-        values = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.array(X, dtype=np.float64))
-        return moved(values.detach(), self.device, torch.float64)
+        values = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X, dtype=np.float64))
+        return placed(values.detach(), self.device, torch.float64)
 
     def outputs(self, parameters: dict[str, torch.Tensor], rows: Any) -> torch.Tensor:
         """Return f(x; w) of rows (m,), which may be nested in tuples and dicts."""
+        rows = each(rows, torch.Tensor.clone)
         arguments = () if isinstance(rows, Mapping) else rows if isinstance(rows, tuple) else (rows,)
         found = functional_call(self.module, parameters, arguments, rows if isinstance(rows, Mapping) else None)
         return one_output(found, n_rows(rows))
@@ -107,7 +109,8 @@ class DoubleNetwork:
         except RuntimeError as error:
             error.add_note(
                 "Gradients are taken of a copy of the module in float64: a tensor that it makes itself must have the "
-                "type of its inputs, as x.new_zeros(...) or dtype=x.dtype give it."
+                "type of its inputs, as x.new_zeros(...) or dtype=x.dtype give it. Arrays are taken as numbers; pass "
+                "the codes of an embedding as a tensor of integers."
             )
             raise
 
@@ -138,15 +141,9 @@ def one_output(found: Any, count: int) -> torch.Tensor:
     return found.reshape(count)
 
 
-def each(inputs: Any, verb: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Apply a function to every tensor of inputs, however nested."""
-    if isinstance(inputs, Mapping):
-        return {key: each(value, verb) for key, value in inputs.items()}
-    return tuple(each(value, verb) for value in inputs) if isinstance(inputs, tuple) else verb(inputs)
-
-
 def n_parameters(module: nn.Module) -> int:
     """Return how many numbers the parameters of a module are; ValueError where there is none."""
+    check_initialised(module)
     count = sum(value.numel() for value in module.parameters())
     if not count:
         raise ValueError(f"tangent features need a module with parameters; {type(module).__name__} has none.")

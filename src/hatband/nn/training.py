@@ -15,7 +15,7 @@ from hatband.nn.epochs import EpochRows
 from hatband.nn.network import MLP
 from hatband.nn.objective import LOSSES, Units, check_loss, standard_units
 from hatband.nn.sources import Source
-from hatband.nn.state import check_trainable, copied_state, put_back_on_failure, seeded, usable_device
+from hatband.nn.state import check_trainable, copied_state, learning, put_back_on_failure, seeded, usable_device
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -72,6 +72,7 @@ class History:
     stopped_early: bool
 
 
+@learning()
 def fit_network(
     module: Any,
     X: Any,
@@ -100,7 +101,7 @@ def fit_network(
     module : nn.Module
         The network; parameters with ``requires_grad=False`` stay as they are.
     X : array-like (n, k), tensor, or DataLoader of (x, y)
-        Training rows.
+        Training rows: arrays as floating-point numbers, tensors of integers as the codes that they are.
     y : array-like (n,) or (n, q)
         Target; None when X is a loader.
     sample_weight : array-like (n,), optional
@@ -145,8 +146,10 @@ def fit_network(
     Notes
     -----
     Adam with decoupled weight decay: Loshchilov and Hutter (2019), *Decoupled weight decay regularization*, Alg. 2.
-    Modes (train, eval) are left as found. The default step suits widths up to some hundred; from 1,000 on a tenth of it
-    makes leverage depend less on the training run (``benchmarks/stability.py``).
+    Modes (train, eval) are left as found. A module other than an `MLP` answers in units of y: where these are large or
+    far from 0, standardise y, or steps of the learning rate do not get there: its losses stay above 1. The default step
+    suits widths up to some hundred; from 1,000 on a tenth of it makes leverage depend less on the training run
+    (``benchmarks/stability.py``).
 
     A batch costs the mean of weight times loss, the weights divided by their mean over all training rows: in
     expectation the gradient of the weighted mean. Rows repeated w times give the same as weight w where one batch holds

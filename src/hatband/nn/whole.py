@@ -9,14 +9,13 @@ import torch
 from torch import nn
 
 from hatband.linalg import GramStatistics
-from hatband.nn.batches import called, home, n_rows, placed, targets
+from hatband.nn.batches import called, each, home, n_rows, placed, targets
 from hatband.nn.head import evaluating
 from hatband.nn.part import Intercept, Part, Seen
 from hatband.nn.tangent import (
     DoubleNetwork,
     blocks_of_gradients,
     default_ridge,
-    each,
     gradient_device,
     n_parameters,
     one_output,

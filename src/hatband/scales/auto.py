@@ -123,7 +123,7 @@ class AutoScale(Scale):
             warnings.warn(
                 "There are no honest residuals to choose a scale by, because the model may have been trained on the "
                 "rows given and cannot be refitted without them: the leverage scale is used. Pass residuals='unseen' "
-                "if it was not.",
+                "if it was not, or, around a network, rows that it has not seen: validation=, or validation_size > 0.",
                 LeverageWarning,
                 stacklevel=2,
             )
