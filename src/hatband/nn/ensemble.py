@@ -58,10 +58,18 @@ def fit_ensemble(
     list of nn.Module
         In evaluation mode.
 
+    Raises
+    ------
+    TypeError
+        If `build` is no function.
+    ValueError
+        If it returns the same network twice, `n_networks` is below 1, or for the reasons of `fit_network`.
+
     Notes
     -----
-    Lakshminarayanan, Pritzel and Blundell (2017), *Simple and scalable predictive uncertainty estimation using deep
-    ensembles*: random first weights and order of rows, all rows for every network.
+    Cost: K times that of `fit_network`. Lakshminarayanan, Pritzel and Blundell (2017), *Simple and scalable predictive
+    uncertainty estimation using deep ensembles*, algorithm 1: random first weights and order of rows, all rows for
+    every network.
 
     Examples
     --------
@@ -125,7 +133,8 @@ class EnsembleConformalRegressor(BaseEstimator):
     Notes
     -----
     P(y in interval) >= confidence_level for calibration rows and new rows that are exchangeable: networks and scales
-    are fixed before calibration. Cost: K times that of one network.
+    are fixed before calibration. Cost: K times that of one network. Ensembles: Lakshminarayanan, Pritzel and Blundell
+    (2017); leverage as the scale: Fadnavis (2026), arXiv 2602.12693; averaging relative widths is ours.
 
     Examples
     --------
@@ -170,6 +179,11 @@ class EnsembleConformalRegressor(BaseEstimator):
         -------
         self
             Earlier calibration scores are gone.
+
+        Raises
+        ------
+        ValueError
+            If the networks predict different columns, or as `LastLayerConformalRegressor.fit_train` does.
         """
         check_networks(self.modules)
         check_in(self.symmetric, (True, False), "symmetric")
@@ -199,6 +213,18 @@ class EnsembleConformalRegressor(BaseEstimator):
             Calibration rows.
         y : array (n,) or (n, q), optional
             Targets beside an array.
+
+        Returns
+        -------
+        self
+            With `scores_` (n, q).
+
+        Raises
+        ------
+        NotFittedError
+            If `fit_train` has not run.
+        ValueError
+            If there are no targets, or something is not finite; the object stays as it was.
         """
         self._check_trained("calibrate")
         scores, single = [], True
@@ -226,6 +252,12 @@ class EnsembleConformalRegressor(BaseEstimator):
         -------
         prediction : array (m,) or (m, q)
         interval : array (m, 2), (m, q, 2), (m, 2, L) or (m, q, 2, L)
+            In the units of y; -inf and inf where nothing can be promised.
+
+        Raises
+        ------
+        NotFittedError
+            If there are no calibration scores.
         """
         self._check_trained("predict_interval")
         check_calibrated(self)

@@ -145,6 +145,7 @@ def fit_network(
     Notes
     -----
     Adam with decoupled weight decay: Loshchilov and Hutter (2019), *Decoupled weight decay regularization*, Alg. 2.
+    Cost: a forward and a backward pass over the training rows per epoch, a forward pass over those held out.
     Modes (train, eval) are left as found. The default step suits widths up to some hundred; from 1,000 on a tenth of it
     makes leverage depend less on the training run (``benchmarks/stability.py``).
 
