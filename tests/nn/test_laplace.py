@@ -10,6 +10,7 @@ from torch import nn
 from hatband import leverage
 from hatband.nn import LastLayerLaplace
 from nn.cases import loader, network, phi, rows
+from pretend_device import DEVICE
 
 RIDGE = 0.7
 
@@ -131,10 +132,13 @@ def test_epistemic_variance_is_that_of_laplace_torch(made):
     from laplace import Laplace
 
     _, X, y = made
-    # It has a prior on the bias too; without a bias both are the same.
+    # It has a prior on the bias too; without a bias both are the same. It knows nothing of the pretended device.
+    there = torch.device("cpu") if X.device == DEVICE else X.device
+    theirs = Laplace(
+        network(bias=False).to(there), "regression", subset_of_weights="last_layer", hessian_structure="full"
+    )
+    theirs.fit(loader(X.to(there), y[:, None].to(there)))
+    _, variance = theirs(X[:9].to(there))
     bare = network(bias=False).to(X.device)
-    theirs = Laplace(bare, "regression", subset_of_weights="last_layer", hessian_structure="full")
-    theirs.fit(loader(X, y[:, None]))
-    _, variance = theirs(X[:9])
     ours = LastLayerLaplace(bare, ridge=1.0, noise=lambda x: torch.ones(len(x))).fit(X, y).predict(X[:9])
     np.testing.assert_allclose(ours.epistemic, variance.reshape(-1).detach().cpu(), rtol=1e-5)

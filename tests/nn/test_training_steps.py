@@ -93,3 +93,38 @@ def test_the_first_step_of_adam_has_the_size_asked_for_and_shrinks_matrices_alon
         expected = weight * (1 - rate * decay) - rate * np.sign(slope.T @ X)
         np.testing.assert_allclose(layer.weight.detach().cpu(), expected, atol=1e-7)
         np.testing.assert_allclose(layer.bias.detach().cpu(), bias - rate * np.sign(slope.sum(axis=0)), atol=1e-7)
+
+
+class Watched(nn.Module):
+    """A network that notes how it was called, and with which rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = nn.Linear(3, 1), []
+
+    def forward(self, x):
+        self.calls.append((self.training, torch.is_grad_enabled(), x[:, 0].tolist()))
+        return self.inner(x)
+
+
+def watched(**settings):
+    module, (X, y) = Watched().double().eval(), drawn(1)
+    fit_network(module, X, y, random_state=0, **settings)
+    return module.calls, X
+
+
+def test_rows_to_learn_from_are_seen_in_training_mode_and_those_to_stop_by_in_evaluation():
+    calls, _ = watched(epochs=3, batch_size=10, validation_size=10)
+
+    assert [call[:2] for call in calls] == 3 * (4 * [(True, True)] + [(False, False)])
+
+
+def test_every_epoch_draws_its_batches_anew_and_has_every_row_once_but_for_those_held_out():
+    calls, X = watched(epochs=3, batch_size=10, validation_size=10)
+
+    epochs = [sum((row for _, _, row in calls[start : start + 4]), []) for start in (0, 5, 10)]
+    held = [sorted(calls[place][2]) for place in (4, 9, 14)]
+    assert all(sorted(rows + held[0]) == sorted(X[:, 0]) for rows in epochs)
+    assert held[0] == held[1] == held[2]
+    assert [len(call[2]) for call in calls[:5]] == 5 * [10]
+    assert epochs[0] != epochs[1] != epochs[2]
