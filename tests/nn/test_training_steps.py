@@ -122,7 +122,7 @@ def test_rows_to_learn_from_are_seen_in_training_mode_and_those_to_stop_by_in_ev
 def test_every_epoch_draws_its_batches_anew_and_has_every_row_once_but_for_those_held_out():
     calls, X = watched(epochs=3, batch_size=10, validation_size=10)
 
-    epochs = [sum((row for _, _, row in calls[start : start + 4]), []) for start in (0, 5, 10)]
+    epochs = [[row for call in calls[start : start + 4] for row in call[2]] for start in (0, 5, 10)]
     held = [sorted(calls[place][2]) for place in (4, 9, 14)]
     assert all(sorted(rows + held[0]) == sorted(X[:, 0]) for rows in epochs)
     assert held[0] == held[1] == held[2]
