@@ -164,6 +164,32 @@ def test_coverage_lies_within_exact_bounds():
         assert lower <= inside.sum() <= upper
 
 
+def test_fit_scores_the_rows_that_it_kept_for_calibration():
+    X, y = rows()
+    model = estimator().fit(X, y)
+    held = model.calibration_indices_
+
+    expected = (y[held] - model.predict(X[held])) / np.sqrt(1 + model.leverage(X[held]))
+    assert len(held) == 40
+    np.testing.assert_allclose(model.model_.scores_[:, 0], expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", ["leverage", "auto"])
+def test_neither_network_nor_scale_knows_anything_of_the_calibration_rows(scale):
+    X, y = rows(400)
+    model = estimator(scale=scale).fit(X, y)
+    held = model.calibration_indices_
+    X[held], y[held] = X[held] + 50, 1e3
+
+    other = estimator(scale=scale).fit(X, y)
+
+    new = rows(30, 1)[0]
+    np.testing.assert_array_equal(other.calibration_indices_, held)
+    widths = [np.diff(one.calibrate(*rows(99, 2)).predict_interval(new)[1]) for one in (model, other)]
+    np.testing.assert_array_equal(*widths)
+    np.testing.assert_array_equal(other.predict(new), model.predict(new))
+
+
 def test_a_scale_that_learns_does_so_from_rows_held_out():
     X, y = rows(800)
     model = estimator(scale="auto", epochs=15).fit(X, y)

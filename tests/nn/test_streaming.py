@@ -88,6 +88,20 @@ def test_parts_merge_to_the_whole(net):
     np.testing.assert_allclose(host(merged.joint), host(whole.joint), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("first", ["cpu", "device"])
+def test_parts_measured_on_two_devices_merge_where_the_first_is(device, first):
+    X, y = rows(200)
+    here, there = (device, "cpu") if first == "device" else ("cpu", device)
+    one = feature_statistics(network(dtype=torch.float64).to(here), X[:70], y[:70])
+
+    merged = one.merge(feature_statistics(network(dtype=torch.float64).to(there), X[70:], y[70:]))
+
+    assert merged.joint.device == torch.device(here)
+    whole = feature_statistics(network(dtype=torch.float64), X, y)
+    assert merged.n_samples == 200
+    np.testing.assert_allclose(host(merged.joint), host(whole.joint), rtol=1e-12, atol=1e-12)
+
+
 def test_batches_that_differ_are_refused(net):
     X, y = rows(40)
 
