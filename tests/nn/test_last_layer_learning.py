@@ -56,6 +56,17 @@ def test_a_solved_head_gives_leave_one_out_residuals_of_the_last_layer(device, r
         slope = np.linalg.solve(centred.T @ centred + 0.5 * np.eye(WIDTH), centred.T @ target[others])
         refit = target[others].mean() + (features[row] - mean) @ slope
         assert model.learned_from_.residuals[row, 0] == pytest.approx(target[row] - refit, rel=1e-6)
+        assert model.learned_from_.rows.prediction[row, 0] == pytest.approx(refit, rel=1e-6)
+
+
+def test_a_solved_head_whose_bias_was_moved_is_not_taken_for_the_ridge_regression(device):
+    net = network(dtype=torch.float64).to(device)
+    X, y = (part.double() for part in rows(60))
+    solve_head(net, X, y, 0.5)
+    with torch.no_grad():
+        net[-1].bias += 0.1
+
+    assert LastLayerConformalRegressor(net, scale="leverage").fit_train(X, y).space_.exactness == "none"
 
 
 def test_a_solved_head_in_float32_is_recognised_too(net):

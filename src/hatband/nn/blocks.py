@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from hatband._typing import Array
-from hatband._validation import check_finite
 from hatband.geometry import Features
 from hatband.nn.batches import NO_ROWS, ArrayBatches, Batches, check_finite_from, targets, wide_on_host
 from hatband.nn.part import Seen
@@ -116,7 +115,7 @@ def block_of(space: NetworkSpace, inputs: Any, y: Any = None) -> Block:
 
 
 def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
-    """Return one block; ValueError naming the first row whose features or prediction are not finite."""
+    """Return one block; ValueError naming the first row whose features, prediction or target are not finite."""
     passes, found = zip(*pending, strict=True)
     values = torch.cat([seen.features for seen in passes])
     check_finite_from(values, "the features of the module", start)
@@ -126,7 +125,7 @@ def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
     inputs = torch.cat(tables) if len(tables) == len(passes) else None
     target = None if any(part is None for part in found) else np.concatenate(found)
     if target is not None:
-        check_finite(target, "y")
+        check_finite_from(torch.as_tensor(target), "y", start)
     return Block(Features(inputs, values), wide_on_host(prediction), target)
 
 
