@@ -9,7 +9,7 @@ from sklearn.exceptions import NotFittedError
 from torch.utils.data import DataLoader, TensorDataset
 
 from hatband.nn import MLP, EnsembleConformalRegressor, LastLayerConformalRegressor, fit_ensemble
-from nn.cases import network, rows
+from nn.cases import loader, network, rows
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +164,12 @@ def test_what_is_missing_is_named(modules):
         EnsembleConformalRegressor(modules, scale="leverage").fit_train(X).predict_interval(X)
     with pytest.raises(ValueError, match="n_networks must be an integer >= 1"):
         fit_ensemble(network, X, y, n_networks=0)
+
+
+@pytest.mark.parametrize("what", ["y", "features of the module"])
+def test_rows_are_counted_over_all_batches(model, what):
+    X, y = rows(59, 1)
+    (y if what == "y" else X)[41] = float("nan")
+
+    with pytest.raises(ValueError, match=f"{what} must be finite; row 41"):
+        model.calibrate(loader(X, y))

@@ -132,6 +132,18 @@ def test_too_few_calibration_rows_give_infinite_intervals_and_say_how_many_would
 # ---------------------------------------------------------------- bad input
 
 
+def test_one_threshold_for_each_side_needs_twice_as_many_rows(net):
+    X, (X_cal, y_cal) = rows(40)[0], rows(15, 1)
+    both, each = (LastLayerConformalRegressor(net, scale="leverage", symmetric=one) for one in (True, False))
+    # At 0.9 both sides together need 9 rows, each side alone 19.
+    assert np.isfinite(both.fit_train(X).calibrate(X_cal, y_cal).predict_interval(X)[1]).all()
+
+    with pytest.warns(CalibrationWarning, match="19"):
+        _, interval = each.fit_train(X).calibrate(X_cal, y_cal).predict_interval(X)
+
+    assert np.isinf(interval).all()
+
+
 @pytest.mark.parametrize("level", [0.0, 1.0, [], "high"])
 def test_a_level_outside_0_and_1_is_refused_before_anything_runs(net, level):
     with pytest.raises(ValueError, match="confidence_level"):

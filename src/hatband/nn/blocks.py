@@ -80,13 +80,14 @@ def stacked(parts: Iterable[Array]) -> Array:
     return np.concatenate(found)
 
 
-def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches) -> Generator[Block, None, None]:
+def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches, start: int = 0) -> Generator[Block, None, None]:
     """Run the module once over batches and yield blocks of rows that are worth a multiplication.
 
-    The module is watched, and gradients are off, until it ends: close it, whatever becomes of the blocks.
+    The module is watched, and gradients are off, until it ends: close it, whatever becomes of the blocks. Errors
+    number the rows from `start`.
     """
     pending: list[tuple[Seen, Array | None]] = []
-    filled = start = 0
+    filled = 0
     with space.part.watching(space.module) as run:
         for inputs, y in space.part.pieces(space.module, batches):
             seen = run(inputs)
@@ -101,9 +102,9 @@ def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches) -> Generator
             yield _joined(pending, start)
 
 
-def block_of(space: NetworkSpace, inputs: Any, y: Any = None) -> Block:
+def block_of(space: NetworkSpace, inputs: Any, y: Any = None, start: int = 0) -> Block:
     """Run the module once over one batch and return it as one block, in however many pieces it was taken."""
-    found = list(blocks_of(space, Batches([(inputs, y)])))
+    found = list(blocks_of(space, Batches([(inputs, y)]), start))
     if len(found) == 1:
         return found[0]
     tables = [block.features.model_inputs for block in found]

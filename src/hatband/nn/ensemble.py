@@ -331,8 +331,10 @@ class EnsembleConformalRegressor(BaseEstimator):
 
     def _bands(self, data: Any, y: Any = None) -> "Iterator[_Band]":
         """Yield the ensemble's band over batches; every network sees the same one, in whatever order they come."""
+        start = 0
         for batch in as_batches(data, y):
-            parts = [_member_band(member, batch) for member in self.members_]
+            parts = [_member_band(member, batch, start) for member in self.members_]
+            start += len(parts[0].prediction)
             widths = [part.width / size for part, size in zip(parts, self.sizes_, strict=True)]
             prediction = np.mean([part.prediction for part in parts], axis=0)
             center = np.mean([part.center for part in parts], axis=0)
@@ -357,12 +359,12 @@ class _Band(NamedTuple):
     target: Array | None
 
 
-def _block(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) -> Block:
-    return block_of(member.space_, *batch)
+def _block(member: LastLayerConformalRegressor, batch: tuple[Any, Any], start: int = 0) -> Block:
+    return block_of(member.space_, *batch, start)
 
 
-def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) -> _Band:
-    block = _block(member, batch)
+def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any], start: int = 0) -> _Band:
+    block = _block(member, batch, start)
     center, width = band_of(member.scale_, block.new_rows(member.space_), PlainTarget())
     return _Band(block.prediction, center, np.broadcast_to(width, center.shape), block.target)
 
