@@ -102,10 +102,16 @@ def test_inputs_that_are_no_table_are_seen_along_the_directions_of_the_features(
     generator = torch.Generator().manual_seed(0)
     X, y = torch.randn(300, 8, 8, generator=generator), torch.randn(300, generator=generator)
 
-    model = LastLayerConformalRegressor(Images().to(device), scale="magnitude", residuals="unseen", random_state=0)
-    model.fit_train(X, y)
+    net = Images().to(device)
+    model = LastLayerConformalRegressor(net, scale="magnitude", residuals="unseen", random_state=0).fit_train(X, y)
 
-    assert model.learned_from_.rows.inputs.shape == (300, 32)
+    with torch.no_grad():
+        features = net.body(X.to(device)).double().cpu().numpy()
+    eigenvalues = np.linalg.eigvalsh(np.cov(features.T))
+    seen = model.learned_from_.rows.inputs
+    assert seen.shape == (300, 32)
+    # Along the directions of the largest eigenvalues.
+    np.testing.assert_allclose(np.cov(seen.T), np.diag(eigenvalues[-32:]), rtol=1e-4, atol=1e-5)
 
 
 def test_more_rows_than_a_scale_needs_are_sampled(net, monkeypatch):
