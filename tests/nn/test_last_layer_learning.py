@@ -69,6 +69,24 @@ def test_a_solved_head_whose_bias_was_moved_is_not_taken_for_the_ridge_regressio
     assert LastLayerConformalRegressor(net, scale="leverage").fit_train(X, y).space_.exactness == "none"
 
 
+def test_a_row_that_alone_shows_a_feature_teaches_a_scale_nothing(device):
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1)).double().to(device)
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(4))
+        net[0].bias.zero_()
+    X, y = (part.double() for part in rows(60))
+    X[:, 3] = -1.0
+    X[7, 3] = 2.0
+    solve_head(net, X, y, 0.0)
+
+    learned = LastLayerConformalRegressor(net, scale="strength", ridge=0.0).fit_train(X, y).learned_from_
+
+    # Without it the slope of that feature is not defined, and so neither is its residual.
+    assert learned.residuals.shape == (59, 1)
+    np.testing.assert_allclose(learned.rows.inputs, np.delete(X.numpy(), 7, axis=0))
+    assert np.isfinite(learned.residuals).all()
+
+
 def test_a_solved_head_in_float32_is_recognised_too(net):
     X, y = rows(300)
     solve_head(net, X, y, 2.0)
