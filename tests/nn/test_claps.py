@@ -160,6 +160,32 @@ class TestDiagnostics:
         assert (np.diff(shares.leverage) > 0).all()
         assert (np.diff(shares.epistemic_share) > 0).all()
 
+    def test_shares_are_of_the_mean_variances_in_each_decile_of_leverage(self, rng):
+        h, noise, unknown = rng.gamma(2.0, size=230), rng.uniform(1, 2, 230), rng.uniform(0, 3, 230)
+        shares = variance_shares(PosteriorPrediction(0 * h, noise, unknown), h)
+        # 230 rows in order of leverage, 23 to a decile.
+        means = [np.sort(h).reshape(10, 23).mean(axis=1)]
+        means += [values[np.argsort(h)].reshape(10, 23).mean(axis=1) for values in (noise, unknown)]
+        np.testing.assert_array_equal(shares.n_samples, 23)
+        for found, expected in zip(shares[1:4], means, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-12)
+        np.testing.assert_allclose(shares.epistemic_share, means[2] / (means[1] + means[2]), rtol=1e-12)
+
+    def test_pits_rise_with_y_before_and_after_calibration(self):
+        y, scores = np.array([-6.0, -1.0, 0.0, 1.0, 6.0]), np.linspace(-2, 2, 99)[:, None]
+        arrays = calibration_arrays(PosteriorPrediction(0 * y, 0 * y + 3.0, 0 * y + 1.0), y, scores, random_state=0)
+        np.testing.assert_allclose(arrays.pit_before, stats.norm.cdf(y / 2), rtol=1e-12)
+        # Scores are y / 2: none lies below -3, and from 37 to 38 of 99 below -1/2.
+        np.testing.assert_allclose(arrays.pit_after, [0.0, 0.375, 0.5, 0.625, 1.0], atol=0.011)
+
+    def test_the_factor_is_the_calibrated_threshold_over_that_of_the_normal_law(self):
+        law = PosteriorPrediction(np.zeros(1), np.ones(1), np.zeros(1))
+        # Of 99 scores 0.1 to 9.9, the 90th and the 50th are the thresholds at 0.9 and 0.5.
+        scores = (np.arange(1, 100) / 10 * np.tile([1, -1], 50)[:99])[:, None]
+        for level, threshold in ((0.9, 9.0), (0.5, 5.0)):
+            factor = calibration_arrays(law, np.zeros(1), scores, level, random_state=0).factor
+            np.testing.assert_allclose(factor, threshold / stats.norm.ppf((1 + level) / 2), rtol=1e-12)
+
     def test_calibration_makes_the_pit_uniform_and_the_density_wider_where_the_law_was_too_narrow(self, rng):
         y, mean = rng.normal(size=4_000), np.zeros(2_000)
         law = PosteriorPrediction(mean, np.full(2_000, 0.09), np.full(2_000, 0.0))

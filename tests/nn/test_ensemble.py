@@ -9,7 +9,7 @@ from sklearn.exceptions import NotFittedError
 from torch.utils.data import DataLoader, TensorDataset
 
 from hatband.nn import MLP, EnsembleConformalRegressor, LastLayerConformalRegressor, fit_ensemble
-from nn.cases import network, rows
+from nn.cases import loader, network, rows
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,38 @@ def test_networks_differ_and_the_same_seed_gives_the_same(modules):
         assert torch.equal(one(X), other(X))
     assert not torch.equal(modules[0](X), modules[1](X))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_networks_have_first_weights_of_their_own():
+    weights = []
+
+    def build():
+        net = MLP(4, widths=(6,))
+        weights.append(net.hidden[0].weight.detach().clone())
+        return net
+
+    fit_ensemble(build, *rows(60), n_networks=3, epochs=1, random_state=0)
+
+    assert all(not torch.equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize("settings", [{"validation_size": 0}, {"validation_size": 20, "batch_size": 40}])
+def test_networks_have_batches_and_rows_held_out_of_their_own(settings):
+    def build():
+        torch.manual_seed(0)
+        return MLP(4, widths=(6,))
+
+    nets = fit_ensemble(build, *rows(60), n_networks=2, epochs=3, random_state=0, **settings)
+
+    assert not torch.equal(nets[0].hidden[0].weight, nets[1].hidden[0].weight)
+
+
+def test_intervals_are_about_the_mean_prediction(model):
+    X = rows(20, 2)[0]
+    prediction, interval = model.predict_interval(X)
+
+    np.testing.assert_allclose(interval.mean(axis=1), prediction, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(prediction, model.predict(X))
 
 
 def test_prediction_and_leverage_are_means_over_the_networks(model, modules):
@@ -132,3 +164,12 @@ def test_what_is_missing_is_named(modules):
         EnsembleConformalRegressor(modules, scale="leverage").fit_train(X).predict_interval(X)
     with pytest.raises(ValueError, match="n_networks must be an integer >= 1"):
         fit_ensemble(network, X, y, n_networks=0)
+
+
+@pytest.mark.parametrize("what", ["y", "features of the module"])
+def test_rows_are_counted_over_all_batches(model, what):
+    X, y = rows(59, 1)
+    (y if what == "y" else X)[41] = float("nan")
+
+    with pytest.raises(ValueError, match=f"{what} must be finite; row 41"):
+        model.calibrate(loader(X, y))

@@ -53,6 +53,37 @@ def test_a_monotone_activation_after_the_head_is_passed_over(device, activation)
     assert (head.name, head.is_affine) == ("head", False)
 
 
+class Twice(nn.Module):
+    """A layer that is called first, and again last."""
+
+    def __init__(self):
+        super().__init__()
+        self.again, self.between = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.again(torch.tanh(self.between(torch.tanh(self.again(x))))).exp()
+
+
+def test_a_layer_that_is_called_again_counts_where_it_was_called_last(device):
+    torch.manual_seed(0)
+    net, X = Twice().to(device), rows(20)[0].to(device)
+
+    head = find_head(net, X)
+
+    assert (head.name, head.is_affine) == ("again", False)
+    with head.watching(net) as run, torch.no_grad():
+        entering = torch.tanh(net.between(torch.tanh(net.again(X))))
+        torch.testing.assert_close(run(X).features, entering)
+
+
+def test_an_activation_has_to_be_monotone_in_every_output():
+    torch.manual_seed(0)
+    net = Net(lambda net, phi: torch.stack([net.head(phi)[:, 0].exp(), net.head(phi)[:, 1].cos()], 1), n_outputs=2)
+
+    with pytest.raises(ValueError, match="none returns the output"):
+        find_head(net, 5 * rows(40)[0])
+
+
 REFUSED = {
     "two outputs, two layers": (lambda net, phi: (net.head(phi), net.other(phi)), "2 layers return members"),
     "a sum of two layers": (lambda net, phi: net.head(phi) + net.other(phi).square(), "none returns the output"),

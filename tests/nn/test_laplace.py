@@ -9,7 +9,9 @@ from torch import nn
 
 from hatband import leverage
 from hatband.nn import LastLayerLaplace
+from hatband.posterior import LinearPosterior
 from nn.cases import loader, network, phi, rows
+from pretend_device import DEVICE
 
 RIDGE = 0.7
 
@@ -81,6 +83,22 @@ class TestTheLaw:
         np.testing.assert_allclose(law.aleatoric[:, 1], 4 * law.aleatoric[:, 0], rtol=1e-6)
         assert apart.leverage(X).shape == (80, 2)
 
+    def test_of_several_outputs_has_a_ridge_and_a_scale_for_each_and_their_evidence_together(self, device):
+        net = network(2, dtype=torch.float64).to(device)
+        X, y = (part.to(device) for part in rows(80, n_outputs=2))
+        features, target = phi(net, X), y.double().cpu().numpy()
+        shared = LastLayerLaplace(net, ridge=RIDGE).fit(X, y)
+        apart = LastLayerLaplace(net, noise=lambda x: torch.stack([spread(x), 2 * spread(x)], 1), ridge=RIDGE).fit(X, y)
+        noise = spread(X.double()).cpu().numpy()
+        for model, variances in ((shared, None), (apart, (noise**2, 4 * noise**2))):
+            one = [
+                LinearPosterior.of(features, target[:, j], variances and variances[j], ridge=RIDGE, scale=s)
+                for j, s in enumerate((None, None) if variances is None else (1.0, 1.0))
+            ]
+            np.testing.assert_allclose(model.ridge_, [RIDGE, RIDGE])
+            np.testing.assert_allclose(model.scale_, [float(each.scale[0]) for each in one], rtol=1e-9)
+            assert model.log_evidence_ == pytest.approx(sum(each.log_evidence for each in one), rel=1e-9)
+
 
 @pytest.mark.parametrize("ridge", ["evidence", "press", "gcv", "default"])
 def test_every_way_to_choose_the_ridge_gives_a_positive_one(ridge, made):
@@ -132,10 +150,13 @@ def test_epistemic_variance_is_that_of_laplace_torch(made):
     from laplace import Laplace
 
     _, X, y = made
-    # It has a prior on the bias too; without a bias both are the same.
+    # It has a prior on the bias too; without a bias both are the same. It knows nothing of the pretended device.
+    there = torch.device("cpu") if X.device == DEVICE else X.device
+    theirs = Laplace(
+        network(bias=False).to(there), "regression", subset_of_weights="last_layer", hessian_structure="full"
+    )
+    theirs.fit(loader(X.to(there), y[:, None].to(there)))
+    _, variance = theirs(X[:9].to(there))
     bare = network(bias=False).to(X.device)
-    theirs = Laplace(bare, "regression", subset_of_weights="last_layer", hessian_structure="full")
-    theirs.fit(loader(X, y[:, None]))
-    _, variance = theirs(X[:9])
     ours = LastLayerLaplace(bare, ridge=1.0, noise=lambda x: torch.ones(len(x))).fit(X, y).predict(X[:9])
     np.testing.assert_allclose(ours.epistemic, variance.reshape(-1).detach().cpu(), rtol=1e-5)

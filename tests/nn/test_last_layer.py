@@ -7,6 +7,7 @@ from scipy.stats import betabinom
 
 from hatband.nn import LastLayerConformalRegressor
 from nn.cases import N_INPUTS, dense_leverage, loader, network, phi, rows
+from pretend_device import DEVICE
 
 # ---------------------------------------------------------------- leverage
 
@@ -34,16 +35,18 @@ def test_leverage_is_the_dense_formula(device, intercept, ridge):
 def test_leverage_is_the_functional_variance_of_laplace_torch(device):
     laplace = pytest.importorskip("laplace", reason="laplace-torch is not installed")
     net, (X, y), new = network().to(device), rows(300), 3 * rows(50, seed=1)[0]
+    # It knows nothing of the pretended device.
+    there = torch.device("cpu") if device == DEVICE else device
     other = laplace.Laplace(
-        net,
+        network().to(there),
         "regression",
         subset_of_weights="last_layer",
         hessian_structure="full",
         sigma_noise=1.0,
         prior_precision=1.0,
     )
-    other.fit(loader(X.to(device), y[:, None].to(device)))
-    _, variance = other(new.to(device))
+    other.fit(loader(X.to(there), y[:, None].to(there)))
+    _, variance = other(new.to(there))
 
     model = LastLayerConformalRegressor(net, scale="leverage", ridge=1.0, penalise_bias=True).fit_train(X)
 

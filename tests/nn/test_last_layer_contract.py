@@ -13,6 +13,7 @@ from torch import nn
 
 from hatband._validation import CalibrationWarning, LeverageWarning
 from hatband.nn import LastLayerConformalRegressor
+from hatband.nn import blocks as blocks_module
 from nn.cases import loader, rows
 
 # ---------------------------------------------------------------- what it leaves alone
@@ -132,6 +133,18 @@ def test_too_few_calibration_rows_give_infinite_intervals_and_say_how_many_would
 # ---------------------------------------------------------------- bad input
 
 
+def test_one_threshold_for_each_side_needs_twice_as_many_rows(net):
+    X, (X_cal, y_cal) = rows(40)[0], rows(15, 1)
+    both, each = (LastLayerConformalRegressor(net, scale="leverage", symmetric=one) for one in (True, False))
+    # At 0.9 both sides together need 9 rows, each side alone 19.
+    assert np.isfinite(both.fit_train(X).calibrate(X_cal, y_cal).predict_interval(X)[1]).all()
+
+    with pytest.warns(CalibrationWarning, match="19"):
+        _, interval = each.fit_train(X).calibrate(X_cal, y_cal).predict_interval(X)
+
+    assert np.isinf(interval).all()
+
+
 @pytest.mark.parametrize("level", [0.0, 1.0, [], "high"])
 def test_a_level_outside_0_and_1_is_refused_before_anything_runs(net, level):
     with pytest.raises(ValueError, match="confidence_level"):
@@ -150,6 +163,22 @@ def test_inputs_that_are_not_finite_are_refused_with_their_row(net):
     with pytest.raises(ValueError, match="row 61"):
         model.calibrate(loader(X, y))
     assert not hasattr(model, "scores_")
+
+
+@pytest.mark.parametrize("what", ["features of the module", "prediction of the module", "y"])
+def test_rows_are_counted_over_all_blocks(net, monkeypatch, what):
+    monkeypatch.setattr(blocks_module, "rows_per_block", lambda backend, n_columns: 16)
+    model = LastLayerConformalRegressor(net, scale="leverage").fit_train(rows(40)[0])
+    X, y = rows(100)
+    if what == "features of the module":
+        X[61, 2] = float("nan")
+    if what == "y":
+        y[61] = float("inf")
+    if what == "prediction of the module":
+        net.register_forward_hook(lambda _, args, out: torch.where((args[0] == X[61].to(out))[:, :1], out / 0.0, out))
+
+    with pytest.raises(ValueError, match=f"{what} must be finite; row 61"):
+        model.calibrate(loader(X, y))
 
 
 @pytest.mark.parametrize("where", ["fit_train", "calibrate"])
@@ -232,3 +261,19 @@ def test_rows_outside_the_span_without_ridge_get_infinite_intervals_and_a_warnin
         _, interval = model.predict_interval(new)
 
     np.testing.assert_array_equal(np.isinf(interval).all(axis=1), [False, True, False])
+
+
+def test_calibration_rows_most_of_which_lie_outside_the_span_are_warned_of(device):
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1)).to(device)
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(4))
+        net[0].bias.zero_()
+    X, (X_cal, y_cal) = rows(40)[0], rows(30, 1)
+    X[:, 3], X_cal[:, 3] = -1.0, -1.0
+    model = LastLayerConformalRegressor(net, scale="leverage", ridge=0.0).fit_train(X)
+    X_cal[:14, 3] = 2.0
+    model.calibrate(X_cal, y_cal)
+    X_cal[:15, 3] = 2.0
+
+    with pytest.warns(LeverageWarning, match=r"15 of 30 calibration rows lie outside the span.*Pass a ridge > 0"):
+        model.calibrate(X_cal, y_cal)

@@ -56,6 +56,35 @@ def test_a_solved_head_gives_leave_one_out_residuals_of_the_last_layer(device, r
         slope = np.linalg.solve(centred.T @ centred + 0.5 * np.eye(WIDTH), centred.T @ target[others])
         refit = target[others].mean() + (features[row] - mean) @ slope
         assert model.learned_from_.residuals[row, 0] == pytest.approx(target[row] - refit, rel=1e-6)
+        assert model.learned_from_.rows.prediction[row, 0] == pytest.approx(refit, rel=1e-6)
+
+
+def test_a_solved_head_whose_bias_was_moved_is_not_taken_for_the_ridge_regression(device):
+    net = network(dtype=torch.float64).to(device)
+    X, y = (part.double() for part in rows(60))
+    solve_head(net, X, y, 0.5)
+    with torch.no_grad():
+        net[-1].bias += 0.1
+
+    assert LastLayerConformalRegressor(net, scale="leverage").fit_train(X, y).space_.exactness == "none"
+
+
+def test_a_row_that_alone_shows_a_feature_teaches_a_scale_nothing(device):
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1)).double().to(device)
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(4))
+        net[0].bias.zero_()
+    X, y = (part.double() for part in rows(60))
+    X[:, 3] = -1.0
+    X[7, 3] = 2.0
+    solve_head(net, X, y, 0.0)
+
+    learned = LastLayerConformalRegressor(net, scale="strength", ridge=0.0).fit_train(X, y).learned_from_
+
+    # Without it the slope of that feature is not defined, and so neither is its residual.
+    assert learned.residuals.shape == (59, 1)
+    np.testing.assert_allclose(learned.rows.inputs, np.delete(X.numpy(), 7, axis=0))
+    assert np.isfinite(learned.residuals).all()
 
 
 def test_a_solved_head_in_float32_is_recognised_too(net):
@@ -91,10 +120,16 @@ def test_inputs_that_are_no_table_are_seen_along_the_directions_of_the_features(
     generator = torch.Generator().manual_seed(0)
     X, y = torch.randn(300, 8, 8, generator=generator), torch.randn(300, generator=generator)
 
-    model = LastLayerConformalRegressor(Images().to(device), scale="magnitude", residuals="unseen", random_state=0)
-    model.fit_train(X, y)
+    net = Images().to(device)
+    model = LastLayerConformalRegressor(net, scale="magnitude", residuals="unseen", random_state=0).fit_train(X, y)
 
-    assert model.learned_from_.rows.inputs.shape == (300, 32)
+    with torch.no_grad():
+        features = net.body(X.to(device)).double().cpu().numpy()
+    eigenvalues = np.linalg.eigvalsh(np.cov(features.T))
+    seen = model.learned_from_.rows.inputs
+    assert seen.shape == (300, 32)
+    # Along the directions of the largest eigenvalues.
+    np.testing.assert_allclose(np.cov(seen.T), np.diag(eigenvalues[-32:]), rtol=1e-4, atol=1e-5)
 
 
 def test_more_rows_than_a_scale_needs_are_sampled(net, monkeypatch):

@@ -182,6 +182,78 @@ def test_coverage_lies_within_exact_bounds():
         assert lower <= inside.sum() <= upper
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 16},
+        {"learning_rate": 1e-2},
+        {"weight_decay": 10.0},
+        {"activation": "tanh"},
+        {"dropout": 0.5},
+        {"widths": (9,)},
+        {"epochs": 6},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_settings_of_the_network_and_of_its_training_act(settings):
+    X, y = rows()
+    plain, other = estimator().fit(X, y), estimator(**settings).fit(X, y)
+
+    assert abs(other.predict(X) - plain.predict(X)).max() > 1e-4
+
+
+def test_training_stops_when_its_patience_is_at_its_end_and_progress_is_told():
+    X, _ = rows()
+    heard = []
+    noise = np.random.default_rng(1).standard_normal(160)
+    model = estimator(epochs=200, patience=2, learning_rate=0.05, progress=heard.append).fit(X, noise)
+
+    assert tuple(heard) == model.history_.epochs
+    assert len(heard) == model.history_.best_epoch + 2 < 200
+
+
+def test_settings_of_the_band_act():
+    X, y = rows()
+    plain = estimator().fit(X, y)
+
+    assert estimator(ridge=5.0).fit(X, y).model_.space_.ridge == 5.0
+    np.testing.assert_array_equal(
+        estimator(confidence_level=0.5).fit(X, y).predict_interval(X)[1], plain.predict_interval(X, 0.5)[1]
+    )
+    prediction, interval = estimator(symmetric=False).fit(X, y).predict_interval(X, 0.8)
+    scores = np.sort(plain.model_.scores_[:, 0])
+    width = np.sqrt(1 + plain.leverage(X))
+    # Of 40 scores the 4th and the 37th leave a tenth out on each side.
+    np.testing.assert_allclose(interval[:, 0], prediction + scores[3] * width, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(interval[:, 1], prediction + scores[36] * width, rtol=1e-6, atol=1e-7)
+
+
+def test_fit_scores_the_rows_that_it_kept_for_calibration():
+    X, y = rows()
+    model = estimator().fit(X, y)
+    held = model.calibration_indices_
+
+    expected = (y[held] - model.predict(X[held])) / np.sqrt(1 + model.leverage(X[held]))
+    assert len(held) == 40
+    np.testing.assert_allclose(model.model_.scores_[:, 0], expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", ["leverage", "auto"])
+def test_neither_network_nor_scale_knows_anything_of_the_calibration_rows(scale):
+    X, y = rows(400)
+    model = estimator(scale=scale).fit(X, y)
+    held = model.calibration_indices_
+    X[held], y[held] = X[held] + 50, 1e3
+
+    other = estimator(scale=scale).fit(X, y)
+
+    new = rows(30, 1)[0]
+    np.testing.assert_array_equal(other.calibration_indices_, held)
+    widths = [np.diff(one.calibrate(*rows(99, 2)).predict_interval(new)[1]) for one in (model, other)]
+    np.testing.assert_array_equal(*widths)
+    np.testing.assert_array_equal(other.predict(new), model.predict(new))
+
+
 def test_a_scale_that_learns_does_so_from_rows_held_out():
     X, y = rows(800)
     model = estimator(scale="auto", epochs=15).fit(X, y)

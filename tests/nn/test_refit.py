@@ -9,6 +9,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from hatband.evidence import RidgeSpectrum
 from hatband.nn import refit_head
 from nn.cases import loader, network, phi, rows
 
@@ -44,6 +45,20 @@ def test_the_training_error_falls(ridge, net, device):
     refitted = refit_head(net, X, y, ridge=ridge)
     with torch.no_grad():
         assert (refitted(X)[:, 0] - y).square().mean() < (net(X)[:, 0] - y).square().mean()
+
+
+@pytest.mark.parametrize("ridge", ["default", "evidence", "gcv"])
+def test_a_ridge_is_chosen_from_the_training_rows(ridge):
+    net, (X, y) = network(dtype=torch.float64), rows(90)
+    features = phi(net, X)
+    spectrum = RidgeSpectrum.of(features, y.double().numpy())
+    squares = np.square(features - features.mean(axis=0)).sum()
+    chosen = 1e-4 * squares / features.shape[1] if ridge == "default" else spectrum.best_ridge(ridge)
+    found, expected = refit_head(net, X, y, ridge=ridge), refit_head(net, X, y, ridge=chosen)
+    torch.testing.assert_close(found[-1].weight, expected[-1].weight, rtol=1e-5, atol=1e-8)
+    if ridge == "default":
+        torch.testing.assert_close(found[-1].weight, refit_head(net, X, y)[-1].weight, rtol=0, atol=0)
+        assert not torch.allclose(found[-1].weight, refit_head(net, X, y, ridge=2 * chosen)[-1].weight, rtol=1e-5)
 
 
 def test_nearly_dependent_features_cost_no_more_digits_than_they_must():

@@ -50,6 +50,22 @@ def test_runs_that_agree_have_correlation_one_and_no_variation():
     assert found.spreads == pytest.approx(leverage_spread(made(1)[0]))
 
 
+def test_eta_is_the_standard_deviation_of_all_rows_relative_to_their_mean():
+    h = made(1)[0]
+
+    assert leverage_spread(h) == pytest.approx(np.sqrt(np.mean((h - h.mean()) ** 2)) / h.mean(), rel=1e-12)
+
+
+def test_runs_are_summed_up_by_means_and_by_the_worst_pair():
+    h = made()
+    found = leverage_stability(h)
+    pairs = [spearmanr(h[i], h[j]).statistic for i in range(4) for j in range(i + 1, 4)]
+
+    assert found.mean_correlation == pytest.approx(np.mean(pairs), rel=1e-12)
+    assert found.lowest_correlation == pytest.approx(min(pairs), rel=1e-12)
+    assert found.mean_spread == pytest.approx(np.mean([run.std() / run.mean() for run in h]), rel=1e-12)
+
+
 def test_variation_is_the_standard_deviation_over_runs_relative_to_the_mean():
     h = made()
     relative = h / h.mean(axis=1, keepdims=True)

@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from hatband import FullConformalRegressor, SplitConformalRegressor, leverage
+from hatband.evidence import RidgeSpectrum
 from hatband.geometry import FeatureGeometry
 from hatband.nn import (
     LastLayerConformalRegressor,
@@ -82,6 +83,14 @@ class TestLeverage:
         space = TangentGeometry(double, RIDGE).fit(train)
         expected = leverage(gradients(double, train), gradients(double, new), ridge=RIDGE)
         np.testing.assert_allclose(space.leverage(space.features(new)), expected, rtol=1e-9)
+
+    @pytest.mark.parametrize("fit_intercept", [True, False])
+    @pytest.mark.parametrize("n", [30, 200], ids=["more parameters than rows", "more rows than parameters"])
+    def test_has_by_default_a_ridge_relative_to_the_mean_eigenvalue_that_is_not_zero(self, n, fit_intercept, double):
+        J = gradients(double, rows(n)[0])
+        squares = np.square(J - J.mean(axis=0)).sum() if fit_intercept else np.square(J).sum()
+        space = TangentGeometry(double, fit_intercept=fit_intercept).fit(rows(n)[0])
+        assert space.ridge == pytest.approx(1e-4 * squares / min(J.shape), rel=1e-12)
 
     def test_by_conjugate_gradients_brackets_the_exact_one(self, double):
         train, new = rows(60)[0], rows(7, seed=1)[0]
@@ -183,6 +192,15 @@ class TestLinearised:
         model.fit(J, y.double().numpy() - offset + J @ weights)
         for ours, theirs, moved in zip(found, model.predict_interval(K), (shift - K @ weights,) * 2, strict=True):
             np.testing.assert_allclose(ours.T, theirs.T + moved, rtol=1e-8, atol=1e-8)
+
+    @pytest.mark.parametrize("ridge", ["evidence", "press", "gcv"])
+    def test_chooses_its_ridge_for_the_expansion(self, ridge, double):
+        X, y = rows(60)
+        features = TangentFeatures(double)
+        value, J = features.expand(X)
+        spectrum = RidgeSpectrum.of(J, y.double().numpy() - value + J @ features.weights)
+        found = LinearisedConformalRegressor(double, ridge=ridge).fit(X, y).ridge_
+        assert found == pytest.approx(spectrum.best_ridge(ridge), rel=1e-4)
 
     def test_of_a_network_that_is_linear_is_full_conformal_ridge_and_covers(self, rng):
         net = nn.Linear(3, 1)

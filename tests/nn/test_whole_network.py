@@ -156,11 +156,22 @@ class TestLowRank:
         answer = 1 / len(X) + (inside**2 / (values[-8:] + RIDGE)).sum(axis=1) + missed / RIDGE
         np.testing.assert_allclose(found, answer, rtol=1e-6)
 
-    def test_ridge_by_default_is_that_of_the_exact_one(self, double):
+    @pytest.mark.parametrize("penalise_bias", [False, True])
+    def test_ridge_by_default_is_that_of_the_exact_one_whatever_the_order_of_the_rows(self, double, penalise_bias):
         X = rows(100)[0]
-        found, exact = (measured(double, X, layer, ridge="auto").space_ for layer in (few(5), "all"))
+        # In order, so that the first batch is far from the mean.
+        batches = loader(X[X[:, 0].argsort()])
+        settings = {"ridge": "auto", "penalise_bias": penalise_bias}
+        found, exact = (measured(double, batches, layer, **settings).space_ for layer in (few(5), "all"))
         assert found.ridge == pytest.approx(exact.ridge, rel=1e-12)
         assert found.default_ridge == exact.default_ridge == exact.ridge
+
+    @pytest.mark.parametrize("penalise_bias", [False, True])
+    def test_of_rows_in_batches_is_that_of_all_at_once(self, double, penalise_bias):
+        X, new = rows(100)[0], rows(20, 1)[0]
+        batches = loader(X[X[:, 0].argsort()])
+        found, whole = (measured(double, data, few(8), penalise_bias=penalise_bias) for data in (batches, X))
+        np.testing.assert_allclose(found.leverage(new), whole.leverage(new), rtol=1e-9)
 
     def test_grows_where_the_network_has_not_been(self, device):
         net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 1)).to(device)

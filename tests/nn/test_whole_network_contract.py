@@ -153,6 +153,31 @@ def test_a_large_batch_is_taken_in_pieces(net, layer, monkeypatch):
 
 
 @LAYERS
+def test_pieces_of_a_batch_keep_their_targets(net, layer, monkeypatch):
+    X, (X_cal, y_cal) = rows(90)[0], rows(40, 1)
+    expected = regressor(net, layer).fit_train(X).calibrate(X_cal, y_cal).scores_
+    monkeypatch.setattr("hatband.nn.tangent.BLOCK_NUMBERS", 73 * 7)
+
+    found = regressor(net, layer).fit_train(X).calibrate(X_cal, y_cal).scores_
+
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_inputs_that_are_no_table_are_seen_along_the_leading_of_few_directions():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    generator = torch.Generator().manual_seed(0)
+    X, y = torch.randn(300, 4, 4, generator=generator).double(), torch.randn(300, generator=generator)
+    layer = WholeNetwork(exact_up_to=0, rank=40, iterations=6)
+
+    model = LastLayerConformalRegressor(net, layer, scale="magnitude", residuals="unseen", random_state=0)
+    seen = model.fit_train(X, y).learned_from_.rows.inputs
+
+    eigenvalues = np.linalg.eigvalsh(np.cov(gradients(net, X).T))
+    assert seen.shape == (300, 32)
+    np.testing.assert_allclose(np.cov(seen.T).diagonal(), eigenvalues[:-33:-1], rtol=0.02)
+
+
+@LAYERS
 def test_an_ensemble_takes_it_too(layer, monkeypatch):
     monkeypatch.setattr("hatband.nn.tangent.BLOCK_NUMBERS", 73 * 7)
     monkeypatch.setattr("hatband.nn.blocks.rows_per_block", lambda backend, n_columns: 10)

@@ -48,6 +48,36 @@ def test_a_lightning_module_is_taken_itself(device):
     assert model.calibrate(loader(*rows(50, 1))).predict_interval(X)[1].shape == (100, 2)
 
 
+@pytest.mark.filterwarnings("ignore")  # of what that package says about loaders and loggers
+def test_a_network_trained_by_lightning_is_taken_itself():
+    lightning = pytest.importorskip("lightning", reason="lightning is not installed")
+
+    class Trained(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x):
+            return self.net(x)
+
+        def training_step(self, batch, index):
+            return nn.functional.mse_loss(self(batch[0])[:, 0], batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters())
+
+    module = Trained()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    lightning.Trainer(max_epochs=1, enable_model_summary=False, **quiet).fit(module, loader(*rows(100)))
+    expected = LastLayerConformalRegressor(module.net, scale="leverage").fit_train(loader(*rows(100)))
+
+    model = LastLayerConformalRegressor(module, scale="leverage").fit_train(loader(*rows(100)))
+
+    X = rows(50, 1)[0]
+    np.testing.assert_array_equal(model.leverage(X), expected.leverage(X))
+    assert model.calibrate(*rows(50, 1)).predict_interval(X)[1].shape == (50, 2)
+
+
 def test_numbers_in_other_types_are_brought_to_that_of_the_network(device):
     X, y = rows(100)
     net = network().to(device)

@@ -126,6 +126,13 @@ class TestTheScale:
         near, far = (np.sum(variances(model, rows), axis=0) for rows in (X, 1_000 * X[:5]))
         assert far.min() >= near.max()
 
+    def test_takes_the_largest_training_noise_beyond_the_training_rows(self, rng):
+        X, y = draw(rng, 80)
+        left_out = Ridge(RIDGE, fit_intercept=False)
+        predicted = [left_out.fit(np.delete(X, i, 0), np.delete(y, i)).predict(X[[i]])[0] for i in range(80)]
+        found = variances(trained(LaplaceScale(growing), X, y), 1_000 * X[:5])[0]
+        np.testing.assert_allclose(found, (0.3 + np.max(np.abs(predicted))) ** 2, rtol=1e-9)
+
     def test_takes_equal_weights_where_a_space_knows_no_others(self, rng):
         X, y = draw(rng, 80)
         model = trained(LaplaceScale(), X, np.stack([y, -y], axis=1), Ridge([1.0, 3.0]))

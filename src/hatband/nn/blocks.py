@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from hatband._typing import Array
-from hatband._validation import check_finite
 from hatband.geometry import Features
 from hatband.nn.batches import NO_ROWS, ArrayBatches, Batches, check_finite_from, targets, wide_on_host
 from hatband.nn.part import Seen
@@ -81,13 +80,14 @@ def stacked(parts: Iterable[Array]) -> Array:
     return np.concatenate(found)
 
 
-def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches) -> Generator[Block, None, None]:
+def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches, start: int = 0) -> Generator[Block, None, None]:
     """Run the module once over batches and yield blocks of rows that are worth a multiplication.
 
-    The module is watched, and gradients are off, until it ends: close it, whatever becomes of the blocks.
+    The module is watched, and gradients are off, until it ends: close it, whatever becomes of the blocks. Errors
+    number the rows from `start`.
     """
     pending: list[tuple[Seen, Array | None]] = []
-    filled = start = 0
+    filled = 0
     with space.part.watching(space.module) as run:
         for inputs, y in space.part.pieces(space.module, batches):
             seen = run(inputs)
@@ -102,9 +102,9 @@ def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches) -> Generator
             yield _joined(pending, start)
 
 
-def block_of(space: NetworkSpace, inputs: Any, y: Any = None) -> Block:
+def block_of(space: NetworkSpace, inputs: Any, y: Any = None, start: int = 0) -> Block:
     """Run the module once over one batch and return it as one block, in however many pieces it was taken."""
-    found = list(blocks_of(space, Batches([(inputs, y)])))
+    found = list(blocks_of(space, Batches([(inputs, y)]), start))
     if len(found) == 1:
         return found[0]
     tables = [block.features.model_inputs for block in found]
@@ -116,7 +116,7 @@ def block_of(space: NetworkSpace, inputs: Any, y: Any = None) -> Block:
 
 
 def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
-    """Return one block; ValueError naming the first row whose features or prediction are not finite."""
+    """Return one block; ValueError naming the first row whose features, prediction or target are not finite."""
     passes, found = zip(*pending, strict=True)
     values = torch.cat([seen.features for seen in passes])
     check_finite_from(values, "the features of the module", start)
@@ -126,7 +126,7 @@ def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
     inputs = torch.cat(tables) if len(tables) == len(passes) else None
     target = None if any(part is None for part in found) else np.concatenate(found)
     if target is not None:
-        check_finite(target, "y")
+        check_finite_from(torch.as_tensor(target), "y", start)
     return Block(Features(inputs, values), wide_on_host(prediction), target)
 
 

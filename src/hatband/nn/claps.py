@@ -34,8 +34,12 @@ def standard_score(y: Array, mean: Array, variance: Array) -> Array:
     Returns
     -------
     array
-        Signed. |z| orders rows as the two-sided score 2 F(y) - 1 of the normal law does, and never saturates. Infinite
-        where the variance is 0 and y is not the mean.
+        Signed, dimensionless. |z| orders rows as the two-sided score |2 F(y) - 1| of the normal law does, and never
+        saturates. Infinite where the variance is 0 and y is not the mean.
+
+    Notes
+    -----
+    Elementwise. The score of version 1 of CLAPS (Kim, Choi, Rasool and Oh, arXiv 2512.01384), by its abstract.
 
     Examples
     --------
@@ -61,6 +65,10 @@ def two_sided_probability(z: Array) -> Array:
     -------
     array
         From 0 to 1, the probability of the central interval that ends at y.
+
+    Notes
+    -----
+    |2 F(y) - 1| of version 1 of CLAPS (Kim, Choi, Rasool and Oh, arXiv 2512.01384), by its abstract.
 
     Examples
     --------
@@ -169,6 +177,11 @@ class ClapsRegressor(BaseEstimator):
         -------
         self
             Earlier calibration scores are gone.
+
+        Raises
+        ------
+        ValueError
+            As the class says; earlier results stay then.
         """
         check_confidence_level(self.confidence_level)
         check_in(self.symmetric, (True, False), "symmetric")
@@ -210,6 +223,18 @@ class ClapsRegressor(BaseEstimator):
             Calibration rows, exchangeable with the rows to come.
         y : array (n,) or (n, q), optional
             Targets beside an array.
+
+        Returns
+        -------
+        self
+            With `scores_` (n, q).
+
+        Raises
+        ------
+        NotFittedError
+            If `fit_train` has not run.
+        ValueError
+            If there are no targets, or something is not finite; the object stays as it was.
         """
         rows = self._gather(data, y, "calibrate")
         law = self._law(rows)

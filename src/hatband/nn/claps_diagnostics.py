@@ -26,7 +26,7 @@ class VarianceShares(NamedTuple):
 
 
 def variance_shares(law: PosteriorPrediction, leverage: Float[Array, " m"], n_groups: int = 10) -> VarianceShares:
-    """Return mean aleatoric and epistemic variance of each decile of leverage.
+    """Return mean aleatoric variance a, epistemic variance e, and e / (a + e), of each decile of leverage.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def variance_shares(law: PosteriorPrediction, leverage: Float[Array, " m"], n_gr
     Returns
     -------
     VarianceShares
-        Of arrays (k,), k <= n_groups.
+        Of arrays (k,), k <= n_groups; variances in the units of y^2, as in the law.
 
     Raises
     ------
@@ -49,7 +49,8 @@ def variance_shares(law: PosteriorPrediction, leverage: Float[Array, " m"], n_gr
 
     Notes
     -----
-    The paper of CLAPS names such a diagnostic in its abstract; the grouping is ours.
+    Cost: one sort. Kim, Choi, Rasool and Oh (arXiv 2512.01384) name such a diagnostic in their abstract; the grouping
+    is ours.
 
     Examples
     --------
@@ -94,7 +95,9 @@ class CalibrationArrays(NamedTuple):
 def calibration_arrays(
     law: PosteriorPrediction, y: Any, scores: Float[Array, "n q"], level: Any = 0.9, random_state: Any = None
 ) -> CalibrationArrays:
-    """Return probability integral transforms and densities of y before and after calibration.
+    """Return F(y) and density f(y) of the law, and the same after its deviation is multiplied by q / z.
+
+    q is the calibrated threshold of |z|-scores, z that of the normal law: Phi^-1((1 + level) / 2).
 
     Parameters
     ----------
@@ -109,6 +112,11 @@ def calibration_arrays(
     random_state : int, RandomState or None, default=None
         Breaks ties of ranks.
 
+    Returns
+    -------
+    CalibrationArrays
+        PITs from 0 to 1, densities in 1 / units of y, (m,) or (m, q), and q / z of each output.
+
     Raises
     ------
     ValueError
@@ -116,7 +124,9 @@ def calibration_arrays(
 
     Notes
     -----
-    With too few scores for the level the factor is infinite and the density after calibration 0.
+    The PIT after calibration is a rank among the scores, and not that of a normal law. With too few scores for the
+    level the factor is infinite and the density after calibration 0. Cost: one sort of the scores, and a search in it
+    per row. Kim, Choi, Rasool and Oh (arXiv 2512.01384) name such a diagnostic in their abstract; its form is ours.
 
     Examples
     --------

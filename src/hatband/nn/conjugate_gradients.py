@@ -62,8 +62,10 @@ def conjugate_gradient_leverage(
     Notes
     -----
     For any a: h <= |phi - J'a|^2 / ridge + |a|^2, with equality at a = (J J' + ridge I)^-1 J phi; for any z:
-    h >= 2 phi'z - |J z|^2 - ridge |z|^2, taken at z = (phi - J'a) / ridge. Both errors are of second order in a. One
-    iteration is a forward and a backward derivative of the whole training set for each row measured; memory m (n + p).
+    h >= 2 phi'z - |J z|^2 - ridge |z|^2, taken at z = (phi - J'a) / ridge. Both errors are of second order in a.
+    Iteration: Hestenes and Stiefel (1952); bounds of this kind: Gibbs and MacKay (1997), *Efficient implementation of
+    Gaussian processes*. One iteration is a forward and a backward derivative of the whole training set for each row
+    measured; memory m (n + p).
 
     Examples
     --------

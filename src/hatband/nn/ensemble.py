@@ -60,10 +60,18 @@ def fit_ensemble(
     list of nn.Module
         In evaluation mode.
 
+    Raises
+    ------
+    TypeError
+        If `build` is no function.
+    ValueError
+        If it returns the same network twice, `n_networks` is below 1, or for the reasons of `fit_network`.
+
     Notes
     -----
-    Lakshminarayanan, Pritzel and Blundell (2017), *Simple and scalable predictive uncertainty estimation using deep
-    ensembles*: random first weights and order of rows, all rows for every network.
+    Cost: K times that of `fit_network`. Lakshminarayanan, Pritzel and Blundell (2017), *Simple and scalable predictive
+    uncertainty estimation using deep ensembles*, algorithm 1: random first weights and order of rows, all rows for
+    every network.
 
     Examples
     --------
@@ -127,7 +135,8 @@ class EnsembleConformalRegressor(BaseEstimator):
     Notes
     -----
     P(y in interval) >= confidence_level for calibration rows and new rows that are exchangeable: networks and scales
-    are fixed before calibration. Cost: K times that of one network.
+    are fixed before calibration. Cost: K times that of one network. Ensembles: Lakshminarayanan, Pritzel and Blundell
+    (2017); leverage as the scale: Fadnavis (2026), arXiv 2602.12693; averaging relative widths is ours.
 
     Examples
     --------
@@ -172,6 +181,11 @@ class EnsembleConformalRegressor(BaseEstimator):
         -------
         self
             Earlier calibration scores are gone.
+
+        Raises
+        ------
+        ValueError
+            If the networks predict different columns, or as `LastLayerConformalRegressor.fit_train` does.
         """
         check_networks(self.modules)
         check_in(self.symmetric, (True, False), "symmetric")
@@ -201,6 +215,18 @@ class EnsembleConformalRegressor(BaseEstimator):
             Calibration rows.
         y : array (n,) or (n, q), optional
             Targets beside an array.
+
+        Returns
+        -------
+        self
+            With `scores_` (n, q).
+
+        Raises
+        ------
+        NotFittedError
+            If `fit_train` has not run.
+        ValueError
+            If there are no targets, or something is not finite; the object stays as it was.
         """
         self._check_trained("calibrate")
         scores, single = [], True
@@ -228,6 +254,12 @@ class EnsembleConformalRegressor(BaseEstimator):
         -------
         prediction : array (m,) or (m, q)
         interval : array (m, 2), (m, q, 2), (m, 2, L) or (m, q, 2, L)
+            In the units of y; -inf and inf where nothing can be promised.
+
+        Raises
+        ------
+        NotFittedError
+            If there are no calibration scores.
         """
         self._check_trained("predict_interval")
         check_calibrated(self)
@@ -301,8 +333,10 @@ class EnsembleConformalRegressor(BaseEstimator):
 
     def _bands(self, data: Any, y: Any = None) -> "Iterator[_Band]":
         """Yield the ensemble's band over batches; every network sees the same one, in whatever order they come."""
+        start = 0
         for batch in as_batches(data, y):
-            parts = [_member_band(member, batch) for member in self.members_]
+            parts = [_member_band(member, batch, start) for member in self.members_]
+            start += len(parts[0].prediction)
             widths = [part.width / size for part, size in zip(parts, self.sizes_, strict=True)]
             prediction = np.mean([part.prediction for part in parts], axis=0)
             center = np.mean([part.center for part in parts], axis=0)
@@ -327,12 +361,12 @@ class _Band(NamedTuple):
     target: Array | None
 
 
-def _block(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) -> Block:
-    return block_of(member.space_, *batch)
+def _block(member: LastLayerConformalRegressor, batch: tuple[Any, Any], start: int = 0) -> Block:
+    return block_of(member.space_, *batch, start)
 
 
-def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any]) -> _Band:
-    block = _block(member, batch)
+def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any], start: int = 0) -> _Band:
+    block = _block(member, batch, start)
     center, width = band_of(member.scale_, block.new_rows(member.space_), PlainTarget())
     return _Band(block.prediction, center, np.broadcast_to(width, center.shape), block.target)
 

@@ -160,6 +160,11 @@ def find_head(module: nn.Module, inputs: Any, layer: str | nn.Module | None = No
     ValueError
         If no layer, or more than one, fits: the message lists the candidates and what to pass.
 
+    Notes
+    -----
+    Features (n, tokens, d) become (n, d) as the outputs (n, tokens, q) become the prediction: the first token, the last
+    or their mean; of a layer that is named, and followed by something else, the mean. Cost: one forward pass.
+
     Examples
     --------
     >>> import torch

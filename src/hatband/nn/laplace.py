@@ -99,6 +99,10 @@ class LastLayerLaplace(BaseEstimator):
         data : DataLoader of (inputs, y), array (n, ...) or pair (X, y)
         y : array (n,) or (n, q), optional
             Targets beside an array.
+
+        Returns
+        -------
+        self
         """
         check_in(self.mean, ("network", "posterior"), "mean")
         batches = as_batches(data, y)
@@ -119,6 +123,11 @@ class LastLayerLaplace(BaseEstimator):
         Parameters
         ----------
         data : DataLoader or array (m, ...)
+
+        Returns
+        -------
+        PosteriorPrediction
+            Mean in the units of y, variances in those of y^2.
         """
         law = self.law(self.gather(data))
         return PosteriorPrediction(*(shaped_like_target(part, self.n_outputs_, self.single_target_) for part in law))

@@ -87,6 +87,10 @@ class LinearisedConformalRegressor(BaseEstimator):
         ----------
         X : array (n, k)
         y : array (n,) or (n, 1)
+
+        Returns
+        -------
+        self
         """
         target, single = check_target(y)
         check_single_output(target, type(self).__name__)

@@ -66,7 +66,8 @@ class MLP(nn.Module):
     Notes
     -----
     Heads with log sigma: Nix and Weigend (1994), *Estimating the mean and variance of the target probability
-    distribution*. Weights are drawn from torch's global generator, as in every module.
+    distribution*. Weights are drawn from torch's global generator, as in every module. Cost of a row: the sum of the
+    products of neighbouring widths.
 
     Examples
     --------

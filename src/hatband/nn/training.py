@@ -146,6 +146,7 @@ def fit_network(
     Notes
     -----
     Adam with decoupled weight decay: Loshchilov and Hutter (2019), *Decoupled weight decay regularization*, Alg. 2.
+    Cost: a forward and a backward pass over the training rows per epoch, a forward pass over those held out.
     Modes (train, eval) are left as found. A module other than an `MLP` answers in units of y: where these are large or
     far from 0, standardise y, or steps of the learning rate do not get there: its losses stay above 1. The default step
     suits widths up to some hundred; from 1,000 on a tenth of it makes leverage depend less on the training run
