@@ -84,14 +84,6 @@ class TestLeverage:
         expected = leverage(gradients(double, train), gradients(double, new), ridge=RIDGE)
         np.testing.assert_allclose(space.leverage(space.features(new)), expected, rtol=1e-9)
 
-    @pytest.mark.parametrize("fit_intercept", [True, False])
-    @pytest.mark.parametrize("n", [30, 200], ids=["more parameters than rows", "more rows than parameters"])
-    def test_has_by_default_a_ridge_relative_to_the_mean_eigenvalue_that_is_not_zero(self, n, fit_intercept, double):
-        J = gradients(double, rows(n)[0])
-        squares = np.square(J - J.mean(axis=0)).sum() if fit_intercept else np.square(J).sum()
-        space = TangentGeometry(double, fit_intercept=fit_intercept).fit(rows(n)[0])
-        assert space.ridge == pytest.approx(1e-4 * squares / min(J.shape), rel=1e-12)
-
     def test_by_conjugate_gradients_brackets_the_exact_one(self, double):
         train, new = rows(60)[0], rows(7, seed=1)[0]
         exact = leverage(gradients(double, train), gradients(double, new), ridge=RIDGE, fit_intercept=False)

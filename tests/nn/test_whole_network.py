@@ -164,7 +164,7 @@ class TestLowRank:
         settings = {"ridge": "auto", "penalise_bias": penalise_bias}
         found, exact = (measured(double, batches, layer, **settings).space_ for layer in (few(5), "all"))
         assert found.ridge == pytest.approx(exact.ridge, rel=1e-12)
-        assert found.default_ridge == exact.default_ridge == exact.ridge
+        assert (found.default_ridge, exact.default_ridge) == (found.ridge, exact.ridge)
 
     @pytest.mark.parametrize("penalise_bias", [False, True])
     def test_of_rows_in_batches_is_that_of_all_at_once(self, double, penalise_bias):

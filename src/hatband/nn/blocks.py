@@ -126,7 +126,7 @@ def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
     inputs = torch.cat(tables) if len(tables) == len(passes) else None
     target = None if any(part is None for part in found) else np.concatenate(found)
     if target is not None:
-        check_finite_from(torch.as_tensor(target), "y", start)
+        check_finite_from(torch.from_numpy(target), "y", start)
     return Block(Features(inputs, values), wide_on_host(prediction), target)
 
 
