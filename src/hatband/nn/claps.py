@@ -18,9 +18,10 @@ from hatband.nn.claps_diagnostics import CalibrationArrays, VarianceShares, cali
 from hatband.nn.gather import Gathered, gathered, head_of
 from hatband.nn.laplace import conditioned, predicted
 from hatband.nn.noise import AsGathered, NoiseSource, ResidualNoise, TemperedNoise
+from hatband.nn.weights import Weights
 from hatband.posterior import LinearPosterior, PosteriorPrediction
 
-_TRAINED = ("head_", "posteriors_", "noise_", "n_outputs_", "single_target_")
+_TRAINED = ("head_", "posteriors_", "noise_", "n_outputs_", "single_target_", "weights_")
 
 
 def standard_score(y: Array, mean: Array, variance: Array) -> Array:
@@ -120,7 +121,7 @@ class ClapsRegressor(BaseEstimator):
     Notes
     -----
     P(y in interval) >= level for calibration rows and new rows that are exchangeable, whatever the network: sigma and
-    precision are functions of the training rows alone.
+    precision are functions of the training rows alone. Where its weights have changed since, calls raise ValueError.
 
     A RECONSTRUCTION of Kim, Choi, Rasool and Oh, "Conformal Laplace-aware predictive scaling" (arXiv 2512.01384), from
     the abstracts of versions 1 (homoscedastic) and 4 (heteroscedastic). The score of version 1, two-sided in the
@@ -195,7 +196,7 @@ class ClapsRegressor(BaseEstimator):
         rows = source.at_training(rows)
         values = (head, conditioned(rows, self.ridge, with_intercept), source)
         self.__dict__.pop("scores_", None)
-        state = (*values, rows.prediction.shape[1], rows.is_flat)
+        state = (*values, rows.prediction.shape[1], rows.is_flat, Weights.of(self.module))
         self.__dict__.update(zip(_TRAINED, state, strict=True))
         return self
 
@@ -300,6 +301,7 @@ class ClapsRegressor(BaseEstimator):
     def _gather(self, data: Any, y: Any, caller: str) -> Gathered:
         if "posteriors_" not in vars(self):
             raise NotFittedError(f"This {type(self).__name__} is not fitted yet. Call fit_train before {caller}.")
+        self.weights_.check(self.module)
         noise = self.noise if callable(self.noise) else None
         rows = gathered(self.module, self.head_, as_batches(data, y), noise)
         return self.noise_.at_new(rows)

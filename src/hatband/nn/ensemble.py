@@ -350,6 +350,8 @@ class EnsembleConformalRegressor(BaseEstimator):
             raise NotFittedError(
                 f"This {type(self).__name__} is not fitted yet. Call fit_train, and calibrate, before {caller}."
             )
+        for member in self.members_:
+            member.weights_.check(member.space_.module)
 
 
 class _Band(NamedTuple):

@@ -25,10 +25,11 @@ from hatband.nn.recipes import Task, as_recipe
 from hatband.nn.saving import load_last_layer, save_last_layer
 from hatband.nn.space import NetworkSpace
 from hatband.nn.state import copied, usable_device
+from hatband.nn.weights import Weights
 from hatband.rows import NoHonestResiduals, TrainingRows
 from hatband.scales import as_scale, fit_scale
 
-_TRAINED = ("space_", "scale_", "learned_from_", "residuals_from_", "n_outputs_", "single_target_", "seed_")
+_TRAINED = ("space_", "weights_", "scale_", "learned_from_", "residuals_from_", "n_outputs_", "single_target_", "seed_")
 
 
 class LastLayerConformalRegressor(BaseEstimator):
@@ -84,7 +85,8 @@ class LastLayerConformalRegressor(BaseEstimator):
 
     Notes
     -----
-    P(y in interval) >= confidence_level for calibration rows and new rows that are exchangeable, whatever the network.
+    P(y in interval) >= confidence_level for calibration rows and new rows that are exchangeable, whatever the network,
+    as long as it stays as it was: every call reads its weights once, and raises ValueError where they have changed.
     Cost beyond the forward passes: n d^2 + d^3 / 3 once, d^2 per row; memory O(d^2 + block d); of layer="all" see
     `WholeNetwork`. Features stay on the device, products are in float64 there; per row only leverage and prediction
     come to the host. A scale that learns sees X where that is a table of at most 256 columns, else the features along
@@ -184,7 +186,7 @@ class LastLayerConformalRegressor(BaseEstimator):
             return learned
 
         source = fit_scale(scale, honest)
-        values = (space, scale, learned, source, n_outputs, is_flat, seed)
+        values = (space, Weights.of(module), scale, learned, source, n_outputs, is_flat, seed)
         self._forget()
         self.__dict__.update(zip(_TRAINED, values, strict=True))
         return self
@@ -383,6 +385,7 @@ class LastLayerConformalRegressor(BaseEstimator):
     def _check_trained(self, caller: str) -> None:
         if "space_" not in vars(self):
             raise NotFittedError(f"This {type(self).__name__} is not fitted yet. Call fit_train before {caller}.")
+        self.weights_.check(self.space_.module)
 
     def _forget(self) -> None:
         for name in (*_TRAINED, "scores_"):

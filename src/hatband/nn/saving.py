@@ -20,6 +20,7 @@ from hatband.nn.documents import check_schema, taken
 from hatband.nn.space import NetworkSpace
 from hatband.nn.space_files import file_named, file_of
 from hatband.nn.state import check_initialised
+from hatband.nn.weights import Weights
 from hatband.rows import TrainingRows
 
 T = TypeVar("T")
@@ -180,7 +181,7 @@ def load_last_layer(kind: Callable[..., T], path: str | Path, module: nn.Module)
     if tensors:
         raise ValueError(f"the file holds tensors that do not belong there: {sorted(tensors)}.")
     module.load_state_dict(weights)
-    vars(model).update(state)
+    vars(model).update(state | {"weights_": Weights.of(module)})
     return model
 
 

@@ -1,0 +1,143 @@
+"""A network that was trained on after it was measured is refused: thresholds and leverage belong to its old weights."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hatband.nn import ClapsRegressor, EnsembleConformalRegressor, LastLayerConformalRegressor, WholeNetwork
+from nn.cases import network, rows
+
+
+def last_layer(net, layer=None):
+    return LastLayerConformalRegressor(net, layer, scale="leverage")
+
+
+MODELS = {
+    "last layer": last_layer,
+    "all layers": lambda net: last_layer(net, "all"),
+    "low rank": lambda net: last_layer(net, WholeNetwork(exact_up_to=0, rank=3)),
+    "claps": ClapsRegressor,
+    "ensemble": lambda net: EnsembleConformalRegressor([network(), net], scale="leverage"),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request, net):
+    X, y = rows(60)
+    return MODELS[request.param](net).fit_train(X, y).calibrate(X, y)
+
+
+def trained_on(net: nn.Module) -> None:
+    """One step of training, a small one."""
+    X, y = rows(20, seed=3)
+    device = next(net.parameters()).device
+    optimiser = torch.optim.SGD(net.parameters(), lr=1e-6)
+    (net(X.to(device)).reshape(-1) - y.to(device).reshape(-1)).square().mean().backward()
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "predict_interval", "leverage"])
+def test_one_small_step_of_training_is_noticed(model, net, verb):
+    trained_on(net)
+
+    X, y = rows(40, seed=2)
+    with pytest.raises(ValueError, match=r"4 parameters have changed .*fit_train and calibrate again"):
+        getattr(model, verb)(*((X, y) if verb == "calibrate" else (X,)))
+
+
+def test_the_parameter_that_changed_is_named_and_taken_back_it_is_as_before(model, net):
+    X = rows(40, seed=2)[0]
+    before = model.predict_interval(X)[1]
+    old = copy.deepcopy(net.state_dict())
+    with torch.no_grad():
+        list(net.parameters())[-1].add_(0.1)
+
+    name = list(dict(net.named_parameters()))[-1]
+    with pytest.raises(ValueError, match=f"1 of its 4 parameters have changed since, the first is '{name}'"):
+        model.predict_interval(X)
+    net.load_state_dict(old)
+    np.testing.assert_array_equal(model.predict_interval(X)[1], before)
+
+
+def test_measured_again_it_is_taken(model, net):
+    trained_on(net)
+    X, y = rows(60)
+
+    again = model.fit_train(X, y).calibrate(X, y)
+
+    assert np.isfinite(again.predict_interval(X)[1]).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.train(),
+        lambda net: net.requires_grad_(False),
+        lambda net: net.double(),
+        lambda net: net.load_state_dict(copy.deepcopy(net.state_dict())),
+    ],
+    ids=["train", "frozen", "double", "loaded"],
+)
+def test_what_leaves_the_weights_alone_is_no_change(model, net, change):
+    change(net)
+
+    assert np.isfinite(model.predict_interval(rows(40, seed=2)[0])[1]).all()
+
+
+def test_copies_and_pickles_have_networks_of_their_own(net):
+    X, y = rows(60)
+    model = last_layer(net.cpu()).fit_train(X, y).calibrate(X, y)
+    copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    expected = model.predict_interval(X)[1]
+
+    trained_on(net)
+
+    for each in copies:
+        np.testing.assert_array_equal(each.predict_interval(X)[1], expected)
+
+
+def test_a_layer_that_was_exchanged_or_put_in_is_noticed():
+    X, y = rows(60)
+    for place, part in ((0, nn.Linear(4, 12)), (1, nn.PReLU())):
+        net = network()
+        model = last_layer(net).fit_train(X, y).calibrate(X, y)
+        net[place] = part
+        with pytest.raises(ValueError, match="have changed since"):
+            model.predict_interval(X)
+
+
+def test_weights_that_are_saved_are_those_that_were_measured(tmp_path):
+    X, y = rows(60)
+    net = network()
+    model = last_layer(net).fit_train(X, y).calibrate(X, y)
+    model.save(tmp_path / "model")
+    trained_on(net)
+
+    with pytest.raises(ValueError, match="have changed since"):
+        model.save(tmp_path / "other")
+    loaded = LastLayerConformalRegressor.load(tmp_path / "model", network())
+    assert np.isfinite(loaded.predict_interval(X)[1]).all()
+
+
+def test_complex_weights_are_known_again():
+    class Rotated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.turn, self.head = nn.Parameter(torch.ones(4, dtype=torch.cfloat)), nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.head((x * self.turn).real)
+
+    X, y = rows(60)
+    net = Rotated()
+    model = last_layer(net).fit_train(X, y).calibrate(X, y)
+    assert np.isfinite(model.predict_interval(X)[1]).all()
+    with torch.no_grad():
+        net.turn[0] += 1e-3j
+    with pytest.raises(ValueError, match="the first is 'turn'"):
+        model.predict_interval(X)
