@@ -97,8 +97,8 @@ class DoubleNetwork:
             self._refuse_failing(rows)
             raise ValueError(
                 "tangent features need a module that torch.func can differentiate row by row, vmap(grad(module)); it "
-                f"failed with: {str(error).splitlines()[0]} Do without operations in place and branches on values, or "
-                "measure its last layer (layer=None)."
+                f"failed with: {str(error).splitlines()[0]} It must do without operations in place, branches on values "
+                "and recurrent layers (nn.LSTM, nn.GRU, nn.RNN). Else measure its last layer (layer=None)."
             ) from error
         return values, torch.cat([value.reshape(len(value), -1) for value in found.values()], dim=1)
 
