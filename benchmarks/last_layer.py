@@ -19,7 +19,7 @@ from hatband.nn import LastLayerConformalRegressor
 
 N_INPUTS, WIDTH, BATCH = 20, 256, 500
 ROWS, QUICK_ROWS = 20_000, 5_000
-ROUNDS, QUICK_ROUNDS = 9, 3
+ROUNDS, QUICK_ROUNDS = 15, 5
 # Rows of the two runs whose peak memory is compared, as multiples of the rows above.
 FEW, MANY = 2, 20
 
