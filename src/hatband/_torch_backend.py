@@ -83,14 +83,9 @@ class TorchBackend:
     def syrk_add(self, gram: Array, block: Array) -> Array:
         """Add block'block to the upper triangle of gram, in place; below it something else may stand."""
         slices = 1 if self.device == "cpu" else _slices(*block.shape)
-        even = len(block) // slices * slices if slices > 1 else 0
-        batch, rows = block[:even].unflatten(0, (slices, even // slices)), block[even:]
         for panel in self._panels(len(gram), isqrt(slices * gram.numel() // _BUSY_NUMBERS)):
-            rest = slice(panel.start, None)
-            if even:
-                gram[panel, rest].add_(torch().bmm(batch[..., panel].mT, batch[..., rest]).sum(0))
-            if len(rows):
-                gram[panel, rest].addmm_(rows[:, panel].T, rows[:, rest])
+            right = slice(panel.start, None)
+            _product_add(gram[panel, right], block[:, panel], block[:, right], slices)
         return gram
 
     def _panels(self, size: int, busy: int) -> Iterator[slice]:
@@ -199,6 +194,16 @@ class TorchBackend:
 def _slices(rows: int, columns: int) -> int:
     """Return in how many parts the rows of a symmetric product are multiplied: few columns make few tiles."""
     return max(1, min(-(-4 * _BUSY_NUMBERS // max(columns, 1) ** 2), rows // _SLICE_ROWS))
+
+
+def _product_add(sums: Array, left: Array, right: Array, slices: int) -> None:
+    """Add left'right to the sums, in place, as a sum over slices of rows that are multiplied side by side."""
+    even = len(left) // slices * slices if slices > 1 else 0
+    if even:
+        parts = [side[:even].unflatten(0, (slices, -1)) for side in (left, right)]
+        sums.add_(torch().bmm(parts[0].mT, parts[1]).sum(0))
+    if even < len(left):
+        sums.addmm_(left[even:].T, right[even:])
 
 
 def _reciprocal(condition: float) -> float:

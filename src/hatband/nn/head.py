@@ -1,9 +1,10 @@
 """The head of a network: its last linear layer, found in the order of execution, and the features that enter it."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -17,6 +18,7 @@ from hatband.nn.part import Intercept, Part, Seen
 from hatband.nn.state import check_initialised
 
 Pooling: TypeAlias = Literal["row", "first", "last", "mean"]
+_NO_KEYWORDS: Mapping[str, Any] = MappingProxyType({})
 
 # What makes one row of the outputs (n, tokens, q) of a head, and so of its features: the layer is affine.
 _POOLINGS: dict[Pooling, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -74,7 +76,7 @@ class Head(Part):
         entered: list[torch.Tensor] = []
         owner = threading.get_ident()
 
-        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] = {}) -> None:  # noqa: B006
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] = _NO_KEYWORDS) -> None:
             # Another thread may be using the module too; torch calls it without kwargs until it is registered whole.
             if threading.get_ident() == owner:
                 # At once: what follows may write into the same memory.
