@@ -59,8 +59,8 @@ class TestOnlyFinalNumbersComeToTheHost:
             with watched() as seen:
                 verb(new)
             # Leverage in float64, the prediction in the float32 of the network, whether all was finite, and of each
-            # parameter of the network two sums by which it is known again.
-            assert seen.to_host <= N * (8 + 4) + 8 + len(list(wide.parameters())) * 16
+            # parameter of the network one sum by which it is known again.
+            assert seen.to_host <= N * (8 + 4) + 8 + len(list(wide.parameters())) * 8
 
     def test_of_training_rows_no_matrix(self, wide):
         with watched() as seen:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hatband.nn import ClapsRegressor, EnsembleConformalRegressor, LastLayerConformalRegressor, WholeNetwork
+from hatband.nn.weights import Weights
 from nn.cases import network, rows
 
 
@@ -46,7 +47,7 @@ def test_one_small_step_of_training_is_noticed(model, net, verb):
     trained_on(net)
 
     X, y = rows(40, seed=2)
-    with pytest.raises(ValueError, match=r"4 parameters have changed .*fit_train and calibrate again"):
+    with pytest.raises(ValueError, match=r"state has changed since.*fit_train and calibrate again"):
         getattr(model, verb)(*((X, y) if verb == "calibrate" else (X,)))
 
 
@@ -58,7 +59,7 @@ def test_the_parameter_that_changed_is_named_and_taken_back_it_is_as_before(mode
         list(net.parameters())[-1].add_(0.1)
 
     name = list(dict(net.named_parameters()))[-1]
-    with pytest.raises(ValueError, match=f"1 of its 4 parameters have changed since, the first is '{name}'"):
+    with pytest.raises(ValueError, match=f"state has changed since, the first difference is in '{name}'"):
         model.predict_interval(X)
     net.load_state_dict(old)
     np.testing.assert_array_equal(model.predict_interval(X)[1], before)
@@ -107,7 +108,7 @@ def test_a_layer_that_was_exchanged_or_put_in_is_noticed():
         net = network()
         model = last_layer(net).fit_train(X, y).calibrate(X, y)
         net[place] = part
-        with pytest.raises(ValueError, match="have changed since"):
+        with pytest.raises(ValueError, match="has changed since"):
             model.predict_interval(X)
 
 
@@ -118,10 +119,41 @@ def test_weights_that_are_saved_are_those_that_were_measured(tmp_path):
     model.save(tmp_path / "model")
     trained_on(net)
 
-    with pytest.raises(ValueError, match="have changed since"):
+    with pytest.raises(ValueError, match="has changed since"):
         model.save(tmp_path / "other")
     loaded = LastLayerConformalRegressor.load(tmp_path / "model", network())
     assert np.isfinite(loaded.predict_interval(X)[1]).all()
+
+
+def test_a_pass_in_training_mode_that_moves_running_means_is_noticed():
+    X, y = rows(60)
+    net = nn.Sequential(nn.Linear(4, 12), nn.BatchNorm1d(12), nn.Linear(12, 1)).eval()
+    model = last_layer(net).fit_train(X, y).calibrate(X, y)
+    model.predict_interval(X)
+
+    net.train()(X)
+
+    with pytest.raises(ValueError, match=r"the first difference is in '1\.num_batches_tracked'"):
+        model.predict_interval(X)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int8, torch.bool, torch.cfloat])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3,), (5, 7), (8,)])
+def test_every_entry_of_any_type_counts_wherever_it_lies_in_memory(dtype, shape):
+    class Holder(nn.Module):
+        def __init__(self, values):
+            super().__init__()
+            self.register_buffer("values", values)
+
+    apart = torch.ones(2 * max(1, int(np.prod(shape))) + 1, dtype=dtype)[1:]
+    values = apart[: int(np.prod(shape))].reshape(shape)
+    known = Weights.of(Holder(values))
+    known.check(Holder(values.clone()))
+    for place in range(values.numel()):
+        other = values.clone()
+        other.reshape(-1)[place] = 0
+        with pytest.raises(ValueError, match="'values'"):
+            known.check(Holder(other))
 
 
 def test_complex_weights_are_known_again():
@@ -139,5 +171,5 @@ def test_complex_weights_are_known_again():
     assert np.isfinite(model.predict_interval(X)[1]).all()
     with torch.no_grad():
         net.turn[0] += 1e-3j
-    with pytest.raises(ValueError, match="the first is 'turn'"):
+    with pytest.raises(ValueError, match="the first difference is in 'turn'"):
         model.predict_interval(X)

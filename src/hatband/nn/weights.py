@@ -3,61 +3,62 @@
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
 import torch
 from torch import nn
-
-from hatband._kinds import exact_device
-from hatband._typing import Array, Float
-
-# Relative to a sum of magnitudes in float64: far above its rounding, in whatever order, far below a step of training.
-_ROUNDING = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Sums by which the parameters of a network are known again.
+    """Sums by which the weights and buffers of a network are known again.
 
     Parameters
     ----------
-    names : tuple of str
-        Of the parameters.
-    sums : array (k, 2)
-        Sum of the entries of each, and of their magnitudes.
+    types : dict of name -> torch.dtype
+        Of the tensors in the state of the network.
+    sums : dict of name -> int
+        Of their bytes, in words of eight, modulo 2^64: exact, the same in every order and on every device.
     """
 
-    names: tuple[str, ...]
-    sums: Float[Array, "k 2"]
+    types: dict[str, torch.dtype]
+    sums: dict[str, int]
 
     @classmethod
     def of(cls, module: nn.Module) -> Self:
-        """Read the parameters of a network once."""
-        known = dict(module.named_parameters())
-        sums = [_sums(parameter) for parameter in known.values()]
-        # To the host at once: every number that is waited for costs an accelerator a pause.
-        together = torch.stack([pair.to(sums[0].device) for pair in sums]).cpu().numpy() if sums else np.empty((0, 2))
-        return cls(tuple(known), together)
+        """Read the state of a network once."""
+        state = _state(module)
+        types = {name: values.dtype for name, values in state.items()}
+        return cls(types, _sums(state))
 
     def check(self, module: nn.Module) -> None:
-        """Raise ValueError unless the network has these weights."""
-        now = Weights.of(module)
-        changed = self._changed(now)
+        """Raise ValueError unless the network has this state, in whatever type and on whatever device."""
+        state = _state(module)
+        # Back from float64 the bits are what they were.
+        sums = _sums({name: values.to(self.types.get(name, values.dtype)) for name, values in state.items()})
+        changed = sorted(name for name, _ in sums.items() ^ self.sums.items())
         if changed:
             raise ValueError(
-                f"the network must be as it was measured; {len(changed)} of its {len(now.names)} parameters have "
-                f"changed since, the first is {changed[0]!r}. Leverage and calibration scores belong to the old "
-                "weights: call fit_train and calibrate again, or train on a copy, copy.deepcopy(module)."
+                f"the network must be as it was measured; its state has changed since, the first difference is in "
+                f"{changed[0]!r}. Leverage and calibration scores belong to the old weights: call fit_train and "
+                "calibrate again, or train on a copy, copy.deepcopy(module)."
             )
 
-    def _changed(self, now: "Weights") -> list[str]:
-        if now.names != self.names:
-            return sorted({*now.names} ^ {*self.names})
-        same = np.abs(now.sums - self.sums) <= _ROUNDING * self.sums[:, 1:]
-        return [name for name, is_same in zip(self.names, same.all(axis=1), strict=True) if not is_same]
+
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    # A module may keep more than tensors there (get_extra_state).
+    return {name: values for name, values in module.state_dict().items() if isinstance(values, torch.Tensor)}
 
 
-def _sums(parameter: torch.Tensor) -> torch.Tensor:
-    values = parameter.detach()
+def _sums(state: dict[str, torch.Tensor]) -> dict[str, int]:
+    sums = [_sum_of_words(values) for values in state.values()]
+    # To the host at once: every number that is waited for costs an accelerator a pause.
+    together = torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else []
+    return dict(zip(state, together, strict=True))
+
+
+def _sum_of_words(values: torch.Tensor) -> torch.Tensor:
     values = torch.view_as_real(values) if values.is_complex() else values
-    values = values.to(exact_device(values.device))
-    return torch.stack([values.sum(dtype=torch.float64), values.abs().sum(dtype=torch.float64)])
+    # A clone lies at the start of its memory, as words of eight must.
+    whole = values.contiguous() if values.storage_offset() == 0 else values.clone(memory_format=torch.contiguous_format)
+    content = whole.detach().reshape(-1).view(torch.uint8)
+    last = len(content) // 8 * 8
+    return content[:last].view(torch.int64).sum() + content[last:].sum(dtype=torch.int64)
