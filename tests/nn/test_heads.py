@@ -213,3 +213,10 @@ def test_networks_in_half_precision_are_measured_in_double(device):
 
     assert model.leverage(rows(5)[0]).dtype == np.float64
     assert model.predict_interval(rows(5)[0])[1].shape == (5, 2)
+
+
+def test_a_layer_that_is_not_there_is_answered_with_the_one_that_fits():
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    with pytest.raises(ValueError, match=r"'nothing' was not called.*; '2' is one\..*layer='2'"):
+        find_head(net, torch.zeros(5, 3), "nothing")

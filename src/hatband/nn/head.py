@@ -283,7 +283,8 @@ def _named(
         apart = isinstance(layer, nn.Module) and not any(part is layer for part in module.modules())
         reason = f"is {type(names[layer]).__name__}, no nn.Linear" if known else "was not called as an nn.Linear"
         reason = "is no part of the module (clone copies both apart): pass its name" if apart else reason
-        raise ValueError(f"layer={what} {reason}. {_candidates(calls, [])}")
+        fits = [head.name for call in calls for head in [_fit(call, members)] if head is not None]
+        raise ValueError(f"layer={what} {reason}. {_candidates(calls, fits)}")
     fit = _fit(matches[0], members)
     if fit is not None:
         return fit
@@ -304,7 +305,8 @@ def _candidates(calls: list[_Call], fits: list[str]) -> str:
             f"{tuple(calls[-1].entering.shape)} without. Give the DataLoader a batch_size."
         )
     listed = ", ".join(f"{c.name!r} ({c.layer.in_features} -> {c.layer.out_features})" for c in calls)
-    seen = f"{len(fits)} layers return members of the output, {fits}" if fits else "none returns the output"
+    several = f"{len(fits)} layers return members of the output, {fits}" if fits else "none returns the output"
+    seen = f"{fits[0]!r} is one" if len(fits) == 1 else several
     return (
         f"The head must be one linear layer whose output the module returns; {seen}. Linear layers in the order of "
         f"execution: {listed}. Name the head: layer={' or '.join(map(repr, fits or [calls[-1].name]))}."
