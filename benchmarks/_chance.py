@@ -4,7 +4,7 @@ from typing import Any
 
 from scipy.stats import betabinom
 
-from hatband.order_statistics import upper_rank
+from hatband.formulas.order_statistics import upper_rank
 
 
 def covered_law(n_calibration: int, n_test: int, level: float) -> Any:

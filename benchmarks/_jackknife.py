@@ -24,7 +24,7 @@ import _lwcp
 from _report import Report
 from hatband import ApproximateJackknifePlusRegressor, JackknifePlusRegressor, SplitConformalRegressor
 from hatband.conformal import ConvexFit, convex_fit
-from hatband.order_statistics import kth_smallest, lower_rank, upper_rank
+from hatband.formulas.order_statistics import kth_smallest, lower_rank, upper_rank
 
 LEVEL = 0.9
 

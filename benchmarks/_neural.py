@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from hatband import interval_score
-from hatband.evidence import RidgeSpectrum
-from hatband.interval_metrics import covered
+from hatband.formulas.metrics import covered
+from hatband.formulas.order_statistics import conformal_quantile
+from hatband.formulas.ridge_choice import RidgeSpectrum
 from hatband.nn import (
     MLP,
     ClapsRegressor,
@@ -18,7 +19,6 @@ from hatband.nn import (
     TangentGeometry,
     fit_network,
 )
-from hatband.order_statistics import conformal_quantile
 
 LEVEL = 0.9
 # Share of the training half that decides when training stops, and that noise and learned scales are fitted to.

@@ -32,7 +32,7 @@ from _adaptive import LEVEL, METHODS, Parts, absent, measured
 from _report import Report, parser
 from coverage import made_sets
 from hatband.datasets import load, names
-from hatband.order_statistics import upper_rank
+from hatband.formulas.order_statistics import upper_rank
 
 FALSE_ALARM = 1e-3
 CHOSEN = "AutoScale"

@@ -30,7 +30,7 @@ from _chance import is_outside
 from _report import Report, parser
 from hatband import SplitConformalRegressor
 from hatband.datasets import load, names
-from hatband.interval_metrics import coverage_by_group, interval_score, leverage_fifths
+from hatband.formulas.metrics import coverage_by_group, interval_score, leverage_fifths
 
 LEVEL = 0.9
 # Chance that a run of correct methods misses a coverage target, shared by all its splits.

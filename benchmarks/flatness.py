@@ -21,7 +21,7 @@ from _chance import covered_law
 from _report import Report, parser
 from hatband.diagnostics import CoverageGap
 from hatband.diagnostics.flatness import outer_gap
-from hatband.interval_metrics import leverage_fifths
+from hatband.formulas.metrics import leverage_fifths
 from published import Outcome, dataset, outcome, scaled
 
 SCALES = ("constant", "leverage", "strength", "auto")

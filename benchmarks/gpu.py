@@ -14,7 +14,7 @@ import torch
 
 from _report import Report, parser
 from hatband.linalg import Factor
-from hatband.nn.streaming import RunningGram
+from hatband.nn.measure.streaming import RunningGram
 
 SIZES = ((1_000_000, 1_024), (100_000, 4_096))
 QUICK_SIZES = ((100_000, 1_024), (20_000, 2_048))

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from _report import Report, parser
 from hatband import OnlineConformalRegressor, SplitConformalRegressor
 from hatband.datasets import load
-from hatband.interval_metrics import covered, interval_score
+from hatband.formulas.metrics import covered, interval_score
 
 LEVEL, LOCAL, BLOCK = 0.9, 2_000, 288
 # The first rows, which fit the scaler; the split is trained and calibrated on the first year.

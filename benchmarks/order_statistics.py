@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from _report import Report, parser
-from hatband.order_statistics import exact_level, upper_rank
+from hatband.formulas.order_statistics import exact_level, upper_rank
 
 FORMS: dict[str, Callable[[int], Any]] = {
     "k / 1000": lambda k: k / 1000,
@@ -21,7 +21,7 @@ FORMS: dict[str, Callable[[int], Any]] = {
     "float32(1) - float32((1000 - k) / 1000)": lambda k: np.float32(1) - np.float32((1000 - k) / 1000),
 }
 RANKS: dict[str, Callable[[int, Any], int]] = {
-    "hatband.order_statistics.upper_rank": upper_rank,
+    "hatband.formulas.order_statistics.upper_rank": upper_rank,
     "ceil((n + 1) * level)": lambda n, level: math.ceil((n + 1) * level),
     "ceil(level * (1 + 1 / n) * n)": lambda n, level: math.ceil(level * (1 + 1 / n) * n),
     "n + 1 - floor((n + 1) * (1 - level))": lambda n, level: n + 1 - math.floor((n + 1) * (1 - level)),

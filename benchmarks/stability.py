@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 
 from _report import Report, parser
 from hatband import datasets
-from hatband._validation import LeverageWarning
+from hatband.checks import LeverageWarning
 from hatband.geometry import InputsGeometry
 from hatband.nn import (
     MLP,

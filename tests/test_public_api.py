@@ -10,8 +10,8 @@ import pytest
 import hatband
 
 SOURCE = Path(hatband.__file__).parent
-# The commands are reached through the command line.
-FOLDERS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py") if path.parent.name != "commands")
+# Folders that offer names; the others are rooms of the house, and the commands are reached through the command line.
+FOLDERS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py") if "__all__" in path.read_text())
 PACKAGES = ["hatband", *(f"hatband.{folder}" for folder in FOLDERS)]
 
 

@@ -38,7 +38,7 @@ from hatband import (
     StrengthScale,
     effective_dimension,
 )
-from hatband.interval_metrics import interval_score
+from hatband.formulas.metrics import interval_score
 
 
 def judged(model, X, y):

@@ -38,7 +38,7 @@ from hatband.nn import (
     run_leverages,
     spread_reading,
 )
-from hatband.order_statistics import conformal_quantile
+from hatband.formulas.order_statistics import conformal_quantile
 
 # %% [markdown]
 # ## 1. Thirty lines

@@ -1,8 +1,6 @@
 """hatband: prediction intervals driven by statistical leverage. The hat matrix gives the band."""
 
-from hatband._leave_one_out import loo_leverage, loo_predictions, loo_residuals
-from hatband._leverage import cross_leverage, effective_dimension, leverage, sampling_leverage
-from hatband._validation import CalibrationWarning, LeverageWarning
+from hatband.checks import CalibrationWarning, LeverageWarning
 from hatband.conformal import (
     ApproximateJackknifePlusRegressor,
     ClassifierRatio,
@@ -20,10 +18,12 @@ from hatband.conformal import (
     predictive_distribution,
 )
 from hatband.diagnostics import interval_scorer
+from hatband.fitted.loo_ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
+from hatband.formulas.leave_one_out import loo_leverage, loo_predictions, loo_residuals
+from hatband.formulas.leverage import cross_leverage, effective_dimension, leverage, sampling_leverage
+from hatband.formulas.metrics import interval_score
+from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
 from hatband.geometry import InputsGeometry, geometry_of
-from hatband.interval_metrics import interval_score
-from hatband.posterior import LinearPosterior, PosteriorPrediction
-from hatband.ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
 from hatband.scales import (
     AutoScale,
     ConstantScale,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 
 
 def check_gives_widths(model: Any, owner: str) -> None:

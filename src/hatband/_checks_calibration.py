@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils._missing import is_pandas_na, is_scalar_nan
 
-from hatband._typing import Array
-from hatband._validation import check_likelihood_ratio
+from hatband.arrays.typing import Array
+from hatband.checks import check_likelihood_ratio
 
 
 def check_labels(labels: Any, n_samples: int) -> list[Any]:

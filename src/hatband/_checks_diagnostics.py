@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband._validation import check_bounds, check_no_nan
+from hatband.arrays.typing import Array
+from hatband.checks import check_bounds, check_no_nan
 
 
 def check_intervals(interval: Any) -> Array:

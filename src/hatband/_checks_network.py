@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband._validation import check_finite
+from hatband.arrays.typing import Array
+from hatband.checks import check_finite
 
 
 def check_at_least(value: Any, least: int, name: str) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hatband._validation import check_ridge
+from hatband.checks import check_ridge
 
 # Sums of squares stay below the largest double.
 _LARGEST_FEATURE = 1e140

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hatband._typing import Array, Float
+from hatband.arrays.typing import Array, Float
 
 # Rows and columns of each set, and its number at OpenML where the same rows are there (None where they are not).
 _SETS: dict[str, tuple[int, int, int | None]] = {

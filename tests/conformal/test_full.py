@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
 from hatband import FullConformalRegressor
-from hatband.conformal.acceptance import Augmented, studentised_range, studentised_roots
+from hatband.formulas.full_conformal import Augmented, studentised_range, studentised_roots
 from hatband.geometry import FeatureGeometry
 from oracles import dense_hat, full_conformal_grid, kernel_hat
 

@@ -181,7 +181,7 @@ class TestRefusals:
             FullConformalRegressor(FrozenEstimator(Ridge().fit(X[:20], y[:20]))).fit(X, y)
 
     def test_a_kernel_that_is_too_large(self, data, monkeypatch):
-        monkeypatch.setattr("hatband.conformal.smoother.LARGEST_KERNEL", 59)
+        monkeypatch.setattr("hatband.fitted.smoother.LARGEST_KERNEL", 59)
         with pytest.raises(
             ValueError, match=r"takes at most 59 rows; got 60\. Use a Pipeline of scikit-learn's Nystroem"
         ):

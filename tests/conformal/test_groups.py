@@ -29,8 +29,8 @@ from hatband import (
     SplitConformalRegressor,
     predictive_distribution,
 )
-from hatband.conformal.groups import Bins
-from hatband.conformal.marks import FromLeverage
+from hatband.conformal.calibration.groups import Bins
+from hatband.conformal.calibration.row_metadata import FromLeverage
 from oracles import covered_bounds, exact_upper_rank
 from scales.cases import rows_of
 

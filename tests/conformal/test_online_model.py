@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hatband import OnlineConformalRegressor
-from hatband.conformal.online_ridge import Block, StreamingRidge
-from hatband.conformal.online_window import GrowingMemory, SlidingMemory, row_memory
+from hatband.conformal.online.ridge import Block, StreamingRidge
+from hatband.conformal.online.window import GrowingMemory, SlidingMemory, row_memory
 from oracles import dense_leverage, ridge_predictions
 
 

@@ -6,7 +6,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge, RidgeCV
 
 from hatband import ConformalKernelRidge, ConformalRidge, LeaveOneOutKernelRidge, LeaveOneOutRidge
-from hatband.ridge import LARGEST_KERNEL
+from hatband.fitted.loo_ridge import LARGEST_KERNEL
 from oracles import leave_one_out_predictions
 
 RIDGES = [1e-3, 0.1, 1.0, 10.0, 100.0]

@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 from hatband import Scale, SplitConformalRegressor
+from hatband.fitted.rows import Rows, new_rows, training_rows
 from hatband.geometry import geometry_of
-from hatband.rows import Rows, new_rows, training_rows
 from oracles import dense_leverage
 
 

@@ -8,9 +8,9 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from hatband import SplitConformalRegressor
+from hatband.fitted.rows import honest_rows
 from hatband.geometry import FeatureGeometry, NystroemGeometry, PairwiseKernel, unseen_leverage
 from hatband.geometry.composite import Preprocessed
-from hatband.rows import honest_rows
 
 N, RIDGE, RBF = 60, 1e-3, PairwiseKernel("rbf", {"gamma": 0.5})
 

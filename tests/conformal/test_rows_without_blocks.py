@@ -8,9 +8,9 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
-from hatband._leave_one_out import block_residuals
+from hatband.fitted.rows import training_rows
+from hatband.formulas.leave_one_out import block_residuals
 from hatband.geometry import geometry_of
-from hatband.rows import training_rows
 
 BLOCKS = np.array_split(np.arange(60), 6)
 

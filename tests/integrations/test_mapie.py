@@ -10,7 +10,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import LinearRegression, Ridge
 
 from hatband import SplitConformalRegressor
-from hatband.interval_metrics import covered, interval_score, mean_width
+from hatband.formulas.metrics import covered, interval_score, mean_width
 from integrations.cases import MODELS, SCALES, made, relative_difference, undocumented
 
 pytest.importorskip("mapie", reason="mapie is not installed")

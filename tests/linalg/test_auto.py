@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from hatband._validation import LeverageWarning
+from hatband.checks import LeverageWarning
 from hatband.linalg import QR, Auto
 from linalg.cases import condition, tolerance, with_condition
 from oracles import mp_leverage

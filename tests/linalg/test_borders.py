@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hatband import _kinds
-from hatband._validation import LeverageWarning
+from hatband.arrays import kinds as _kinds
+from hatband.checks import LeverageWarning
 from hatband.geometry import KernelGeometry, RBFKernel
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, GramStatistics, Spectral, TriangularStatistics
 from hatband.linalg.kernel_frame import kernel_frame

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from hatband import _blocks
+from hatband.arrays import blocks as _blocks
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Spectral
 
 FLOAT = 8

@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from hatband._validation import LeverageWarning
+from hatband.checks import LeverageWarning
 from hatband.linalg import GramStatistics, TriangularStatistics
 
 EPS = np.finfo(float).eps

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hatband import _backend, _torch_backend
-from hatband._validation import LeverageWarning
+from hatband.checks import LeverageWarning
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, Spectral
 from linalg.cases import CASES, EPS, condition, tolerance
 from pretend_device import CUDA, PRETEND

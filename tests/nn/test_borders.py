@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from hatband import _kinds
-from hatband._validation import LeverageWarning
+from hatband.arrays import kinds as _kinds
+from hatband.checks import LeverageWarning
 from hatband.nn import (
     MLP,
     LastLayerConformalRegressor,

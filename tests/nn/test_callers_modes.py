@@ -25,7 +25,7 @@ from hatband.nn import (
     fit_network,
     refit_head,
 )
-from hatband.nn.state import seeded
+from hatband.nn.measure.state import seeded
 
 X, Y = (part.double().numpy() for part in rows(60))
 WITHOUT_GRADIENTS = [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)]

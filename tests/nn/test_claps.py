@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
 from hatband.nn import (
     MLP,
     ClapsRegressor,
@@ -17,7 +18,6 @@ from hatband.nn import (
     two_sided_probability,
     variance_shares,
 )
-from hatband.posterior import LinearPosterior, PosteriorPrediction
 from nn.cases import N_INPUTS, loader, network, phi, rows
 
 RIDGE = 0.7

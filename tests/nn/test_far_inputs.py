@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
 
+from hatband.formulas.order_statistics import conformal_quantile
 from hatband.nn import (
     MLP,
     EnsembleConformalRegressor,
@@ -11,7 +12,6 @@ from hatband.nn import (
     NeuralConformalRegressor,
     fit_ensemble,
 )
-from hatband.order_statistics import conformal_quantile
 
 GAP = np.linspace(-0.5, 0.5, 21)[:, None]
 BELOW, ABOVE = np.linspace(-6, -4, 21)[:, None], np.linspace(4, 6, 21)[:, None]

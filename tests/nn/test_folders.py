@@ -11,8 +11,8 @@ import torch
 from sklearn.exceptions import NotFittedError
 
 from hatband.nn import MLP, EnsembleConformalRegressor, NeuralConformalRegressor
-from hatband.nn.archive import read_archive, write_archive
-from hatband.nn.state import seeded
+from hatband.nn.files.archive import read_archive, write_archive
+from hatband.nn.measure.state import seeded
 from nn.cases import rows
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")

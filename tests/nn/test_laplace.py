@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from hatband import leverage
+from hatband.formulas.posterior import LinearPosterior
 from hatband.nn import LastLayerLaplace
-from hatband.posterior import LinearPosterior
 from nn.cases import loader, network, phi, rows
 from pretend_device import DEVICE
 

@@ -11,9 +11,9 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from hatband._validation import CalibrationWarning, LeverageWarning
+from hatband.checks import CalibrationWarning, LeverageWarning
 from hatband.nn import LastLayerConformalRegressor
-from hatband.nn import blocks as blocks_module
+from hatband.nn.measure import blocks as blocks_module
 from nn.cases import loader, rows
 
 # ---------------------------------------------------------------- what it leaves alone

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from hatband._validation import LeverageWarning
+from hatband.checks import LeverageWarning
 from hatband.nn import LastLayerConformalRegressor
-from hatband.nn import blocks as blocks_module
+from hatband.nn.measure import blocks as blocks_module
 from hatband.scales import StrengthScale
 from nn.cases import WIDTH, network, phi, rows, solve_head
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hatband.nn import MLP, NoisyNetwork, find_head
-from hatband.nn.state import seeded
+from hatband.nn.measure.state import seeded
 
 ACTIVATIONS = ["relu", "gelu", "silu", "tanh"]
 

@@ -22,8 +22,8 @@ from hatband.nn import (
     fit_network,
     refit_head,
 )
-from hatband.nn.batches import as_batches
-from hatband.nn.gather import gathered
+from hatband.nn.measure.batches import as_batches
+from hatband.nn.measure.gather import gathered
 from hatband.scales import CallableScale
 from nn.cases import dense_leverage, network, rows
 

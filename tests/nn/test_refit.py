@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from hatband.evidence import RidgeSpectrum
+from hatband.formulas.ridge_choice import RidgeSpectrum
 from hatband.nn import refit_head
 from nn.cases import loader, network, phi, rows
 

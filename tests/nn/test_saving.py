@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hatband.nn import LastLayerConformalRegressor
-from hatband.nn.archive import read_archive, write_archive
+from hatband.nn.files.archive import read_archive, write_archive
 from hatband.scales import AutoScale, LeverageScale, MagnitudeScale, QuantileScale
 from nn.cases import network, rows, solve_head
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hatband.nn import LastLayerConformalRegressor, WholeNetwork
-from hatband.nn.archive import read_archive, write_archive
+from hatband.nn.files.archive import read_archive, write_archive
 from nn.cases import network, rows
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")

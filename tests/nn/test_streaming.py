@@ -11,13 +11,13 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from hatband import _kinds
-from hatband._backend import backend_of
-from hatband._validation import LeverageWarning
+from hatband.arrays import kinds as _kinds
+from hatband.arrays.backend import backend_of
+from hatband.checks import LeverageWarning
 from hatband.linalg import GramStatistics
 from hatband.nn import LastLayerConformalRegressor, all_reduce, feature_statistics
-from hatband.nn import streaming as streaming_module
-from hatband.nn.streaming import RunningGram
+from hatband.nn.measure import streaming as streaming_module
+from hatband.nn.measure.streaming import RunningGram
 from nn.cases import WIDTH, loader, network, phi, rows
 from pretend_device import DEVICE, PRETENDED
 

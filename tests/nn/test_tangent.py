@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from hatband import FullConformalRegressor, SplitConformalRegressor, leverage
-from hatband.evidence import RidgeSpectrum
+from hatband.formulas.ridge_choice import RidgeSpectrum
 from hatband.geometry import FeatureGeometry
 from hatband.nn import (
     LastLayerConformalRegressor,

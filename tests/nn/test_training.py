@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hatband.nn import MLP, TrainingDivergedError, fit_network
-from hatband.nn.state import seeded
+from hatband.nn.measure.state import seeded
 from nn.cases import loader
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hatband.nn import MLP, fit_network
-from hatband.nn.state import seeded
+from hatband.nn.measure.state import seeded
 
 ROWS = 50
 ONE_STEP = {"epochs": 1, "batch_size": ROWS, "validation_size": 0, "random_state": 0}

@@ -6,10 +6,10 @@ import torch
 from sklearn.base import clone
 
 from hatband.nn import MLP, NeuralConformalRegressor, fit_network
-from hatband.nn.epochs import Batch, ShuffledRows
-from hatband.nn.moments import moments
-from hatband.nn.neural_training import Table, train
-from hatband.nn.state import seeded
+from hatband.nn.measure.state import seeded
+from hatband.nn.train.epochs import Batch, ShuffledRows
+from hatband.nn.train.moments import moments
+from hatband.nn.train.table import Table, train
 
 # One batch of all rows, and none held out: repetition is exact but for rounding.
 WHOLE = {"batch_size": 10_000, "validation_size": 0, "epochs": 30, "random_state": 0}

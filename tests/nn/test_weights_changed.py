@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hatband.nn import ClapsRegressor, EnsembleConformalRegressor, LastLayerConformalRegressor, WholeNetwork
-from hatband.nn.weights import Weights
+from hatband.nn.measure.state_fingerprint import Weights
 from nn.cases import network, rows
 
 

@@ -11,8 +11,8 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
-from hatband import _kinds
-from hatband._validation import LeverageWarning
+from hatband.arrays import kinds as _kinds
+from hatband.checks import LeverageWarning
 from hatband.nn import (
     EnsembleConformalRegressor,
     LastLayerConformalRegressor,
@@ -145,7 +145,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(layer):
 def test_a_large_batch_is_taken_in_pieces(net, layer, monkeypatch):
     X, new = rows(90)[0], rows(40, 1)[0]
     expected = regressor(net, layer).fit_train(X).leverage(new)
-    monkeypatch.setattr("hatband.nn.tangent.BLOCK_NUMBERS", 73 * 7)
+    monkeypatch.setattr("hatband.nn.measure.tangent.BLOCK_NUMBERS", 73 * 7)
 
     np.testing.assert_allclose(regressor(net, layer).fit_train(X).leverage(new), expected, rtol=1e-6)
     blocked = LowRankTangentGeometry(net, rank=8).fit(X)
@@ -156,7 +156,7 @@ def test_a_large_batch_is_taken_in_pieces(net, layer, monkeypatch):
 def test_pieces_of_a_batch_keep_their_targets(net, layer, monkeypatch):
     X, (X_cal, y_cal) = rows(90)[0], rows(40, 1)
     expected = regressor(net, layer).fit_train(X).calibrate(X_cal, y_cal).scores_
-    monkeypatch.setattr("hatband.nn.tangent.BLOCK_NUMBERS", 73 * 7)
+    monkeypatch.setattr("hatband.nn.measure.tangent.BLOCK_NUMBERS", 73 * 7)
 
     found = regressor(net, layer).fit_train(X).calibrate(X_cal, y_cal).scores_
 
@@ -179,8 +179,8 @@ def test_inputs_that_are_no_table_are_seen_along_the_leading_of_few_directions()
 
 @LAYERS
 def test_an_ensemble_takes_it_too(layer, monkeypatch):
-    monkeypatch.setattr("hatband.nn.tangent.BLOCK_NUMBERS", 73 * 7)
-    monkeypatch.setattr("hatband.nn.blocks.rows_per_block", lambda backend, n_columns: 10)
+    monkeypatch.setattr("hatband.nn.measure.tangent.BLOCK_NUMBERS", 73 * 7)
+    monkeypatch.setattr("hatband.nn.measure.blocks.rows_per_block", lambda backend, n_columns: 10)
     nets, (X, y), new = (
         [network(), nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))],
         rows(60),

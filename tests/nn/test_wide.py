@@ -9,7 +9,7 @@ from torch import nn
 
 from hatband import LeverageWarning
 from hatband.nn import MLP, LastLayerConformalRegressor
-from hatband.nn.state import seeded
+from hatband.nn.measure.state import seeded
 from nn.cases import dense_leverage, phi
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hatband.rows import Rows
+from hatband.fitted.rows import Rows
 
 
 def rows_of(leverage, prediction=None, inputs=None):

@@ -8,7 +8,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 
 from hatband import SplitConformalRegressor
-from hatband.rows import new_rows
+from hatband.fitted.rows import new_rows
 from hatband.scales import as_scale
 from hatband.scales.candidates import default_candidates
 from oracles import covered_bounds, exact_upper_rank
@@ -75,7 +75,7 @@ def _on_new_rows(model, rng, n):
 
 
 def _training_rows(model, X, y):
-    from hatband.rows import training_rows
+    from hatband.fitted.rows import training_rows
 
     honest = training_rows(model.model_, model.space_, X, y[:, None], template=LinearRegression())
     return honest.rows, honest.residuals

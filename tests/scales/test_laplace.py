@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
 from hatband import LaplaceScale, LeverageScale, SplitConformalRegressor
-from hatband.rows import new_rows
+from hatband.fitted.rows import new_rows
 
 RIDGE = 2.0
 

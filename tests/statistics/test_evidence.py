@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from hatband.evidence import RidgeSpectrum
+from hatband.formulas.posterior import LinearPosterior
+from hatband.formulas.ridge_choice import RidgeSpectrum
 from hatband.linalg import GramStatistics, TriangularStatistics
-from hatband.posterior import LinearPosterior
 
 RIDGE, NOISE = 1.7, 0.6
 SHAPES = {"tall": (40, 6), "square": (9, 9), "wide": (8, 15), "dependent": (30, 5)}

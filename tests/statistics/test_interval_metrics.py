@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import mean_pinball_loss
 
-from hatband.interval_metrics import (
+from hatband.formulas.metrics import (
     coverage_by_group,
     covered,
     interval_score,

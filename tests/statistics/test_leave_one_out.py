@@ -6,7 +6,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import RidgeCV
 
 import oracles
-from hatband._leave_one_out import (
+from hatband.formulas.leave_one_out import (
     interpolated,
     kernel_loo_residuals,
     loo_leverage,
@@ -16,7 +16,7 @@ from hatband._leave_one_out import (
     loo_sampling_leverage,
     loo_sampling_leverage_at,
 )
-from hatband._leverage import cross_leverage, leverage, sampling_leverage
+from hatband.formulas.leverage import cross_leverage, leverage, sampling_leverage
 from hatband.linalg import factor_kernel
 
 EPS = np.finfo(float).eps

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from statsmodels.api import OLS, add_constant
 
 import oracles
-from hatband._kernel_leverage import (
+from hatband.formulas.kernel_leverage import (
     kernel_cross_leverage,
     kernel_effective_dimension,
     kernel_leverage,
     kernel_sampling_leverage,
 )
-from hatband._leverage import cross_leverage, effective_dimension, leverage, sampling_leverage
+from hatband.formulas.leverage import cross_leverage, effective_dimension, leverage, sampling_leverage
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Spectral
 
 EPS = np.finfo(float).eps

@@ -10,7 +10,13 @@ from hypothesis.extra import numpy as npst
 from scipy import stats
 
 import oracles
-from hatband.order_statistics import conformal_bounds, conformal_quantile, kth_smallest, upper_rank, weighted_quantile
+from hatband.formulas.order_statistics import (
+    conformal_bounds,
+    conformal_quantile,
+    kth_smallest,
+    upper_rank,
+    weighted_quantile,
+)
 
 LEVELS = [0.5, 0.8, 1 - 0.1, 0.95, 0.99]
 

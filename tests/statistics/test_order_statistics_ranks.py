@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
-from hatband.order_statistics import exact_level, lower_rank, minimum_calibration_size, upper_rank
+from hatband.formulas.order_statistics import exact_level, lower_rank, minimum_calibration_size, upper_rank
 
 THOUSANDTHS = range(500, 1000)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hatband.posterior import LinearPosterior
+from hatband.formulas.posterior import LinearPosterior
 
 TAU = 0.8
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 
 
 class CommandError(Exception):

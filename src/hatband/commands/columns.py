@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.commands.base import CommandError
 from hatband.commands.tables import quoted, require_pandas
 

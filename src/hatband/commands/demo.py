@@ -12,12 +12,12 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.commands.base import CommandError
 from hatband.conformal import SplitConformalRegressor
 from hatband.displays import LeverageDisplay
 from hatband.displays.leverage import leverage_groups
-from hatband.interval_metrics import covered, interval_score
+from hatband.formulas.metrics import covered, interval_score
 
 LEVEL = 0.9
 SCALES = ("constant", "leverage")

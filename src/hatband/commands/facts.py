@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.commands.base import Answer, IntervalsRequest, Table
 from hatband.commands.columns import Columns
 from hatband.commands.recipes import MAX_LEVELS, chosen
 from hatband.commands.tables import quoted
-from hatband.interval_metrics import covered
+from hatband.formulas.metrics import covered
 from hatband.scales import AutoScale, Scale
 
 # A number with a decimal comma, or with commas between its thousands.

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from hatband._validation import check_calibration_size
+from hatband.checks import check_calibration_size
 from hatband.commands.base import Answer, CommandError, IntervalsRequest, Table
 from hatband.commands.columns import Columns, target_of
 from hatband.commands.facts import facts
 from hatband.commands.recipes import RECIPES
 from hatband.commands.tables import check_output, first_line, read_table, require_pandas, write_table
 from hatband.conformal import SplitConformalRegressor
-from hatband.order_statistics import minimum_calibration_size
+from hatband.formulas.order_statistics import minimum_calibration_size
 
 SCALES = ("constant", "leverage", "auto")
 MINIMUM_TRAINING_ROWS = 10

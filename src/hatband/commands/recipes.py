@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from hatband.commands.columns import Columns
-from hatband.ridge import LeaveOneOutRidge
+from hatband.fitted.loo_ridge import LeaveOneOutRidge
 
 # Everything that is learned from the features is learned inside the estimator, from its training rows alone: otherwise
 # calibration rows would differ from new ones, and the guarantee would be lost.

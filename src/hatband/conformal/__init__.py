@@ -1,17 +1,17 @@
 """Estimators that return calibrated prediction intervals, and predictive distributions."""
 
-from hatband.conformal.approximate import ApproximateJackknifePlusRegressor
-from hatband.conformal.convex import ConvexFit, convex_fit
-from hatband.conformal.cross import CrossConformalRegressor
+from hatband.conformal.calibration.groups import Groups, LeverageBins
+from hatband.conformal.calibration.shift import ClassifierRatio
 from hatband.conformal.distribution import PredictiveDistribution
 from hatband.conformal.full import FullConformalRegressor
-from hatband.conformal.groups import Groups, LeverageBins
-from hatband.conformal.jackknife import JackknifePlusRegressor
-from hatband.conformal.online import OnlineConformalRegressor
-from hatband.conformal.online_levels import AdaptiveLevel, AggregatedLevel, FixedLevel, LevelAdaptation
+from hatband.conformal.held_out.approximate import ApproximateJackknifePlusRegressor
+from hatband.conformal.held_out.convex import ConvexFit, convex_fit
+from hatband.conformal.held_out.cross import CrossConformalRegressor
+from hatband.conformal.held_out.jackknife import JackknifePlusRegressor
+from hatband.conformal.online.levels import AdaptiveLevel, AggregatedLevel, FixedLevel, LevelAdaptation
+from hatband.conformal.online.regressor import OnlineConformalRegressor
 from hatband.conformal.predictive import leave_one_out_distribution, predictive_distribution
 from hatband.conformal.ridge import ConformalKernelRidge, ConformalRidge
-from hatband.conformal.shift import ClassifierRatio
 from hatband.conformal.split import SplitConformalRegressor
 
 __all__ = [

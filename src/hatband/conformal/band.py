@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband._validation import LeverageWarning, check_widths
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.checks import LeverageWarning, check_widths
+from hatband.fitted.rows import Rows
 
 
 def shift_and_width(scale: Any, rows: Rows) -> tuple[Any, Array]:

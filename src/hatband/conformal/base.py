@@ -11,17 +11,17 @@ from sklearn.utils.metadata_routing import MetadataRouter
 from sklearn.utils.validation import check_is_fitted
 
 from hatband._checks_calibration import check_labels, check_ratio
-from hatband._typing import Array
-from hatband._validation import check_calibration_size, check_confidence_level, check_target, check_weights
+from hatband.arrays.typing import Array
+from hatband.checks import check_calibration_size, check_confidence_level, check_target, check_weights
 from hatband.conformal.band import band_of, mapped_back, scores_of, shift_and_width, warn_if_outside
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
 from hatband.conformal.intervals import bounds, layout
 from hatband.conformal.routing import router_of
 from hatband.conformal.target import MonotoneTarget
 from hatband.conformal.training import TRAINED, Given, train
+from hatband.fitted.rows import Rows, new_rows, take_rows
+from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry.convert import kept
-from hatband.order_statistics import minimum_calibration_size
-from hatband.rows import Rows, new_rows, take_rows
 
 _CALIBRATED = ("scores_", "calibration_", "effective_sample_size_")
 

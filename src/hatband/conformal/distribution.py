@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.utils import check_random_state
 
-from hatband._typing import Array
-from hatband._validation import check_in, check_probabilities, check_target_for
-from hatband.order_statistics import exact_level, kth_smallest, lower_rank, upper_rank
+from hatband.arrays.typing import Array
+from hatband.checks import check_in, check_probabilities, check_target_for
+from hatband.formulas.order_statistics import exact_level, kth_smallest, lower_rank, upper_rank
 
 
 class PredictiveDistribution(ABC):

@@ -11,8 +11,8 @@ from sklearn.utils import check_consistent_length, get_tags
 from sklearn.utils.metadata_routing import MetadataRouter
 from sklearn.utils.validation import check_is_fitted
 
-from hatband._typing import Array
-from hatband._validation import (
+from hatband.arrays.typing import Array
+from hatband.checks import (
     LeverageWarning,
     check_confidence_level,
     check_exactness,
@@ -20,15 +20,15 @@ from hatband._validation import (
     check_target,
     check_weights,
 )
-from hatband.conformal.acceptance import Augmented
 from hatband.conformal.full_scores import SCORES
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
 from hatband.conformal.intervals import layout, warn_if_too_few
 from hatband.conformal.routing import fit_parameters, router_of
-from hatband.conformal.smoother import TrainedSmoother
+from hatband.fitted.smoother import TrainedSmoother
+from hatband.formulas.full_conformal import Augmented
+from hatband.formulas.order_statistics import upper_rank
 from hatband.geometry import as_geometry
 from hatband.geometry.convert import kept
-from hatband.order_statistics import upper_rank
 
 
 class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband.conformal.acceptance import (
+from hatband.arrays.typing import Array
+from hatband.formulas.full_conformal import (
     Augmented,
     Pieces,
     Scales,
@@ -17,7 +17,7 @@ from hatband.conformal.acceptance import (
     known,
     studentised_interval,
 )
-from hatband.order_statistics import lower_rank, upper_rank
+from hatband.formulas.order_statistics import lower_rank, upper_rank
 
 
 class FullScore(Protocol):

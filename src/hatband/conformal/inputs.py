@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import validate_data
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 
 
 def check_rows(owner: Any, X: Any, *, reset: bool) -> Any:

@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband._validation import CalibrationWarning
-from hatband.order_statistics import conformal_quantile, minimum_calibration_size, side_level
+from hatband.arrays.typing import Array
+from hatband.checks import CalibrationWarning
+from hatband.formulas.order_statistics import conformal_quantile, minimum_calibration_size, side_level
 
 #: Upper thresholds (q,) or (m, q) of scores (n, q) at a level.
 Quantile: TypeAlias = Callable[[Array, Any], Array]

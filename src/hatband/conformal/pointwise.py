@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband._validation import check_widths
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.checks import check_widths
+from hatband.fitted.rows import Rows
 
 
 def widths_at(

@@ -10,19 +10,19 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from hatband._checks_calibration import check_pooled
-from hatband._typing import Array
-from hatband._validation import LeverageWarning, check_widths
-from hatband.conformal.acceptance import predictive_atoms
+from hatband.arrays.typing import Array
+from hatband.checks import LeverageWarning, check_widths
 from hatband.conformal.base import BaseSplitConformal
+from hatband.conformal.calibration.ranking import PooledRanking
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, ScaledDistribution
 from hatband.conformal.full import FullConformalRegressor
+from hatband.conformal.held_out.jackknife import JackknifePlusRegressor
 from hatband.conformal.inputs import check_rows
-from hatband.conformal.jackknife import JackknifePlusRegressor
-from hatband.conformal.ranking import PooledRanking
-from hatband.conformal.smoother import TrainedSmoother
 from hatband.conformal.target import PlainTarget
+from hatband.fitted.rows import new_rows
+from hatband.fitted.smoother import TrainedSmoother
+from hatband.formulas.full_conformal import predictive_atoms
 from hatband.geometry import Features
-from hatband.rows import new_rows
 
 # Numbers held at once where atoms of a transformed target are worked out.
 BLOCK_NUMBERS = 2**20

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from hatband.conformal.base import BaseSplitConformal
-from hatband.ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
+from hatband.fitted.loo_ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
 
 
 class ConformalRidge(BaseSplitConformal):

@@ -12,7 +12,7 @@ from sklearn.utils._metadata_requests import _routing_enabled
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import has_fit_parameter
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 
 
 def fit_parameters(

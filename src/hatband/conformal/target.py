@@ -8,7 +8,7 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection._search import BaseSearchCV
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 
 
 class Target(Protocol):

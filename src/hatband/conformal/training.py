@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 from sklearn.base import clone
 
-from hatband._typing import Array
-from hatband._validation import check_confidence_level, check_in, check_target
-from hatband.conformal.calibration import Plan
-from hatband.conformal.groups import Grouping
+from hatband.arrays.typing import Array
+from hatband.checks import check_confidence_level, check_in, check_target
+from hatband.conformal.calibration.calibration import Plan
+from hatband.conformal.calibration.groups import Grouping
+from hatband.conformal.calibration.joint import fit_outputs
+from hatband.conformal.calibration.shift import fit_ratio
 from hatband.conformal.inputs import check_rows
-from hatband.conformal.joint import fit_outputs
 from hatband.conformal.routing import fit_parameters, weights_used
-from hatband.conformal.shift import fit_ratio
 from hatband.conformal.target import split_target
+from hatband.fitted.rows import Rows, honest_rows, new_rows, training_rows
 from hatband.geometry import as_geometry
 from hatband.geometry.convert import kept
-from hatband.rows import Rows, honest_rows, new_rows, training_rows
 from hatband.scales import as_scale, fit_scale
 
 TRAINED = (

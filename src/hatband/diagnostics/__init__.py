@@ -8,7 +8,7 @@ from hatband.diagnostics.flatness import CoverageGap, SquaredCoverageError, cove
 from hatband.diagnostics.scorer import IntervalScorer, interval_scorer
 from hatband.diagnostics.slabs import SlabCoverage, worst_slab_coverage
 from hatband.diagnostics.width import WidthDecomposition, width_decomposition
-from hatband.interval_metrics import (
+from hatband.formulas.metrics import (
     GroupCoverage,
     coverage_by_group,
     covered,

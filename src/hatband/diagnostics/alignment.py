@@ -8,10 +8,10 @@ from scipy.stats import rankdata
 from scipy.stats import t as student
 
 from hatband._checks_diagnostics import check_leverages, check_row_values
-from hatband._typing import Array, Float
-from hatband._validation import check_finite
-from hatband.interval_metrics import quantile_bins
-from hatband.order_statistics import Level, exact_level
+from hatband.arrays.typing import Array, Float
+from hatband.checks import check_finite
+from hatband.formulas.metrics import quantile_bins
+from hatband.formulas.order_statistics import Level, exact_level
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 from scipy.stats import beta
 
 from hatband._checks_diagnostics import check_counts
-from hatband._typing import Array
-from hatband.order_statistics import Level, exact_level
+from hatband.arrays.typing import Array
+from hatband.formulas.order_statistics import Level, exact_level
 
 
 def binomial_interval(hits: Any, n_samples: Any, confidence: Level = 0.95) -> tuple[Array, Array]:

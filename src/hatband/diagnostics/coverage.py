@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hatband._checks_diagnostics import check_count, check_intervals, check_row_values
-from hatband._typing import Array, Bool, Float
-from hatband._validation import check_interval_rows
+from hatband.arrays.typing import Array, Bool, Float
+from hatband.checks import check_interval_rows
 from hatband.diagnostics.binomial import binomial_interval
-from hatband.interval_metrics import covered, mean_width, quantile_bins
-from hatband.order_statistics import Level
+from hatband.formulas.metrics import covered, mean_width, quantile_bins
+from hatband.formulas.order_statistics import Level
 
 
 class BinCoverage(NamedTuple):

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from hatband._checks_diagnostics import check_leverages
-from hatband._typing import Array, Float, Int
-from hatband.order_statistics import Level, exact_level, lower_rank
+from hatband.arrays.typing import Array, Float, Int
+from hatband.formulas.order_statistics import Level, exact_level, lower_rank
 
 
 def extrapolation_pvalue(leverage: Any, calibration_leverage: Any) -> Array:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from hatband._checks_diagnostics import check_count, check_row_labels
-from hatband._typing import Array, Bool, Float, Int
-from hatband._validation import check_interval_rows
-from hatband.interval_metrics import coverage_by_group, covered, leverage_fifths, quantile_bins
-from hatband.order_statistics import Level, exact_level, upper_rank
+from hatband.arrays.typing import Array, Bool, Float, Int
+from hatband.checks import check_interval_rows
+from hatband.formulas.metrics import coverage_by_group, covered, leverage_fifths, quantile_bins
+from hatband.formulas.order_statistics import Level, exact_level, upper_rank
 
 
 @dataclass(frozen=True)

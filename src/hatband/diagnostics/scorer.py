@@ -8,10 +8,10 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from hatband._checks_diagnostics import check_scored
-from hatband._typing import Array
-from hatband._validation import check_confidence_level, check_in
-from hatband.interval_metrics import covered, interval_score, mean_width
-from hatband.order_statistics import exact_level
+from hatband.arrays.typing import Array
+from hatband.checks import check_confidence_level, check_in
+from hatband.formulas.metrics import covered, interval_score, mean_width
+from hatband.formulas.order_statistics import exact_level
 
 Metric = Literal["interval_score", "coverage", "width"]
 

@@ -7,10 +7,10 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from hatband._checks_diagnostics import check_count, check_features, check_intervals, check_row_values, check_share
-from hatband._typing import Array, Bool, Float
+from hatband.arrays.typing import Array, Bool, Float
 from hatband.diagnostics.binomial import binomial_interval
-from hatband.interval_metrics import covered
-from hatband.order_statistics import Level
+from hatband.formulas.metrics import covered
+from hatband.formulas.order_statistics import Level
 
 BLOCK = 2**20
 

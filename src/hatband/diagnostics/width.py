@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hatband._checks_diagnostics import check_intervals, check_leverages, check_row_values, check_strength
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 
 
 @dataclass(frozen=True, eq=False)

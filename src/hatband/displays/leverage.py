@@ -4,11 +4,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband._validation import check_interval_rows, check_n_bins, check_one_level
+from hatband.arrays.typing import Array
+from hatband.checks import check_interval_rows, check_n_bins, check_one_level
 from hatband.diagnostics import binomial_interval
 from hatband.displays.base import require_matplotlib
-from hatband.interval_metrics import covered
+from hatband.formulas.metrics import covered
 
 
 class LeverageDisplay:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sklearn.utils import _safe_indexing
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.linalg import Factor, KernelFactor
 
 Exactness = Literal["exact", "given", "none"]

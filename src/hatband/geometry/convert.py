@@ -8,8 +8,8 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 
-from hatband._typing import Array
-from hatband._validation import check_weights
+from hatband.arrays.typing import Array
+from hatband.checks import check_weights
 
 # A learned scale needs dense inputs; of sparse ones it gets this many columns.
 DENSE_COLUMNS = 256

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.geometry.base import Exactness, Features, Geometry, Space
 from hatband.geometry.convert import as_numbers, combined_weights, dense_inputs, input_columns, kept
 from hatband.linalg import Auto, Factor, Solver

@@ -14,7 +14,7 @@ from sklearn.ensemble import (
 )
 from sklearn.tree import DecisionTreeRegressor
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.geometry.base import Geometry
 from hatband.geometry.convert import as_numbers
 from hatband.geometry.inputs import InputsGeometry

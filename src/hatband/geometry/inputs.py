@@ -10,8 +10,8 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import _safe_indexing
 
-from hatband._typing import Array
-from hatband._validation import check_finite, check_ridge
+from hatband.arrays.typing import Array
+from hatband.checks import check_finite, check_ridge
 from hatband.geometry.base import Exactness, Geometry
 from hatband.geometry.convert import as_numbers, kept
 from hatband.geometry.features import FeatureGeometry, FeatureSpace

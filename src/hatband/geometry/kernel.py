@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.metrics.pairwise import pairwise_kernels
 from sklearn.utils import check_array
 
-from hatband._kinds import on_host
-from hatband._typing import Array
-from hatband._validation import check_finite, check_ridge
+from hatband.arrays.kinds import on_host
+from hatband.arrays.typing import Array
+from hatband.checks import check_finite, check_ridge
 from hatband.geometry.base import Exactness, Features, Geometry, Space
 from hatband.geometry.convert import as_numbers, combined_weights, dense_inputs, input_columns
 from hatband.linalg import KernelFactor, KernelSpectrum, factor_kernel

@@ -4,9 +4,9 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from hatband._backend import AnyBackend, NumpyBackend, backend_of
-from hatband._typing import Array, Float
-from hatband._validation import check_finite, check_in
+from hatband.arrays.backend import AnyBackend, NumpyBackend, backend_of
+from hatband.arrays.typing import Array, Float
+from hatband.checks import check_finite, check_in
 from hatband.geometry.convert import as_numbers
 from hatband.geometry.kernel import Kernel
 

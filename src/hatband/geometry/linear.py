@@ -21,7 +21,7 @@ from sklearn.linear_model import (
     SGDRegressor,
 )
 
-from hatband._validation import check_ridge
+from hatband.checks import check_ridge
 from hatband.geometry.base import Exactness, Geometry
 from hatband.geometry.composite import PerOutputGeometry
 from hatband.geometry.features import FeatureGeometry, RidgePerBatch, RidgePerWeight

@@ -9,7 +9,7 @@ from scipy.special import expit
 from sklearn.neural_network import MLPRegressor
 from sklearn.utils.extmath import safe_sparse_dot
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.geometry.base import Geometry
 from hatband.geometry.convert import as_numbers
 from hatband.geometry.features import FeatureGeometry, RidgePerBatch

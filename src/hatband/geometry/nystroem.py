@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from scipy import linalg
 
-from hatband._typing import Array
-from hatband._validation import check_ridge, check_weights
+from hatband.arrays.typing import Array
+from hatband.checks import check_ridge, check_weights
 from hatband.geometry.base import Exactness, Features, Geometry, Space
 from hatband.geometry.convert import as_numbers, dense_inputs, input_columns
 from hatband.geometry.kernel import Kernel, KernelGeometry, KernelSpace, blocks

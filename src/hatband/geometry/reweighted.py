@@ -3,7 +3,7 @@
 import functools
 from dataclasses import replace
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.geometry.base import Features, Space
 from hatband.geometry.composite import PreprocessedSpace
 from hatband.geometry.features import FeatureSpace, selected

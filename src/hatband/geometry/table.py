@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils import _safe_indexing
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.geometry.convert import as_numbers
 
 # A column of words gets one feature for each of its most frequent levels, at most this many.

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband._validation import check_weights
+from hatband.arrays.typing import Array
+from hatband.checks import check_weights
 from hatband.geometry.base import Features, Space
 from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace
 from hatband.geometry.features import FeatureSpace, selected

@@ -2,7 +2,7 @@
 
 import functools
 
-from hatband._typing import Array, Float
+from hatband.arrays.typing import Array, Float
 from hatband.geometry.base import Features, Space
 from hatband.geometry.composite import PreprocessedSpace
 from hatband.geometry.nystroem import NystroemSpace

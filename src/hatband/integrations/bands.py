@@ -7,13 +7,13 @@ import numpy as np
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from hatband._checks_bridges import check_one_column, check_plain_target
-from hatband._typing import Array
-from hatband._validation import check_widths
+from hatband.arrays.typing import Array
+from hatband.checks import check_widths
 from hatband.conformal.band import band_of
 from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.inputs import check_rows
 from hatband.conformal.target import PlainTarget
-from hatband.rows import new_rows
+from hatband.fitted.rows import new_rows
 
 
 class Band(NamedTuple):

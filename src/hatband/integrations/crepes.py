@@ -24,7 +24,7 @@ them. crepes 0.9 works out the rank of the threshold in floating point: with 9, 
 from typing import Any
 
 from hatband._checks_bridges import check_finite_widths, check_gives_widths
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.integrations.bands import relative_band
 
 __all__ = ["LeverageDifficulty"]

@@ -38,7 +38,7 @@ import numpy as np
 from mapie.conformity_scores import BaseRegressionScore
 
 from hatband._checks_bridges import check_gives_widths
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.integrations.bands import relative_band
 
 __all__ = ["LeverageConformityScore"]

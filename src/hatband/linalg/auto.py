@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS
-from hatband._kinds import is_sparse
-from hatband._typing import Array, Float, Shaped
-from hatband._validation import LeverageWarning
+from hatband.arrays.backend import EPS
+from hatband.arrays.kinds import is_sparse
+from hatband.arrays.typing import Array, Float, Shaped
+from hatband.checks import LeverageWarning
 from hatband.linalg.base import Factor
 from hatband.linalg.cholesky import Triangle, cholesky_triangle, factor_upper, gram_error, singular
 from hatband.linalg.design import Design, centred_gram, design_of, determined_gram

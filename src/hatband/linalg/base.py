@@ -10,10 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from hatband._backend import AnyBackend
-from hatband._kinds import as_rows, on_host
-from hatband._typing import Array, Float, Shaped
-from hatband._validation import check_finite
+from hatband.arrays.backend import AnyBackend
+from hatband.arrays.kinds import as_rows, on_host
+from hatband.arrays.typing import Array, Float, Shaped
+from hatband.checks import check_finite
 
 # A row lies outside the row space when its part orthogonal to it exceeds this share of the row.
 OUTSIDE = 1e-10

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS, AnyBackend, backend_of
-from hatband._kinds import as_rows, is_sparse, on_host
-from hatband._typing import Array, Float
-from hatband._validation import check_finite, check_ridge, check_weights
+from hatband.arrays.backend import EPS, AnyBackend, backend_of
+from hatband.arrays.kinds import as_rows, is_sparse, on_host
+from hatband.arrays.typing import Array, Float
+from hatband.checks import check_finite, check_ridge, check_weights
 from hatband.linalg.base import Frame
 from hatband.linalg.sparse import FAR, refuse_large, sparse_columns, sparse_gram, sparse_shift, sparse_squares
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS, AnyBackend
-from hatband._kinds import is_sparse
-from hatband._typing import Array, Float, Shaped
+from hatband.arrays.backend import EPS, AnyBackend
+from hatband.arrays.kinds import is_sparse
+from hatband.arrays.typing import Array, Float, Shaped
 from hatband.linalg.base import Factor
 from hatband.linalg.cholesky import cholesky_triangle, gram_error
 from hatband.linalg.design import Design, centred, design_of

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS, AnyBackend
-from hatband._typing import Array, Float, Shaped
-from hatband._validation import check_finite, check_ridge
+from hatband.arrays.backend import EPS, AnyBackend
+from hatband.arrays.typing import Array, Float, Shaped
+from hatband.checks import check_finite, check_ridge
 from hatband.linalg.kernel_frame import Block, KernelFrame, kernel_frame
 
 # Below this w h is not taken from 1 - ridge P_ii, which would cost two digits and more.

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import AnyBackend, backend_of
-from hatband._typing import Array, Float, Shaped
-from hatband._validation import check_finite, check_weights
+from hatband.arrays.backend import AnyBackend, backend_of
+from hatband.arrays.typing import Array, Float, Shaped
+from hatband.checks import check_finite, check_weights
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import AnyBackend, backend_of
-from hatband._typing import Array, Float
-from hatband._validation import check_finite, check_ridge, check_weights
+from hatband.arrays.backend import AnyBackend, backend_of
+from hatband.arrays.typing import Array, Float
+from hatband.checks import check_finite, check_ridge, check_weights
 from hatband.linalg.base import Frame
 from hatband.linalg.design import Design
 

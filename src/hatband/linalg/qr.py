@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS, AnyBackend
-from hatband._typing import Array, Float, Shaped
+from hatband.arrays.backend import EPS, AnyBackend
+from hatband.arrays.typing import Array, Float, Shaped
 from hatband.linalg.base import Frame
 from hatband.linalg.cholesky import (
     Triangle,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from hatband._typing import Array, Float
+from hatband.arrays.typing import Array, Float
 
 # A (d, d) Gram matrix of sparse features is formed up to this many columns.
 GRAM_COLUMNS = 5_000

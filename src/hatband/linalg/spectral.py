@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS
-from hatband._typing import Array, Float, Shaped
-from hatband._validation import check_ridge
+from hatband.arrays.backend import EPS
+from hatband.arrays.typing import Array, Float, Shaped
+from hatband.checks import check_ridge
 from hatband.linalg.base import OUTSIDE, Factor, Frame
 from hatband.linalg.cholesky import orthogonal_error, power_of_two
 from hatband.linalg.design import Design, centred, design_of, determined

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from hatband._backend import EPS, AnyBackend, backend_of
-from hatband._typing import Array, Float, Shaped
-from hatband._validation import LeverageWarning
+from hatband.arrays.backend import EPS, AnyBackend, backend_of
+from hatband.arrays.typing import Array, Float, Shaped
+from hatband.checks import LeverageWarning
 from hatband.linalg.cholesky import TriangularFactor, cholesky_triangle, factor_upper, singular
 from hatband.linalg.design import determined_gram
 from hatband.linalg.moments import Centre, centred_blocks, check_block, design_at, no_centre, target_columns

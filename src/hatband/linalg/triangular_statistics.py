@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from hatband._backend import EPS, AnyBackend, backend_of
-from hatband._typing import Array, Float, Shaped
+from hatband.arrays.backend import EPS, AnyBackend, backend_of
+from hatband.arrays.typing import Array, Float, Shaped
 from hatband.linalg.base import Factor
 from hatband.linalg.cholesky import TriangularFactor, power_of_two
 from hatband.linalg.design import Design, determined

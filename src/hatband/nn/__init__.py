@@ -7,16 +7,17 @@ except ImportError as error:  # pragma: no cover
 
 from hatband.nn.claps import ClapsRegressor, standard_score, two_sided_probability
 from hatband.nn.claps_diagnostics import calibration_arrays, variance_shares
-from hatband.nn.conjugate_gradients import conjugate_gradient_leverage
 from hatband.nn.ensemble import EnsembleConformalRegressor, fit_ensemble
-from hatband.nn.head import find_head
 from hatband.nn.laplace import LastLayerLaplace
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.linearised import LinearisedConformalRegressor
-from hatband.nn.low_rank_tangent import LowRankTangentGeometry
-from hatband.nn.network import MLP, NoisyNetwork
+from hatband.nn.measure.conjugate_gradients import conjugate_gradient_leverage
+from hatband.nn.measure.head import find_head
+from hatband.nn.measure.layer_choice import WholeNetwork
+from hatband.nn.measure.low_rank_tangent import LowRankTangentGeometry
+from hatband.nn.measure.streaming import all_reduce, feature_statistics
+from hatband.nn.measure.tangent import TangentFeatures, TangentGeometry
 from hatband.nn.neural import NeuralConformalRegressor
-from hatband.nn.recipes import WholeNetwork
 from hatband.nn.refit import refit_head
 from hatband.nn.stability import (
     LeverageStability,
@@ -26,9 +27,8 @@ from hatband.nn.stability import (
     run_leverages,
     spread_reading,
 )
-from hatband.nn.streaming import all_reduce, feature_statistics
-from hatband.nn.tangent import TangentFeatures, TangentGeometry
-from hatband.nn.training import Epoch, History, TrainingDivergedError, fit_network
+from hatband.nn.train.fit import Epoch, History, TrainingDivergedError, fit_network
+from hatband.nn.train.mlp import MLP, NoisyNetwork
 
 __all__ = [
     "MLP",

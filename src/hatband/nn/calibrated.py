@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import NotFittedError
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.conformal.band import warn_if_outside
 from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
 

@@ -9,17 +9,17 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from hatband._typing import Array
-from hatband._validation import check_confidence_level, check_in
+from hatband.arrays.typing import Array
+from hatband.checks import check_confidence_level, check_in
 from hatband.conformal.inputs import shaped_like_target
-from hatband.nn.batches import as_batches
+from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
 from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.claps_diagnostics import CalibrationArrays, VarianceShares, calibration_arrays, variance_shares
-from hatband.nn.gather import Gathered, gathered, head_of
 from hatband.nn.laplace import conditioned, predicted
+from hatband.nn.measure.batches import as_batches
+from hatband.nn.measure.gather import Gathered, gathered, head_of
+from hatband.nn.measure.state_fingerprint import Weights
 from hatband.nn.noise import AsGathered, NoiseSource, ResidualNoise, TemperedNoise
-from hatband.nn.weights import Weights
-from hatband.posterior import LinearPosterior, PosteriorPrediction
 
 _TRAINED = ("head_", "posteriors_", "noise_", "n_outputs_", "single_target_", "weights_")
 

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import norm
 
-from hatband._typing import Array, Float
-from hatband._validation import check_no_nan
+from hatband.arrays.typing import Array, Float
+from hatband.checks import check_no_nan
 from hatband.conformal.distribution import ScaledDistribution
-from hatband.interval_metrics import quantile_bins
-from hatband.order_statistics import conformal_quantile, exact_level
-from hatband.posterior import PosteriorPrediction
+from hatband.formulas.metrics import quantile_bins
+from hatband.formulas.order_statistics import conformal_quantile, exact_level
+from hatband.formulas.posterior import PosteriorPrediction
 
 
 class VarianceShares(NamedTuple):
@@ -56,7 +56,7 @@ def variance_shares(law: PosteriorPrediction, leverage: Float[Array, " m"], n_gr
     --------
     >>> import numpy as np
     >>> from hatband.nn import variance_shares
-    >>> from hatband.posterior import PosteriorPrediction
+    >>> from hatband.formulas.posterior import PosteriorPrediction
     >>> h = np.linspace(0, 1, 100)
     >>> variance_shares(PosteriorPrediction(h, np.ones(100), h), h, n_groups=2).epistemic_share.round(2)
     array([0.2 , 0.43])
@@ -132,7 +132,7 @@ def calibration_arrays(
     --------
     >>> import numpy as np
     >>> from hatband.nn import calibration_arrays
-    >>> from hatband.posterior import PosteriorPrediction
+    >>> from hatband.formulas.posterior import PosteriorPrediction
     >>> y = np.random.default_rng(0).normal(size=2_000)
     >>> law = PosteriorPrediction(np.zeros(1_000), np.full(1_000, 0.25), np.zeros(1_000))  # half the deviation of y
     >>> calibration_arrays(law, y[:1_000], y[1_000:, None] / 0.5).factor.round(1)

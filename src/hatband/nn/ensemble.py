@@ -12,19 +12,19 @@ from sklearn.utils import check_random_state
 from torch import nn
 
 from hatband._checks_network import check_at_least
-from hatband._typing import Array
-from hatband._validation import check_confidence_level, check_in
+from hatband.arrays.typing import Array
+from hatband.checks import check_confidence_level, check_in
 from hatband.conformal.band import band_of
 from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.target import PlainTarget
-from hatband.nn.batches import as_batches
-from hatband.nn.blocks import Block, block_of, columns_like, stacked
 from hatband.nn.calibrated import calibrated_interval, check_calibrated
-from hatband.nn.ensemble_files import check_networks, load_ensemble, save_ensemble
+from hatband.nn.files.ensemble import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
-from hatband.nn.space import NetworkSpace
-from hatband.nn.state import learning, seeded
-from hatband.nn.training import fit_network
+from hatband.nn.measure.batches import as_batches
+from hatband.nn.measure.blocks import Block, block_of, columns_like, stacked
+from hatband.nn.measure.space import NetworkSpace
+from hatband.nn.measure.state import learning, seeded
+from hatband.nn.train.fit import fit_network
 
 # Ridges as shares of the mean eigenvalue agree to the rounding of a trace.
 _SAME_SHARE = 1e-6

@@ -9,13 +9,13 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from hatband._backend import EPS
-from hatband._typing import Array
-from hatband._validation import check_in
+from hatband.arrays.backend import EPS
+from hatband.arrays.typing import Array
+from hatband.checks import check_in
 from hatband.conformal.inputs import shaped_like_target
-from hatband.nn.batches import as_batches
-from hatband.nn.gather import Gathered, gathered, head_of
-from hatband.posterior import LinearPosterior, PosteriorPrediction
+from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
+from hatband.nn.measure.batches import as_batches
+from hatband.nn.measure.gather import Gathered, gathered, head_of
 
 
 class LastLayerLaplace(BaseEstimator):

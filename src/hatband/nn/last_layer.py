@@ -12,21 +12,21 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from torch import nn
 
-from hatband._typing import Array
-from hatband._validation import LeverageWarning, check_confidence_level, check_in
+from hatband.arrays.typing import Array
+from hatband.checks import LeverageWarning, check_confidence_level, check_in
 from hatband.conformal.band import band_of
 from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.target import PlainTarget
+from hatband.fitted.rows import NoHonestResiduals, TrainingRows
 from hatband.linalg import GramStatistics
-from hatband.nn.batches import as_batches
-from hatband.nn.blocks import Block, blocks_of, columns_like, stacked, training_rows, validation_rows
 from hatband.nn.calibrated import calibrated_deviation, calibrated_interval, check_calibrated
-from hatband.nn.recipes import Task, as_recipe
-from hatband.nn.saving import load_last_layer, save_last_layer
-from hatband.nn.space import NetworkSpace
-from hatband.nn.state import copied, usable_device
-from hatband.nn.weights import Weights
-from hatband.rows import NoHonestResiduals, TrainingRows
+from hatband.nn.files.last_layer import load_last_layer, save_last_layer
+from hatband.nn.measure.batches import as_batches
+from hatband.nn.measure.blocks import Block, blocks_of, columns_like, stacked, training_rows, validation_rows
+from hatband.nn.measure.layer_choice import Task, as_recipe
+from hatband.nn.measure.space import NetworkSpace
+from hatband.nn.measure.state import copied, usable_device
+from hatband.nn.measure.state_fingerprint import Weights
 from hatband.scales import as_scale, fit_scale
 
 _TRAINED = ("space_", "weights_", "scale_", "learned_from_", "residuals_from_", "n_outputs_", "single_target_", "seed_")

@@ -8,13 +8,13 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from hatband._typing import Array
-from hatband._validation import check_confidence_level, check_in, check_single_output, check_target
+from hatband.arrays.typing import Array
+from hatband.checks import check_confidence_level, check_in, check_single_output, check_target
 from hatband.conformal import FullConformalRegressor
-from hatband.evidence import RidgeSpectrum
+from hatband.formulas.posterior import chosen_ridge
+from hatband.formulas.ridge_choice import RidgeSpectrum
 from hatband.geometry import FeatureGeometry
-from hatband.nn.tangent import Expansion, TangentFeatures
-from hatband.posterior import chosen_ridge
+from hatband.nn.measure.tangent import Expansion, TangentFeatures
 
 
 class LinearisedConformalRegressor(BaseEstimator):

@@ -10,12 +10,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from hatband._typing import Array
-from hatband._validation import check_calibration_size, check_target, check_weights
+from hatband.arrays.typing import Array
+from hatband.checks import check_calibration_size, check_target, check_weights
 from hatband.conformal.inputs import input_names_kept_on_failure
-from hatband.nn.neural_files import load_neural, save_neural
-from hatband.nn.neural_training import Table, less, train
-from hatband.nn.training import Epoch
+from hatband.nn.files.neural import load_neural, save_neural
+from hatband.nn.train.fit import Epoch
+from hatband.nn.train.table import Table, less, train
 
 _STATE = ("model_", "module_", "history_", "offset_", "target_offset_", "calibration_indices_")
 

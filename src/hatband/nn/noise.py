@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from hatband._leave_one_out import loo_leverage
-from hatband._typing import Array
-from hatband.nn.gather import Gathered
-from hatband.posterior import LinearPosterior, PosteriorPrediction
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.fitted.rows import Rows
+from hatband.formulas.leave_one_out import loo_leverage
+from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
+from hatband.nn.measure.gather import Gathered
 from hatband.scales import LaplaceScale
 from hatband.scales.noise import Temper
 

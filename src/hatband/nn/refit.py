@@ -6,15 +6,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from hatband._validation import check_in
-from hatband.evidence import RidgeSpectrum
+from hatband.checks import check_in
+from hatband.formulas.posterior import chosen_ridge
+from hatband.formulas.ridge_choice import RidgeSpectrum
 from hatband.linalg import TriangularStatistics
-from hatband.nn.batches import NO_ROWS, ArrayBatches, Batches, as_batches, check_finite_from, targets, wide_on_host
-from hatband.nn.blocks import columns_like
-from hatband.nn.gather import head_of
-from hatband.nn.head import Head
-from hatband.nn.state import copied
-from hatband.posterior import chosen_ridge
+from hatband.nn.measure.batches import (
+    NO_ROWS,
+    ArrayBatches,
+    Batches,
+    as_batches,
+    check_finite_from,
+    targets,
+    wide_on_host,
+)
+from hatband.nn.measure.blocks import columns_like
+from hatband.nn.measure.gather import head_of
+from hatband.nn.measure.head import Head
+from hatband.nn.measure.state import copied
 
 
 def refit_head(

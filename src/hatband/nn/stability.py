@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from hatband._checks_network import check_at_least, check_between, check_leverages
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 
 Reading = Literal["uninformative", "mild", "moderate", "large", "dominated"]
 

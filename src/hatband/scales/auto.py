@@ -8,10 +8,10 @@ from sklearn.base import clone
 from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
 
-from hatband._typing import Array
-from hatband._validation import LeverageWarning, check_confidence_level
-from hatband.order_statistics import minimum_calibration_size
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.checks import LeverageWarning, check_confidence_level
+from hatband.fitted.rows import Rows
+from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.scales.base import Scale, band_of_one, with_context
 from hatband.scales.candidates import (
     Candidates,

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from hatband._typing import Array
-from hatband._validation import check_widths
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.checks import check_widths
+from hatband.fitted.rows import Rows
 
 
 class Scale(BaseEstimator, ABC):
@@ -23,6 +23,11 @@ class Scale(BaseEstimator, ABC):
     needs_residuals: ClassVar[bool] = False
     # Whether fit(None) is an answer too, where honest residuals are not to be had.
     works_without_residuals: ClassVar[bool] = False
+
+    @property
+    def leverage_exponent(self) -> float | None:
+        """The p of a width (1 + h)^p of posterior leverage, which bounds widths unseen; None for any other width."""
+        return None
 
     @abstractmethod
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:

@@ -5,8 +5,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.fitted.rows import Rows
 from hatband.scales.base import Scale, band_of_one
 from hatband.scales.fixed import ConstantScale, LeverageScale
 from hatband.scales.learners import boosted_quantiles

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband._validation import check_in
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.checks import check_in
+from hatband.fitted.rows import Rows
 
 COLUMNS = ("leverage", "prediction", "inputs")
 # Within float32, which trees compute in; a leverage may be 0 or infinite.

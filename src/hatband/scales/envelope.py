@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.fitted.rows import Rows
 
 RELATIVE_FLOOR = 1e-3
 

@@ -5,9 +5,9 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband._validation import check_in
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.checks import check_in
+from hatband.fitted.rows import Rows
 from hatband.scales.base import Scale
 
 
@@ -29,6 +29,7 @@ class ConstantScale(Scale):
     """
 
     pointwise: ClassVar[bool] = True
+    leverage_exponent: ClassVar[float] = 0.0
 
     def fit(self, rows: Rows | None = None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
         """Return self; there is nothing to learn."""
@@ -84,6 +85,11 @@ class LeverageScale(Scale):
         if not 0 <= self.power < np.inf:
             raise ValueError(f"power must be finite and >= 0, such as 0.5; got {self.power!r}.")
         return self
+
+    @property
+    def leverage_exponent(self) -> float | None:
+        """The power, of posterior leverage."""
+        return float(self.power) if self.form == "posterior" else None
 
     def predict(self, rows: Rows) -> tuple[float, Array]:
         """Return shift 0 and width (1 + h)^power, (m, 1) or (m, q)."""

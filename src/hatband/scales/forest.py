@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.utils import check_random_state, gen_batches
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 
 # More rows than this are drawn anew for every tree, so that size and time of the forest stay bounded.
 LARGEST_SAMPLE = 10_000

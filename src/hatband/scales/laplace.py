@@ -5,9 +5,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
+from hatband.fitted.rows import Rows
 from hatband.geometry import Space
-from hatband.rows import Rows
 from hatband.scales.base import Scale, given
 from hatband.scales.columns import COLUMNS, check_columns, outputs
 from hatband.scales.envelope import Envelope

@@ -7,7 +7,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.utils.validation import has_fit_parameter
 
-from hatband._typing import Array
+from hatband.arrays.typing import Array
 from hatband.scales.forest import QuantileForest
 
 # Tails whose quantiles are averaged, relative to the tail beyond the level: extreme ones alone are noisy.

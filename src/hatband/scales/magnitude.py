@@ -4,9 +4,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hatband._typing import Array
-from hatband._validation import check_widths
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.checks import check_widths
+from hatband.fitted.rows import Rows
 from hatband.scales.base import Scale, given
 from hatband.scales.columns import COLUMNS, check_columns, design, outputs
 from hatband.scales.envelope import Envelope, smallest_width

@@ -5,8 +5,8 @@ from typing import Any
 
 from sklearn.base import clone
 
-from hatband._validation import check_some_residuals
-from hatband.rows import NoHonestResiduals, TrainingRows
+from hatband.checks import check_some_residuals
+from hatband.fitted.rows import NoHonestResiduals, TrainingRows
 from hatband.scales.auto import AutoScale
 from hatband.scales.base import Scale, with_context
 from hatband.scales.fixed import CallableScale, ConstantScale, LeverageScale

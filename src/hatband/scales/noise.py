@@ -9,9 +9,9 @@ from scipy.optimize import minimize_scalar
 from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
 
-from hatband._typing import Array
-from hatband._validation import check_widths
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.checks import check_widths
+from hatband.fitted.rows import Rows
 from hatband.scales.columns import design
 from hatband.scales.learners import fit_regressor
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from hatband._typing import Array
-from hatband.interval_metrics import interval_score
-from hatband.order_statistics import conformal_quantile
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.fitted.rows import Rows
+from hatband.formulas.metrics import interval_score
+from hatband.formulas.order_statistics import conformal_quantile
 from hatband.scales.base import Scale, band_of_one
 
 TRIAL_TREES = 25

@@ -5,9 +5,9 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from hatband._typing import Array
-from hatband._validation import check_in
-from hatband.rows import Rows
+from hatband.arrays.typing import Array
+from hatband.checks import check_in
+from hatband.fitted.rows import Rows
 from hatband.scales.base import Scale, given
 from hatband.scales.columns import outputs
 from hatband.scales.envelope import reach

@@ -1,0 +1,370 @@
+"""Every check of what a user passes in, and every message that says what was required, seen and to be done."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import check_array
+
+from hatband.arrays.typing import Array
+
+
+class CalibrationWarning(UserWarning):
+    """The calibration rows cannot support what was asked: intervals are infinite, or a guarantee is weaker."""
+
+
+class LeverageWarning(UserWarning):
+    """A leverage is infinite, inaccurate or uninformative."""
+
+
+def first_bad_row(array: Array) -> int | None:
+    """Index of the first row that holds a NaN or an infinity; None when all are finite."""
+    rows = np.asarray(array)
+    finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
+    return None if finite.all() else int(np.flatnonzero(~finite)[0])
+
+
+def check_finite(array: Array, name: str) -> None:
+    """Raise unless every entry of a numeric array (dense or sparse) is finite."""
+    values = np.asarray(getattr(array, "data", array) if hasattr(array, "indptr") else array)
+    if not np.issubdtype(values.dtype, np.floating):
+        return
+    # One sum is a cheap first look: it is finite for almost every array that is.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum(dtype=np.float64)):
+            return
+    if hasattr(array, "indptr"):
+        if not np.isfinite(values).all():
+            entry = int(np.flatnonzero(~np.isfinite(values))[0])
+            row = int(np.searchsorted(array.indptr, entry, side="right") - 1)
+            raise ValueError(_not_finite(name, row))
+        return
+    bad = first_bad_row(values)
+    if bad is not None:
+        raise ValueError(_not_finite(name, bad))
+
+
+def _not_finite(name: str, row: int) -> str:
+    return f"{name} must be finite; row {row} holds NaN or infinity. Impute or drop such rows first."
+
+
+def check_ridge(ridge: Any) -> Any:
+    """Return the ridge as a float, or as a float64 array when it has one entry per feature."""
+    try:
+        values = np.asarray(ridge, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.array(np.nan)
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError(f"ridge must be finite and >= 0 (0 is least squares); got {ridge!r}.")
+    return float(values) if values.ndim == 0 else values
+
+
+def check_weights(weights: Any, n_samples: int) -> Array:
+    """Return sample weights as float64 (n,)."""
+    values = np.asarray(weights, dtype=np.float64)
+    if values.ndim == 0:
+        values = np.full(n_samples, float(values))
+    if values.shape != (n_samples,):
+        raise ValueError(f"sample_weight must have one entry per row, shape ({n_samples},); got shape {values.shape}.")
+    bad = ~(np.isfinite(values) & (values >= 0))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise ValueError(f"sample_weight must be finite and >= 0; row {row} has {values[row]}.")
+    if not values.any():
+        raise ValueError("sample_weight must not be zero for every row; all weights are 0.")
+    return values
+
+
+def check_confidence_level(level: Any) -> tuple[list[Any], bool]:
+    """Return the levels as a list, and whether one number (not a list) was given."""
+    single = np.ndim(level) == 0
+    levels: Sequence[Any] = [level] if single else list(level)
+    if not levels:
+        raise ValueError("confidence_level must be a number in (0, 1) or a list of such; got an empty list.")
+    for value in levels:
+        check_level(value, "confidence_level")
+    return list(levels), single
+
+
+def check_target(y: Any) -> tuple[Array, bool]:
+    """Return y as float64 (n, q), and whether it came as one number per row."""
+    if y is None:
+        raise ValueError("This estimator requires y to be passed, but the target y is None.")
+    values = check_array(y, dtype="numeric", ensure_2d=False, ensure_all_finite=False, input_name="y")
+    if values.ndim > 2:
+        raise ValueError(f"y must have shape (n,) or (n, outputs); got shape {values.shape}.")
+    values = values.astype(np.float64)
+    check_finite(values, "y")
+    return (values[:, None], True) if values.ndim == 1 else (values, False)
+
+
+def check_prediction(prediction: Any, n_samples: int, n_outputs: int, name: str) -> Array:
+    """Return predictions as float64 (m, q); (m,) and (m, 1) are the same thing when y has one column."""
+    values = np.asarray(prediction, dtype=np.float64)
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.shape != (n_samples, n_outputs):
+        raise ValueError(
+            f"{name}.predict must return one value per row and output, shape ({n_samples}, {n_outputs}); "
+            f"got shape {values.shape}."
+        )
+    check_finite(values, f"the prediction of {name}")
+    return values
+
+
+def check_calibration_size(calibration_size: Any, n_samples: int) -> int:
+    """Return how many of n_samples rows calibrate: a fraction is rounded to the nearest row, an integer is exact."""
+    if isinstance(calibration_size, Integral) and not isinstance(calibration_size, bool):
+        size = int(calibration_size)
+    elif isinstance(calibration_size, Real) and 0 <= float(calibration_size) < 1:
+        size = max(1, round(n_samples * float(calibration_size))) if calibration_size else 0
+    else:
+        size = -1
+    if size < 0:
+        raise ValueError(
+            "calibration_size must be a fraction in [0, 1) or a number of rows >= 0 (0 trains only); "
+            f"got {calibration_size!r}."
+        )
+    if size >= n_samples:
+        raise ValueError(
+            f"calibration_size={calibration_size!r} asks for {size} of n_samples = {n_samples} rows, which leaves none "
+            "to train on; pass more rows or a smaller calibration_size."
+        )
+    return size
+
+
+def check_widths(width: Any, leverage_is_infinite: Callable[[], Array], n_samples: int, name: str) -> Array:
+    """Return widths as float64 (m, 1) or (m, q): positive, and infinite only where the leverage is."""
+    values = np.asarray(width, dtype=np.float64)
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim != 2 or len(values) != n_samples:
+        raise ValueError(f"{name} must return one width per row, {n_samples} of them; got shape {np.shape(width)}.")
+    bad = ~(values > 0)
+    infinite = np.isinf(values)
+    if infinite.any():
+        allowed = np.asarray(leverage_is_infinite()).reshape(n_samples, -1)
+        bad |= infinite & ~allowed
+    if bad.any():
+        row = int(np.flatnonzero(bad.any(axis=1))[0])
+        raise ValueError(f"{name} must return widths that are finite and > 0; row {row} has {values[row].tolist()}.")
+    return values
+
+
+def check_in(value: Any, allowed: Sequence[Any], name: str) -> None:
+    """Raise unless the value is one of those allowed."""
+    if not any(value is option or value == option for option in allowed):
+        raise ValueError(f"{name} must be one of {list(allowed)}; got {value!r}.")
+
+
+def check_level(level: Any, name: str = "a level") -> None:
+    """Raise unless a level is one number (float, Fraction, Decimal or NumPy scalar) strictly between 0 and 1."""
+    number = isinstance(level, (Real, Decimal)) and not isinstance(level, (bool, np.bool_))
+    # Decimal raises an error of its own when a NaN is ordered.
+    if not number or math.isnan(level) or not 0 < level < 1:
+        raise ValueError(f"{name} must be a number strictly between 0 and 1, such as 0.9; got {level!r}.")
+
+
+def check_no_nan(values: Array, name: str) -> None:
+    """Raise if an array of numbers holds a NaN; infinities pass."""
+    values = np.asarray(values)
+    if not np.issubdtype(values.dtype, np.floating) or not np.isnan(values).any():
+        return
+    row = int(np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))[0])
+    raise ValueError(f"{name} must not hold NaN; row {row} does. Drop or impute such rows first.")
+
+
+def check_likelihood_ratio(values: Array, name: str) -> None:
+    """Raise unless every weight of a weighted quantile is finite and >= 0."""
+    bad = ~(np.isfinite(values) & (np.asarray(values) >= 0))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise ValueError(f"{name} must be finite and >= 0; row {row} has {values[row]}.")
+
+
+def check_bounds(lower: Array, upper: Array) -> None:
+    """Raise unless lower <= upper everywhere, neither of them NaN."""
+    check_no_nan(lower, "lower")
+    check_no_nan(upper, "upper")
+    crossed = np.asarray(lower > upper)
+    if crossed.any():
+        row = int(np.flatnonzero(crossed.reshape(len(crossed), -1).any(axis=1))[0])
+        raise ValueError(f"lower must not exceed upper; row {row} has [{lower[row]}, {upper[row]}].")
+
+
+def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str, instead: str) -> None:
+    """Raise unless leave-one-out in closed form is exact for a model, or its tuning is accepted; warn about that."""
+    if exactness == "exact":
+        return
+    if exactness == "none":
+        raise ValueError(
+            f"{owner} needs a model that is a fixed linear smoother of y, such as LinearRegression, Ridge or "
+            f"KernelRidge; {model} with this geometry is none. Use {instead}, which refits any regressor."
+        )
+    if not allow_tuned:
+        raise ValueError(
+            f"{model} chose hyperparameters on the rows it is fitted to, which {owner} would have to choose anew for "
+            f"each refit. Fix them, use {instead}, or pass allow_tuned=True and lose the guarantee."
+        )
+    warnings.warn(
+        f"{model} chose hyperparameters on the same rows: intervals hold as if they had been fixed in advance, and the "
+        "coverage guarantee is lost.",
+        CalibrationWarning,
+        stacklevel=5,
+    )
+
+
+def check_smoother(predicted: Array, smooth: Array, total: Array, y: Array, name: str) -> None:
+    """Raise unless predictions (m,) are H y, or mean(y) + H (y - mean(y)), to 1e-3 of the spread of y."""
+    mean = float(y.mean())
+    scale = float(np.abs(y - mean).max()) or max(abs(mean), 1.0)
+    gaps = [float(np.abs(predicted - answer).max()) for answer in (smooth, mean + smooth - total * mean)]
+    if min(gaps) > 1e-3 * scale:
+        raise ValueError(
+            f"the predictions of {name} at its training rows must be those of the linear smoother that its geometry "
+            f"describes; they differ by {min(gaps):.3g}. Use the geometry of the model itself, these very rows for a "
+            "frozen model, and a solver that converges."
+        )
+
+
+def check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
+    """Raise unless a scale is a function of leverage alone, and one that is not fitted to residuals."""
+    name = type(scale).__name__
+    if not getattr(scale, "pointwise", False):
+        raise ValueError(
+            f"{owner} needs a scale that is a function of a row's leverage alone, because it has no refitted models to "
+            f"look at; {name} looks at more. Use scale='leverage' or 'constant', or CrossConformalRegressor, which "
+            "fits the scale in every fold."
+        )
+    if getattr(scale, "needs_residuals", False) and not allow_tuned:
+        raise ValueError(
+            f"{name} is fitted to the residuals of all rows, and {owner} would have to fit it anew without each. Use "
+            "scale='leverage', CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
+        )
+
+
+def check_kernel_size(n_samples: int, largest: int) -> None:
+    """Raise when an exact kernel would need more memory than it is allowed to."""
+    if n_samples > largest:
+        raise ValueError(
+            f"an exact kernel needs two n x n arrays and takes at most {largest} rows; got {n_samples}. Use a Pipeline "
+            "of scikit-learn's Nystroem and Ridge: its features are fixed, and leave-one-out stays exact."
+        )
+
+
+def check_folds(sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise unless every fold, given as (rows to train on, rows held out), has both."""
+    for number, (training, held) in enumerate(sizes):
+        if not training or not held:
+            raise ValueError(
+                f"every fold must train on some rows and hold out some; fold {number} trains on {training} and holds "
+                f"out {held}."
+            )
+    if not sizes:
+        raise ValueError("cv must yield at least one fold; got none.")
+
+
+def check_refittable(estimator: Any) -> None:
+    """Raise for a frozen estimator, of which no fold model can be made."""
+    if isinstance(estimator, FrozenEstimator):
+        raise ValueError(
+            "CrossConformalRegressor needs an estimator that it can refit without a fold; got a FrozenEstimator. Pass "
+            "the estimator itself, or use SplitConformalRegressor with fit_train and calibrate."
+        )
+
+
+def check_two_rows(y: Array, owner: str) -> None:
+    """Raise unless there are rows left when one is left out."""
+    if len(y) < 2:
+        raise ValueError(f"{owner} leaves one row out at a time and needs at least 2; got n_samples = {len(y)}.")
+
+
+def check_rows_for_noise(n_rows: int) -> None:
+    """Raise where there are too few rows to tell noise from a constant."""
+    if n_rows < 2:
+        raise ValueError(f"there must be at least 2 training rows to tell the noise from; got {n_rows}.")
+
+
+def check_single_output(y: Array, owner: str) -> None:
+    """Raise unless y (n, q) has one output."""
+    if y.shape[1] != 1:
+        raise ValueError(f"{owner} takes one output; got {y.shape[1]}. Fit one for each.")
+
+
+def check_not_positive(model: Any) -> None:
+    """Raise for a linear model whose coefficients are bounded: a Newton step would not know the bounds."""
+    if model.positive:
+        raise ValueError(
+            f"approximate leave-one-out of {type(model).__name__} needs positive=False; got positive=True. Use "
+            "CrossConformalRegressor."
+        )
+
+
+def check_probabilities(p: Any) -> tuple[list[Any], bool]:
+    """Return probabilities in [0, 1] as a list, and whether one number (not a list) was given."""
+    single = np.ndim(p) == 0
+    values = [p] if single else list(p)
+    for value in values:
+        if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)) or not 0 <= float(value) <= 1:
+            raise ValueError(f"p must be a probability from 0 to 1, or a list of such; got {value!r}.")
+    if not values:
+        raise ValueError("p must be a probability from 0 to 1, or a list of such; got an empty list.")
+    return values, single
+
+
+def check_target_for(y: Any, n_rows: int, n_outputs: int) -> Array:
+    """Return values of y as float64 (m, q), one per row and output or one for all; infinities pass."""
+    values = np.asarray(y, dtype=np.float64)
+    check_no_nan(np.atleast_1d(values), "y")
+    if values.ndim == 1 and n_outputs == 1:
+        values = values[:, None]
+    if values.ndim and values.shape != (n_rows, n_outputs):
+        raise ValueError(
+            f"y must be one number, or hold one value per row and output of the distribution, shape ({n_rows}, "
+            f"{n_outputs}); got shape {np.shape(y)}."
+        )
+    return np.broadcast_to(values, (n_rows, n_outputs))
+
+
+def check_one_level(level: Any) -> Any:
+    """Return a confidence level that must be one number."""
+    levels, single = check_confidence_level(level)
+    if not single:
+        raise ValueError(f"confidence_level must be one number here, not a list; got {level!r}.")
+    return levels[0]
+
+
+def check_interval_rows(y_true: Any, interval: Any, leverage: Any) -> tuple[Array, Array, Array]:
+    """Return targets (m,), intervals (m, 2) and leverages (m,) of the same rows as float arrays without NaN."""
+    y, bounds, h = (np.asarray(values, dtype=np.float64) for values in (y_true, interval, leverage))
+    if y.ndim != 1 or len(y) == 0 or bounds.shape != (len(y), 2) or h.shape != y.shape:
+        raise ValueError(
+            "y_true (m,), interval (m, 2) and leverage (m,) must describe the same m >= 1 rows, one output at one "
+            f"level; got shapes {y.shape}, {bounds.shape} and {h.shape}."
+        )
+    check_no_nan(y, "y_true")
+    check_no_nan(h, "leverage")
+    check_bounds(bounds[:, 0], bounds[:, 1])
+    return y, bounds, h
+
+
+def check_n_bins(n_bins: Any) -> int:
+    """Return a number of bins."""
+    if not isinstance(n_bins, Integral) or n_bins < 1:
+        raise ValueError(f"n_bins must be an integer >= 1; got {n_bins!r}.")
+    return int(n_bins)
+
+
+def check_some_residuals(n_rows: int, name: str) -> None:
+    """Raise where a scale is to learn from honest residuals and the model leaves none."""
+    if not n_rows:
+        raise ValueError(
+            f"{name} learns from residuals of rows that were left out; the model interpolates every training row, and "
+            "none of them is determined. Give the estimator a ridge > 0 or more rows than features, or use a scale "
+            "that learns from no residuals, such as 'leverage'."
+        )

@@ -1,0 +1,1 @@
+"""Scores, and for whom they are ranked: groups, shift, outputs taken together."""

@@ -1,0 +1,226 @@
+"""Coverage within groups: categories, or bins of leverage, each calibrated by its own rows (Mondrian)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import _safe_indexing
+
+from hatband._checks_calibration import check_at_least, check_columns, check_merge
+from hatband.arrays.typing import Array
+from hatband.checks import check_in
+from hatband.conformal.calibration.ranking import GroupedRanking, Ranking, positions
+from hatband.conformal.calibration.row_metadata import FromInputs, FromLeverage, Passed, Source, one_leverage
+from hatband.fitted.rows import Rows
+
+#: Bins of leverage expect this many times the rows that the level needs: fewer than it needs are then very rare.
+EXPECTED_OVER_NEEDED = 3
+
+
+class LeverageBins(BaseEstimator):
+    """k groups by leverage, cut at the quantiles i / k of the training rows' leave-one-out leverage h / (1 - h).
+
+    The edges come from training rows alone, and so does the merging of bins (from their share of training rows and the
+    number of calibration rows): each bin keeps the guarantee exactly.
+
+    Parameters
+    ----------
+    n_bins : int, default=5
+        Fewer where leverages are tied, or a bin would expect too few calibration rows.
+
+    Raises
+    ------
+    ValueError
+        In fit, if n_bins is not an integer >= 1.
+
+    Notes
+    -----
+    P(y in interval | bin of leverage) >= level. Where outputs have ridges of their own, the largest leverage counts.
+    Cost: one leverage per row.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from hatband import LeverageBins, SplitConformalRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = SplitConformalRegressor(groups=LeverageBins(3), random_state=0).fit(X, y)
+    >>> model.predict_interval(X)[1].shape
+    (442, 2)
+    """
+
+    def __init__(self, n_bins: int = 5) -> None:
+        self.n_bins = n_bins
+
+
+class Groups(BaseEstimator):
+    """Which group a row belongs to, and what becomes of groups that are small or were not seen in calibration.
+
+    Parameters
+    ----------
+    by : None, str, callable or LeverageBins, default=None
+        None: labels are passed as ``groups=`` to fit (or calibrate) and predict_interval. A string names a column of a
+        DataFrame, a callable makes labels (m,) from X, `LeverageBins` makes bins of leverage.
+    minimum_size : int or None, default=None
+        Fewest calibration rows that a group may calibrate with; None asks for no more than the level needs, and for
+        bins of leverage expects three times as many.
+    small : {"auto", "merge", "infinite", "pooled"}, default="auto"
+        What smaller groups get: "merge" (bins of leverage only) joins neighbours, "infinite" promises nothing,
+        "pooled" uses the threshold of all rows, which holds on average over groups and not in the group. "auto" merges
+        bins, and is "infinite" for other groups.
+    unseen : {"infinite", "pooled"}, default="infinite"
+        What groups get that calibration has not seen.
+
+    Raises
+    ------
+    ValueError
+        In fit, if a setting is none of these.
+
+    Notes
+    -----
+    P(y in interval | group) >= level for every group, when its calibration rows and new rows are exchangeable. Vovk,
+    Gammerman and Shafer (2005), section 4.5 (Mondrian conformal prediction); Vovk (2012).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from hatband import Groups, SplitConformalRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> older = Groups(by=lambda X: X[:, 0] > 0, unseen="pooled")
+    >>> SplitConformalRegressor(groups=older, random_state=0).fit(X, y).predict_interval(X)[1].shape
+    (442, 2)
+    """
+
+    def __init__(
+        self,
+        by: Any = None,
+        *,
+        minimum_size: int | None = None,
+        small: Literal["auto", "merge", "infinite", "pooled"] = "auto",
+        unseen: Literal["infinite", "pooled"] = "infinite",
+    ) -> None:
+        self.by = by
+        self.minimum_size = minimum_size
+        self.small = small
+        self.unseen = unseen
+
+
+@dataclass(frozen=True)
+class Column:
+    """Reads a column of a DataFrame.
+
+    Parameters
+    ----------
+    name : str
+    """
+
+    name: str
+
+    def __call__(self, X: Any) -> Any:
+        """Return the column."""
+        check_columns(X, self.name)
+        return _safe_indexing(X, self.name, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Bins:
+    """Bins of leverage: inner edges, and the share of training rows in each.
+
+    Parameters
+    ----------
+    edges : array (k - 1,)
+    shares : array (k,)
+    """
+
+    edges: Array
+    shares: Array
+
+    @classmethod
+    def of(cls, leverage: Array, n_bins: int) -> Self:
+        """Cut at quantiles of training leverages; tied edges become one."""
+        known = leverage[~np.isnan(leverage)]
+        inner = np.quantile(known, np.arange(1, n_bins) / n_bins, method="lower") if n_bins > 1 else np.empty(0)
+        edges = np.unique(inner)
+        counts = np.bincount(np.searchsorted(edges, known), minlength=len(edges) + 1)
+        return cls(edges, counts / counts.sum())
+
+    def merged(self, n_samples: int, minimum: int) -> Self:
+        """Join neighbours, from the smallest leverage on, until each bin expects `minimum` of `n_samples` rows."""
+        kept: list[int] = []
+        expected = 0.0
+        for index, share in enumerate(self.shares):
+            expected += n_samples * share
+            if expected >= minimum:
+                kept.append(index)
+                expected = 0.0
+        # The last bin has no upper edge: it takes what remains.
+        return replace(self, edges=self.edges[kept[:-1]])
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """Settings of groups, with what was learned from training rows.
+
+    Parameters
+    ----------
+    settings : Groups
+    bins : Bins or None
+    """
+
+    settings: Groups
+    bins: Bins | None = None
+
+    @classmethod
+    def of(cls, groups: Any, honest: Callable[[], Rows]) -> Self:
+        """Check settings, and cut bins of leverage at quantiles of honest training rows."""
+        settings = groups if isinstance(groups, Groups) else Groups(groups)
+        by = settings.by
+        check_in(settings.small, ("auto", "merge", "infinite", "pooled"), "small")
+        check_in(settings.unseen, ("infinite", "pooled"), "unseen")
+        if settings.minimum_size is not None:
+            check_at_least(settings.minimum_size, 1, "minimum_size")
+        if isinstance(by, LeverageBins):
+            return cls(settings, Bins.of(one_leverage(honest()), check_at_least(by.n_bins, 1, "n_bins")))
+        if not (by is None or isinstance(by, str) or callable(by)):
+            raise TypeError(
+                "groups must be None, the name of a column, a callable(X) -> labels, LeverageBins or Groups; got "
+                f"{type(by).__name__}. Labels themselves go to fit, calibrate and predict_interval."
+            )
+        check_merge(by, settings.small)
+        return cls(settings)
+
+    def at(self, n_samples: int, needed: int) -> Self:
+        """Return the grouping for a number of calibration rows: bins that would expect too few are joined."""
+        if self.bins is None or self.settings.small not in ("auto", "merge"):
+            return self
+        minimum = self.settings.minimum_size or EXPECTED_OVER_NEEDED * needed
+        return replace(self, bins=self.bins.merged(n_samples, minimum))
+
+    @property
+    def source(self) -> Source:
+        """Where the label of a row comes from."""
+        by = self.settings.by
+        if self.bins is not None:
+            return FromLeverage(self.bins.edges)
+        if by is None:
+            return Passed()
+        return FromInputs(Column(by) if isinstance(by, str) else by)
+
+    def ranking(self, labels: list[Any], inner: Ranking) -> GroupedRanking:
+        """Return the ranking within groups, given the labels of the calibration rows."""
+        everyone, nobody = np.arange(len(labels)), np.arange(0)
+        members = positions(labels)
+        if self.bins is not None:
+            members = {label: members.get(label, nobody) for label in range(len(self.bins.edges) + 1)}
+        # Bins that were to be merged are as they were planned: their counts must not decide anything.
+        counted = self.bins is None or self.settings.small in ("infinite", "pooled")
+        minimum = (self.settings.minimum_size or 1) if counted else 1
+        instead = everyone if self.settings.small == "pooled" else nobody
+        return GroupedRanking(
+            pools={label: rows if len(rows) >= minimum else instead for label, rows in members.items()},
+            unseen=everyone if self.settings.unseen == "pooled" else nobody,
+            sizes={label: len(rows) for label, rows in members.items()},
+            minimum_size=minimum,
+            inner=inner,
+        )

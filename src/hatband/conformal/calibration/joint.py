@@ -1,0 +1,81 @@
+"""One threshold for all outputs of a row at once, beside one for each."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hatband.arrays.typing import Array
+from hatband.fitted.rows import NoHonestResiduals, Rows, TrainingRows
+
+
+class Outputs(ABC):
+    """What a threshold is to hold for: each output by itself, or all outputs of a row."""
+
+    @abstractmethod
+    def quantile(self, scores: Array, rank: Callable[[Array], Array]) -> Array:
+        """Return thresholds, (q,) or (m, q), of scores (n, q), ranked by `rank`."""
+
+
+class EachOutput(Outputs):
+    """Each output by itself: q thresholds, each with its own probability."""
+
+    def quantile(self, scores: Array, rank: Callable[[Array], Array]) -> Array:
+        """Rank the scores of each output."""
+        return rank(scores)
+
+
+@dataclass(frozen=True, eq=False)
+class JointBox(Outputs):
+    """All outputs at once: the threshold of max_j score_j / spread_j, times spread_j.
+
+    Parameters
+    ----------
+    spread : array (q,)
+        Size of each output's scores on training rows, so that no output decides alone.
+
+    Notes
+    -----
+    The maximum is one number per row, so its threshold holds for the whole row with the stated probability.
+    Diquigiovanni, Fontana and Vantini (2022), *Conformal prediction bands for multivariate functional data*, with one
+    spread per output.
+    """
+
+    spread: Array
+
+    def quantile(self, scores: Array, rank: Callable[[Array], Array]) -> Array:
+        """Rank the largest of each row's scores, in units of their spread."""
+        return rank((scores / self.spread).max(axis=1, keepdims=True)) * self.spread
+
+
+def fit_outputs(
+    joint: bool, scale: Any, honest: Callable[[], TrainingRows], seen: Callable[[], tuple[Rows, Array]], level: Any
+) -> Outputs:
+    """Return how outputs share a threshold; a joint box takes its proportions from scores of training rows.
+
+    Parameters
+    ----------
+    joint : bool
+    scale : fitted scale
+    honest : callable() -> TrainingRows
+        Rows as if each had not been seen, with residuals.
+    seen : callable() -> (Rows, residuals)
+        The same rows as the model sees them, for a frozen model that has no honest residuals.
+    level : float
+        The box is cut where the outputs hold with this probability each.
+    """
+    if not joint:
+        return EachOutput()
+    try:
+        rows, residuals = honest()[:2]
+    except NoHonestResiduals:
+        rows, residuals = seen()
+    shift, width = scale.predict(rows)
+    width = np.asarray(width).reshape(len(rows), -1)
+    scores = np.abs((residuals - shift) / width)
+    defined = np.isfinite(scores).all(axis=1)
+    spread = np.quantile(scores[defined], float(level), axis=0) if defined.any() else np.ones(scores.shape[1])
+    # An output that the model knows exactly has no size of its own; any positive one keeps the guarantee.
+    return JointBox(np.where(spread > 0, spread, np.where(spread.max() > 0, spread.max(), 1.0)))

@@ -1,0 +1,1 @@
+"""Intervals from every row: jackknife+, CV+, and Newton steps of convex models."""

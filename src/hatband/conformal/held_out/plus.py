@@ -1,0 +1,146 @@
+"""Intervals from models that each held out some training rows: jackknife+, CV+, their min-max and plain forms."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hatband.arrays.typing import Array
+from hatband.formulas.order_statistics import conformal_quantile, kth_smallest, upper_rank
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What `fit` was given, after its checks.
+
+    Parameters
+    ----------
+    X : array, sparse matrix or DataFrame of n rows
+    y : array (n, q)
+        Targets.
+    values : array (n,) or (n, q)
+        The same in the shape that they came in, which is what an estimator gets.
+    weight : array (n,), or None
+    fit_params : dict
+    groups : array (n,), or None
+    """
+
+    X: Any
+    y: Array
+    values: Array
+    weight: Array | None
+    fit_params: dict[str, Any]
+    groups: Any = None
+
+
+class Reach(NamedTuple):
+    """For some new rows and one output: what each held-out row says of where y may lie.
+
+    Parameters
+    ----------
+    part : slice or array of int
+        Which new rows.
+    output : int
+        Which output.
+    low, high : array (b, n)
+        mu_-i(x) -+ spread_i width_-i(x), in the units of y; infinite where nothing is known.
+    below, above : int
+        Held-out rows that are left out because their `high` is known to lie below that of every rank asked for, and
+        their `low` above; and the reverse.
+    """
+
+    part: Any
+    output: int
+    low: Array
+    high: Array
+    below: int = 0
+    above: int = 0
+
+
+class HeldOut(ABC):
+    """Models that have each not seen one or some of the training rows, and the scores of the rows they have not seen.
+
+    `scores` (n, q) are signed, (y_i - mu_-i(x_i)) / width_-i(x_i); infinite where leaving a row out leaves no model.
+    """
+
+    scores: Array
+    estimator: Any
+    space: Any
+    scale: Any
+
+    @abstractmethod
+    def features(self, X: Any) -> Any:
+        """Return what the other verbs take for rows X; preprocessing runs here, once per call."""
+
+    @abstractmethod
+    def prediction(self, features: Any) -> Array:
+        """Return what the model of all rows predicts on the scale of y (m, q)."""
+
+    @abstractmethod
+    def width(self, features: Any) -> Array:
+        """Return the scale's width for the model of all rows (m, 1) or (m, q)."""
+
+    @abstractmethod
+    def around(self, features: Any, spread: Array) -> Iterator[Reach]:
+        """Yield mu_-i(x) -+ spread_i width_-i(x) for spread (n, q), a block of new rows at a time."""
+
+    @abstractmethod
+    def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
+        """Yield what `around` does, but for held-out rows that cannot hold these ranks among the n `high`."""
+
+    @abstractmethod
+    def center(self, features: Any, spread: Array) -> tuple[Array, Array]:
+        """Return mu(x) -+ spread width(x) (m, q) of the model of all rows, for spread (q,)."""
+
+
+Bounds = tuple[Array, Array]
+
+
+def plus(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Bounds]:
+    """Return the floor((n+1)(1-level))-th smallest mu_-i - R_i w_-i, the ceil((n+1)level)-th smallest mu_-i + R_i w_-i.
+
+    Barber, Candes, Ramdas and Tibshirani (2021), *Predictive inference with the jackknife+*, equations 1.5 and 4.1.
+    """
+    n, q = held.scores.shape
+    bounds = np.full((len(levels), 2, m, q), np.inf)
+    bounds[:, 0] = -np.inf
+    finite = [(place, upper_rank(n, level)) for place, level in enumerate(levels) if upper_rank(n, level) <= n]
+    if finite:
+        for part, j, low, high, below, above in held.near(features, np.abs(held.scores), [k for _, k in finite]):
+            for place, k in finite:
+                bounds[place, 0, part, j] = kth_smallest(low, n + 1 - k - above, axis=1)
+                bounds[place, 1, part, j] = kth_smallest(high, k - below, axis=1)
+    return [_uncrossed(lower, upper) for lower, upper in bounds]
+
+
+def _uncrossed(lower: Array, upper: Array) -> Bounds:
+    """Below level 1/2 the ends may cross, and the interval is one point between them."""
+    crossed = lower > upper
+    middle = np.where(crossed, (np.where(crossed, lower, 0) + np.where(crossed, upper, 0)) / 2, 0)
+    return np.where(crossed, middle, lower), np.where(crossed, middle, upper)
+
+
+def minmax(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Bounds]:
+    """Return min_i and max_i of mu_-i -+ t w_-i, t the conformal quantile of the scores: Barber et al. (2021), A.3."""
+    return [_extremes(held, features, m, threshold) for threshold in _thresholds(held, levels)]
+
+
+def _extremes(held: HeldOut, features: Any, m: int, threshold: Array) -> Bounds:
+    lower, upper = np.empty((2, m, held.scores.shape[1]))
+    for part, j, low, high, *_ in held.around(features, np.broadcast_to(threshold, held.scores.shape)):
+        lower[part, j], upper[part, j] = low.min(axis=1), high.max(axis=1)
+    return lower, upper
+
+
+def base(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Bounds]:
+    """Return mu -+ t w of the model of all rows, t the conformal quantile of the held-out scores: no guarantee."""
+    return [held.center(features, threshold) for threshold in _thresholds(held, levels)]
+
+
+def _thresholds(held: HeldOut, levels: list[Any]) -> list[Array]:
+    return [conformal_quantile(np.abs(held.scores), level) for level in levels]
+
+
+METHODS = {"plus": plus, "minmax": minmax, "base": base}

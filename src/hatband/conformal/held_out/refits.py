@@ -1,0 +1,185 @@
+"""Folds: which rows each model has not seen, and the models that are refitted without them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from joblib import Parallel, delayed  # type: ignore[import-untyped]
+from sklearn.base import clone
+from sklearn.model_selection import check_cv
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples
+
+from hatband.arrays.typing import Array
+from hatband.checks import check_folds
+from hatband.conformal.band import band_of
+from hatband.conformal.base import BaseSplitConformal
+from hatband.conformal.held_out.plus import Given, HeldOut, Reach
+from hatband.conformal.held_out.progress import reported
+from hatband.fitted.cross_leverage import row_blocks
+from hatband.fitted.rows import new_rows, take_rows
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One model's rows.
+
+    Parameters
+    ----------
+    training, held : array of int
+        Positions of the rows it is trained on, and of those that it has not seen and is scored on.
+    scores : array of int
+        Places of its scores among all scores.
+    """
+
+    training: Array
+    held: Array
+    scores: Array
+
+
+def folds_of(cv: Any, given: Given) -> list[Fold]:
+    """Return the folds of a splitter, an iterable of pairs, or a number of folds.
+
+    Scores stand in the order of the rows when each row is held out once, else fold after fold.
+
+    Raises
+    ------
+    ValueError
+        If a fold holds out no row or trains on none.
+    """
+    y = given.y
+    target = y[:, 0] if y.shape[1] == 1 else y
+    splits = check_cv(cv).split(given.X, target, given.groups)
+    pairs = [(np.asarray(training), np.asarray(held)) for training, held in splits]
+    check_folds([(len(training), len(held)) for training, held in pairs])
+    every = np.concatenate([held for _, held in pairs])
+    once = len(every) == len(y) and len(np.unique(every)) == len(y)
+    ends = np.cumsum([len(held) for _, held in pairs])
+    places = [held if once else np.arange(end - len(held), end) for (_, held), end in zip(pairs, ends, strict=True)]
+    return [Fold(training, held, place) for (training, held), place in zip(pairs, places, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Refitted(HeldOut):
+    """K models, each trained without one fold and scored on it; leverage and scale are fitted inside the fold.
+
+    Parameters
+    ----------
+    whole : BaseSplitConformal
+        Trained on all rows.
+    models : sequence of BaseSplitConformal
+        Trained on one fold each.
+    places : sequence of array of int
+        Places of each model's scores.
+    scores : array (n, q)
+    block_size : int or None
+    """
+
+    whole: BaseSplitConformal
+    models: Sequence[BaseSplitConformal]
+    places: Sequence[Array]
+    scores: Array
+    block_size: int | None = None
+    refitted: bool = field(default=True, init=False)
+
+    @classmethod
+    def of(
+        cls,
+        whole: BaseSplitConformal,
+        folds: Sequence[Fold],
+        given: Given,
+        *,
+        n_jobs: int | None,
+        block_size: int | None,
+        owner: Any = None,
+    ) -> Self:
+        """Train a model like `whole` on each fold, and tell the callbacks of `owner` about each."""
+        runs = Parallel(n_jobs=n_jobs, return_as="generator")(
+            delayed(_trained)(clone(whole), given, fold) for fold in folds
+        )
+        trained = list(runs if owner is None else reported(owner, runs, len(folds)))
+        scores = np.empty((sum(len(fold.held) for fold in folds), whole.n_outputs_))
+        for fold, (_, own) in zip(folds, trained, strict=True):
+            scores[fold.scores] = own
+        return cls(whole, [model for model, _ in trained], [fold.scores for fold in folds], scores, block_size)
+
+    @property
+    def estimator(self) -> Any:
+        """The estimator fitted to all rows."""
+        return self.whole.estimator_
+
+    @property
+    def space(self) -> Any:
+        """The space of the model of all rows."""
+        return self.whole.space_
+
+    @property
+    def scale(self) -> Any:
+        """The scale of the model of all rows."""
+        return self.whole.scale_
+
+    def features(self, X: Any) -> Any:
+        """Return X: every model has preprocessing of its own."""
+        return X
+
+    def prediction(self, features: Any) -> Array:
+        """Return what the model of all rows predicts (m, q)."""
+        return np.asarray(self.whole.predict(features), dtype=np.float64).reshape(-1, self.whole.n_outputs_)
+
+    def width(self, features: Any) -> Array:
+        """Return the width of the model of all rows (m, 1) or (m, q)."""
+        width = self.whole.predict(features, return_std=True)[1]
+        return np.asarray(width).reshape(-1, self.whole.n_outputs_)
+
+    def center(self, features: Any, spread: Array) -> tuple[Array, Array]:
+        """Return mu(x) -+ spread width(x) (m, q)."""
+        low, high = _ends(self.whole, *_band(self.whole, features), spread[None])
+        return low[:, 0], high[:, 0]
+
+    def around(self, features: Any, spread: Array) -> Iterator[Reach]:
+        """Yield mu_-k(x) -+ spread_i width_-k(x), k the model that has not seen row i."""
+        m, (n, q) = _num_samples(features), spread.shape
+        for outer in row_blocks(m, len(self.models) * q, None):
+            rows = _safe_indexing(features, np.arange(m)[outer])
+            bands = [_band(model, rows) for model in self.models]
+            for inner in row_blocks(outer.stop - outer.start, n * q, self.block_size):
+                low, high = self._block([(center[inner], width[inner]) for center, width in bands], spread)
+                part = slice(outer.start + inner.start, outer.start + inner.stop)
+                yield from (Reach(part, j, low[..., j], high[..., j]) for j in range(q))
+
+    def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
+        """Yield what `around` does."""
+        return self.around(features, spread)
+
+    def _block(self, bands: list[tuple[Array, Array]], spread: Array) -> tuple[Array, Array]:
+        low, high = np.empty((2, len(bands[0][0]), *spread.shape))
+        for model, band, places in zip(self.models, bands, self.places, strict=True):
+            low[:, places], high[:, places] = _ends(model, *band, spread[places])
+        return low, high
+
+
+def _trained(model: BaseSplitConformal, given: Given, fold: Fold) -> tuple[BaseSplitConformal, Array]:
+    """Return a model trained on the rows of a fold, and the scores of the rows held out."""
+    n, rows, weight = len(given.y), fold.training, given.weight
+    params = {name: take_rows(value, rows, n) for name, value in given.fit_params.items()}
+    weight = None if weight is None else weight[rows]
+    model.fit_train(take_rows(given.X, rows, n), given.values[rows], weight, **params)
+    center, width = _band(model, take_rows(given.X, fold.held, n))
+    return model, (model.target_.forward(given.y[fold.held]) - center) / width
+
+
+def _band(model: BaseSplitConformal, X: Any) -> tuple[Array, Array]:
+    return band_of(model.scale_, new_rows(model.model_, model.space_, X, model.n_outputs_), model.target_)
+
+
+def _ends(model: BaseSplitConformal, center: Array, width: Array, spread: Array) -> tuple[Array, Array]:
+    """Return center -+ spread_i width (m, k, q) in the units of y; infinite where the width is, or y has no value."""
+    shape = (len(center), *spread.shape)
+    with np.errstate(invalid="ignore"):
+        reach = np.where(np.isinf(width)[:, None], np.inf, width[:, None] * spread)
+    low, high = (
+        model.target_.backward(end.reshape(-1, shape[2])).reshape(shape)
+        for end in (center[:, None] - reach, center[:, None] + reach)
+    )
+    return np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)

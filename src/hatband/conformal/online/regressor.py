@@ -1,0 +1,400 @@
+"""Conformal prediction for streams: predict a row, learn from it, and move the level towards the coverage asked for."""
+
+import warnings
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import check_consistent_length
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from hatband._checks_online import (
+    check_count,
+    check_one_ridge,
+    check_same_outputs,
+    check_squares,
+    check_streaming_scale,
+    check_window,
+)
+from hatband.arrays.typing import Array
+from hatband.checks import (
+    CalibrationWarning,
+    LeverageWarning,
+    check_confidence_level,
+    check_finite,
+    check_in,
+    check_target,
+    check_weights,
+)
+from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
+from hatband.conformal.intervals import layout
+from hatband.conformal.online.calibration import Calibration
+from hatband.conformal.online.levels import as_adaptation
+from hatband.conformal.online.ridge import Block, Seen, StreamingRidge
+from hatband.conformal.online.stream import Followed, Stream
+from hatband.formulas.order_statistics import minimum_calibration_size
+from hatband.geometry.convert import as_numbers, dense_inputs, kept
+from hatband.scales import as_scale
+
+
+class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
+    """Intervals mu(x) -+ q_t (1 + h(x))^1/2 for streams: ridge that learns row by row, at a level that corrects itself.
+
+    Every row is predicted by the model of the rows before it, scored, and then learned; the threshold q_t is an order
+    statistic of the latest scores at a level that moves so that the coverage asked for is met in the long run, drift or
+    not. What comes out does not depend on the blocks that rows arrive in.
+
+    Parameters
+    ----------
+    ridge : float, default=1.0
+        Ridge in the sum convention |y - Phi b|^2 + ridge |b|^2, as in ``sklearn.linear_model.Ridge``.
+    fit_intercept : bool, default=True
+        Whether there is an intercept, which is not penalised.
+    transformer : transformer or None, default=None
+        Feature map: cloned and fitted to the X of the first block, then fixed; ``FrozenEstimator(transformer)`` keeps a
+        fitted one. None uses the columns as they are.
+    window : int or None, default=None
+        Number of latest rows that the model is made of, up to three blocks more (see Notes); None for all rows.
+    scale : "leverage", "constant" or a scale of leverage alone, default="leverage"
+        The shape of the band.
+    adaptation : "aggregated", "adaptive", "fixed" or LevelAdaptation, default="aggregated"
+        How the level moves: `AggregatedLevel` (DtACI), `AdaptiveLevel` (adaptive conformal inference), `FixedLevel`.
+    calibration_size : int, default=1000
+        Number of latest scores that thresholds are taken from.
+    confidence_level : float or list of float, default=0.9
+        Levels that are followed.
+    symmetric : bool, default=True
+        One threshold for both sides; False follows each side by itself, with half of the miscoverage.
+
+    Attributes
+    ----------
+    scores_ : array (n, q)
+        Signed scores (y - mu) / (1 + h)^1/2 of the latest rows, at most `calibration_size` of them.
+    window_size_ : int
+        Number of latest rows that the model is made of.
+    n_samples_seen_ : int
+        Number of rows since `fit`, or since the first `partial_fit`.
+    transformer_ : fitted transformer or None
+    scale_ : fitted scale
+
+    Notes
+    -----
+    With "adaptive", for ANY stream, of T rows in turn the share that the intervals of `predict_then_fit` miss exceeds
+    1 - confidence_level by at most (max(level, 1 - level) + step) / (step T); to that end they become infinite for a
+    while where rows grow ever stranger. With symmetric=False this holds on each side. "aggregated" needs no step and
+    keeps regret bounds instead; "fixed" is valid for exchangeable rows. Rows of infinite leverage (the first; with
+    ridge=0 a new direction) have infinite intervals, are learned, but neither scored nor counted. Rows that come
+    before there are scores enough for a level have infinite intervals too and do not move it.
+
+    O(d^2) operations per row: one factorisation per block of b = max(64, d) rows (window / 8, where that is less), and
+    rank-one steps between. Memory: d^2 numbers, b (b + 2 d) for rows since the factorisation, 4 `calibration_size` per
+    output, and, with a window, d^2 for each of window / b blocks, of which none is ever subtracted. The parameters are
+    read when a stream starts. Gibbs and Candes (2021, 2024); Brown, Durbin and Evans (1975) for the scores, their
+    recursive residuals.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband import OnlineConformalRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((3000, 3))
+    >>> y = X @ [1.0, 2.0, 3.0] + np.linspace(1, 5, 3000) * rng.standard_normal(3000)  # noise grows
+    >>> model = OnlineConformalRegressor(window=500)
+    >>> y_pred, interval = model.predict_then_fit(X, y)  # each row by what was known before it
+    >>> bool(abs(np.mean((interval[:, 0] <= y) & (y <= interval[:, 1])) - 0.9) < 0.01)
+    True
+    >>> y_pred, interval = model.partial_fit(X[:10], y[:10]).predict_interval(X[:5])
+    >>> interval.shape
+    (5, 2)
+    """
+
+    transformer_: Any
+    _stream: Stream
+    _single_target: bool
+
+    def __init__(
+        self,
+        *,
+        ridge: float = 1.0,
+        fit_intercept: bool = True,
+        transformer: Any = None,
+        window: int | None = None,
+        scale: Any = "leverage",
+        adaptation: Any = "aggregated",
+        calibration_size: int = 1000,
+        confidence_level: Any = 0.9,
+        symmetric: bool = True,
+    ) -> None:
+        self.ridge = ridge
+        self.fit_intercept = fit_intercept
+        self.transformer = transformer
+        self.window = window
+        self.scale = scale
+        self.adaptation = adaptation
+        self.calibration_size = calibration_size
+        self.confidence_level = confidence_level
+        self.symmetric = symmetric
+
+    # ---------------------------------------------------------------- learning
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Start anew, and follow these rows in their order.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of n rows
+        y : array-like (n,) or (n, q)
+            Target, finite.
+        sample_weight : array-like (n,), optional
+            Importance in the regression, >= 0; scores and levels count every row once.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If features or y hold NaN or infinity, a weight is negative, or a parameter is out of range; the object
+            stays as it was.
+        """
+        self._follow(X, y, sample_weight, starts=True)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Follow more rows: predict, score and learn one after the other. A first call starts a stream.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            As in `fit`; also if columns or outputs differ from those so far.
+        """
+        self._follow(X, y, sample_weight, starts=not self._is_started())
+        return self
+
+    def predict_then_fit(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Array, Array]:
+        """Follow more rows as `partial_fit` does, and return what was said of each row before it was learned.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+
+        Returns
+        -------
+        prediction : array (n,) or (n, q)
+        interval : array (n, 2), (n, q, 2), (n, 2, L) or (n, q, 2, L)
+            At the constructor's levels; (-inf, inf) while there are too few scores.
+
+        Raises
+        ------
+        ValueError
+            As in `partial_fit`.
+        """
+        followed = self._follow(X, y, sample_weight, starts=not self._is_started())
+        single_level = np.ndim(self.confidence_level) == 0
+        return self._shaped(followed.seen), self._intervals(followed.seen, followed.thresholds(), single_level)
+
+    def _follow(self, X: Any, y: Any, sample_weight: Any, *, starts: bool) -> Followed:
+        """Follow rows, and change nothing before all of them are through."""
+        target, single = check_target(y)
+        check_consistent_length(X, target)
+        weight = np.ones(len(target)) if sample_weight is None else check_weights(sample_weight, len(target))
+        with input_names_kept_on_failure(self):
+            X = self._checked(X, reset=starts)
+            transformer = self._fitted_transformer(X) if starts else self.transformer_
+            features = _features(transformer, X)
+            stream = self._start(features.shape[1], target.shape[1]) if starts else self._stream
+            check_same_outputs(target.shape[1], stream.calibration.n_outputs)
+            followed, stream = stream.follow(Block(features, target, weight))
+        if starts:
+            self.transformer_, self._single_target = transformer, single
+        self._stream = stream
+        return followed
+
+    def _start(self, n_features: int, n_outputs: int) -> Stream:
+        """Read the parameters, and return a stream before its first row."""
+        levels, _ = check_confidence_level(self.confidence_level)
+        size = check_count(self.calibration_size, "calibration_size")
+        check_in(self.symmetric, (True, False), "symmetric")
+        scale = as_scale(self.scale, levels[0])
+        check_streaming_scale(scale)
+        model = StreamingRidge.empty(
+            n_features,
+            n_outputs,
+            ridge=check_one_ridge(self.ridge),
+            fit_intercept=bool(self.fit_intercept),
+            window=check_window(self.window),
+        )
+        adaptation = as_adaptation(self.adaptation)
+        calibration = Calibration.empty(adaptation, levels, bool(self.symmetric), n_outputs, size)
+        return Stream(model, scale.fit(None), calibration)
+
+    def _fitted_transformer(self, X: Any) -> Any:
+        if self.transformer is None or isinstance(self.transformer, FrozenEstimator):
+            return self.transformer
+        return clone(self.transformer).fit(kept(X, self.transformer))
+
+    # ---------------------------------------------------------------- prediction
+
+    def predict(self, X: Any, *, return_interval: bool = False, confidence_level: Any = None) -> Any:
+        """Predict with what has been learned so far, on request with intervals.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of m rows
+        return_interval : bool, default=False
+            Return (prediction, interval), as `predict_interval` does; this reaches through an outer Pipeline.
+        confidence_level : float or list of float, optional
+            As in `predict_interval`.
+
+        Returns
+        -------
+        prediction : array (m,) or (m, q)
+        """
+        if return_interval:
+            return self.predict_interval(X, confidence_level)
+        return self._shaped(self._seen(X, "predict"))
+
+    def predict_interval(self, X: Any, confidence_level: Any = None) -> tuple[Array, Array]:
+        """Predict rows to come, with intervals at the level as it stands now.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of m rows
+        confidence_level : float or list of float in (0, 1), optional
+            The constructor's by default. A level that is not among those is taken through the latest
+            `calibration_size` rows first, as if it had been followed since.
+
+        Returns
+        -------
+        prediction : array (m,) or (m, q)
+        interval : array (m, 2), (m, q, 2), (m, 2, L) or (m, q, 2, L)
+
+        Raises
+        ------
+        NotFittedError
+            If no row has been followed.
+        ValueError
+            If a level is not inside (0, 1).
+
+        Notes
+        -----
+        The long-run guarantee counts one row at a time. All rows of one call get the level of the first.
+        """
+        levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
+        seen = self._seen(X, "predict_interval")
+        self._warn_if_infinite(levels, seen)
+        thresholds = [self._stream.calibration.thresholds(level) for level in levels]
+        return self._shaped(seen), self._intervals(seen, thresholds, single)
+
+    def leverage(self, X: Any) -> Array:
+        """Return h(x) = phi(x)' A^-1 phi(x) of each row under the rows that the model is made of now.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of m rows
+
+        Returns
+        -------
+        leverage : array (m,)
+            Infinite outside the row space of a model without ridge.
+        """
+        return self._seen(X, "leverage").leverage
+
+    @property
+    def scores_(self) -> Array:
+        """Signed scores (n, q) of the latest rows."""
+        check_is_fitted(self, "_stream")
+        return self._stream.calibration.scores
+
+    @property
+    def scale_(self) -> Any:
+        """The fitted scale."""
+        check_is_fitted(self, "_stream")
+        return self._stream.scale
+
+    @property
+    def window_size_(self) -> int:
+        """Number of latest rows that the model is made of."""
+        check_is_fitted(self, "_stream")
+        return self._stream.model.n_samples
+
+    @property
+    def n_samples_seen_(self) -> int:
+        """Number of rows of the stream."""
+        check_is_fitted(self, "_stream")
+        return self._stream.n_samples
+
+    def _seen(self, X: Any, caller: str) -> Seen:
+        if not self._is_started():
+            check_is_fitted(
+                self,
+                "_stream",
+                msg=f"This %(name)s instance is not fitted yet. Call fit or partial_fit before {caller}.",
+            )
+        return self._stream.model.seen(_features(self.transformer_, self._checked(X, reset=False)))
+
+    def _shaped(self, seen: Seen) -> Array:
+        return shaped_like_target(seen.prediction, seen.prediction.shape[1], self._single_target)
+
+    def _intervals(self, seen: Seen, thresholds: list[tuple[Array, Array]], single_level: bool) -> Array:
+        pairs = [self._stream.bounds(seen, lower, upper) for lower, upper in thresholds]
+        return layout(pairs, self._single_target, single_level)
+
+    def _warn_if_infinite(self, levels: list[Any], seen: Seen) -> None:
+        needed = max(minimum_calibration_size(level, bool(self.symmetric)) for level in levels)
+        if len(self.scores_) < needed:
+            warnings.warn(
+                f"{len(self.scores_)} scores cannot support confidence level {max(levels, key=float)}: its intervals "
+                f"are (-inf, inf). At least {needed} rows must be followed first, and calibration_size allow as many.",
+                CalibrationWarning,
+                stacklevel=3,
+            )
+        outside = int(np.isinf(seen.leverage).sum())
+        if outside:
+            warnings.warn(
+                f"{outside} of {len(seen.leverage)} rows lie outside the span of the rows so far (infinite leverage): "
+                "their intervals are (-inf, inf). A ridge > 0 makes them finite.",
+                LeverageWarning,
+                stacklevel=3,
+            )
+
+    # ---------------------------------------------------------------- input, scikit-learn
+
+    def _is_started(self) -> bool:
+        return "_stream" in vars(self)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._is_started()
+
+    def _checked(self, X: Any, *, reset: bool) -> Any:
+        """Check X: as numbers when it is the features itself, else for shape and names only."""
+        if (self.transformer if reset else self.transformer_) is not None:
+            return check_rows(self, X, reset=reset)
+        return validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite=False)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.regressor_tags.poor_score = True
+        return tags
+
+
+def _features(transformer: Any, X: Any) -> Array:
+    """Features (n, d) in float64, dense and finite."""
+    values = X if transformer is None else dense_inputs(as_numbers(transformer.transform(kept(X, transformer))), None)
+    check_finite(values, "X" if transformer is None else "the features")
+    features = np.asarray(values, dtype=np.float64)
+    check_squares(features)
+    return features

@@ -1,0 +1,251 @@
+"""Ridge that follows a stream: the prediction and leverage of every row by the model of all rows before it.
+
+Rows since the last factorisation are `pending`. With H their cross-leverages under it, W their weights and
+W^-1 + H = L L', row i of L holds what row i shares with those before it: its leverage once they are seen is
+h_ii - sum_j<i L_ij^2, and L^-1 (y - prediction) are its standardised errors - with unit weights
+(y_i - prediction_i) / (1 + h_i)^1/2, the recursive residuals of Brown, Durbin and Evans (1975).
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+
+from hatband.arrays.typing import Array, Float
+from hatband.conformal.online.window import RowMemory, row_memory
+from hatband.linalg import Factor, TriangularStatistics
+
+# Pending rows are worked out as differences from the factor: beyond this leverage they would lose too many digits.
+_LARGEST_LEVERAGE = 1e6
+# Rows between two factorisations, unless there are more features.
+_BLOCK = 64
+# A row of weight 0 has infinite noise; this much leaves no trace either, and its root can be divided by.
+_LEAST_WEIGHT = 1e-300
+
+
+class Block(NamedTuple):
+    """Consecutive rows of a stream."""
+
+    features: Float[Array, "b d"]
+    y: Float[Array, "b q"]
+    weights: Float[Array, " b"]
+
+    def take(self, part: slice) -> "Block":
+        """Return some of the rows."""
+        return Block(self.features[part], self.y[part], self.weights[part])
+
+    def join(self, other: "Block") -> "Block":
+        """Return these rows and others after them."""
+        features, y, weights = (np.concatenate(pair) for pair in zip(self, other, strict=True))
+        return Block(features, y, weights)
+
+
+class Seen(NamedTuple):
+    """What the model of the rows before each row said of it."""
+
+    prediction: Float[Array, "m q"]
+    leverage: Float[Array, " m"]
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The model as of the last factorisation; without a factor there were no rows yet.
+
+    Parameters
+    ----------
+    factor : Factor or None
+        Of A = Phi'W Phi + ridge.
+    slopes : array of shape (d, q)
+        Of the ridge regression.
+    mean, y_mean : array of shape (d,) and (q,)
+        Where it passes through; zeros without an intercept.
+    """
+
+    factor: Factor | None
+    slopes: Float[Array, "d q"]
+    mean: Float[Array, " d"]
+    y_mean: Float[Array, " q"]
+
+    @classmethod
+    def of(cls, statistics: TriangularStatistics, ridge: float, fit_intercept: bool) -> "Base":
+        """Return the model of the rows that the statistics hold."""
+        d, q = statistics.n_features, statistics.n_targets
+        if not statistics.weight:
+            return cls(None, np.zeros((d, q)), np.zeros(d), np.zeros(q))
+        slopes, _ = statistics.coefficients(ridge, fit_intercept)
+        centre = (statistics.mean, statistics.y_mean) if fit_intercept else (np.zeros(d), np.zeros(q))
+        return cls(statistics.factor(ridge, fit_intercept), slopes, *centre)
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows at the last factorisation."""
+        return 0 if self.factor is None else self.factor.n_samples
+
+    def seen(self, features: Float[Array, "m d"]) -> Seen:
+        """Return predictions and leverages; leverages are infinite where there were no rows."""
+        prediction = (features - self.mean) @ self.slopes + self.y_mean
+        if self.factor is None:
+            return Seen(prediction, np.full(len(features), np.inf))
+        return Seen(prediction, self.factor.leverage(features))
+
+    def half(self, features: Float[Array, "m d"]) -> Float[Array, "k m"]:
+        """Return Z with Z'Z the cross-leverages of these rows, the intercept's share included."""
+        if self.factor is None:
+            return np.zeros((0, len(features)))
+        half = self.factor.half_solve(features)
+        if not self.factor.fit_intercept:
+            return half
+        return np.vstack([half, np.full(len(features), self.factor.frame.weight**-0.5)])
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """Rows since the last factorisation.
+
+    Parameters
+    ----------
+    rows : Block
+        As they came.
+    half : array of shape (k, r)
+        Z with Z'Z = H, their cross-leverages.
+    lower : array of shape (r, r)
+        L with L L' = W^-1 + H.
+    errors : array of shape (r, q)
+        L^-1 (y - prediction of the base).
+    """
+
+    rows: Block
+    half: Float[Array, "k r"]
+    lower: Float[Array, "r r"]
+    errors: Float[Array, "r q"]
+
+    @classmethod
+    def none(cls, base: Base) -> "Pending":
+        """Return no rows."""
+        d, q = base.slopes.shape
+        rows = Block(np.zeros((0, d)), np.zeros((0, q)), np.zeros(0))
+        return cls(rows, base.half(rows.features), np.zeros((0, 0)), np.zeros((0, q)))
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    def shared(self, half: Float[Array, "k m"]) -> Float[Array, "r m"]:
+        """Return L^-1 H' for the cross-leverages H of other rows and these: what each shares with these."""
+        if not len(self):
+            return np.zeros((0, half.shape[1]))
+        return scipy.linalg.solve_triangular(self.lower, self.half.T @ half, lower=True, check_finite=False)
+
+    def update(self, seen: Seen, shared: Float[Array, "r m"]) -> Seen:
+        """Return what the base said of other rows, with these rows learned too."""
+        left = seen.leverage - np.einsum("ij,ij->j", shared, shared)
+        return Seen(seen.prediction + shared.T @ self.errors, left.clip(0.0))
+
+    def followed(self, base: Base, rows: Block, seen: Seen) -> tuple[Seen, "Pending"]:
+        """Return what was known of each of some rows before it, and the pending rows with these."""
+        half = base.half(rows.features)
+        shared = self.shared(half)
+        known = self.update(seen, shared)
+        noise = np.diag(1 / np.maximum(rows.weights, _LEAST_WEIGHT))
+        corner = scipy.linalg.cholesky(noise + half.T @ half - shared.T @ shared, lower=True, check_finite=False)
+        errors = scipy.linalg.solve_triangular(corner, rows.y - known.prediction, lower=True, check_finite=False)
+        earlier = np.tril(corner, -1)
+        leverage = known.leverage - np.einsum("ij,ij->i", earlier, earlier)
+        lower = np.block([[self.lower, np.zeros(shared.shape)], [shared.T, corner]])
+        pending = Pending(
+            self.rows.join(rows), np.hstack([self.half, half]), lower, np.concatenate([self.errors, errors])
+        )
+        return Seen(known.prediction + earlier @ errors, leverage.clip(0.0)), pending
+
+
+@dataclass(frozen=True, eq=False)
+class StreamingRidge:
+    """Ridge regression of the rows of a stream, or of the latest ones; every verb returns a new object.
+
+    Parameters
+    ----------
+    ridge : float
+        Ridge in the sum convention.
+    fit_intercept : bool
+        Whether there is an intercept, which is not penalised.
+    block_size : int
+        Most rows between two factorisations.
+    memory : RowMemory
+        Statistics of the rows up to the last factorisation.
+    base : Base
+        The model of these.
+    pending : Pending
+        The rows since.
+
+    Notes
+    -----
+    d^2 + r d operations per row for r <= block_size pending rows, and one factorisation, O(d^3), per block of at least
+    d rows (of window / 8, where that is less). What is known of a row does not depend on the calls that rows came in.
+    """
+
+    ridge: float
+    fit_intercept: bool
+    block_size: int
+    memory: RowMemory
+    base: Base = field(repr=False)
+    pending: Pending = field(repr=False)
+
+    @classmethod
+    def empty(
+        cls, n_features: int, n_targets: int, *, ridge: float, fit_intercept: bool, window: int | None
+    ) -> "StreamingRidge":
+        """Return the model of no rows."""
+        size = max(_BLOCK, n_features)
+        size = size if window is None else max(1, min(size, window // 8))
+        memory = row_memory(n_features, n_targets, window, size)
+        base = Base.of(memory.total(), ridge, fit_intercept)
+        return cls(ridge, fit_intercept, size, memory, base, Pending.none(base))
+
+    @property
+    def n_samples(self) -> int:
+        """Number of latest rows that the model is made of."""
+        return self.base.n_samples + len(self.pending)
+
+    def seen(self, features: Float[Array, "m d"]) -> Seen:
+        """Return predictions and leverages of new rows."""
+        size = 4096
+        parts = [self._seen(features[start : start + size]) for start in range(0, max(len(features), 1), size)]
+        return Seen(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+    def _seen(self, features: Array) -> Seen:
+        return self.pending.update(self.base.seen(features), self.pending.shared(self.base.half(features)))
+
+    def follow(self, rows: Block) -> tuple[Seen, "StreamingRidge"]:
+        """Return what was known of each row before it was used, and the model that has used them all."""
+        model, parts, start = self, [], 0
+        while start < len(rows.weights):
+            known, model = model._taken(rows.take(slice(start, start + model._room())))
+            parts.append(known)
+            start += len(known.leverage)
+        return Seen(*(np.concatenate(values) for values in zip(*parts, strict=True))), model
+
+    def _room(self) -> int:
+        """Rows until the next factorisation: early blocks are as long as all rows before them."""
+        return min(self.block_size, max(1, self.base.n_samples)) - len(self.pending)
+
+    def _taken(self, rows: Block) -> tuple[Seen, "StreamingRidge"]:
+        """Take as many of the rows as this factorisation can stand, at least one."""
+        seen = self.base.seen(rows.features)
+        trusted = seen.leverage * np.maximum(rows.weights, 1.0) <= _LARGEST_LEVERAGE
+        count = len(trusted) if trusted.all() else int(np.argmin(trusted))
+        if count:
+            return self._joined(rows.take(slice(count)), Seen(*(values[:count] for values in seen)))
+        if len(self.pending):
+            return self._refactored(self.pending.rows)._taken(rows.take(slice(1)))
+        return Seen(*(values[:1] for values in seen)), self._refactored(rows.take(slice(1)))
+
+    def _joined(self, rows: Block, seen: Seen) -> tuple[Seen, "StreamingRidge"]:
+        known, pending = self.pending.followed(self.base, rows, seen)
+        model = replace(self, pending=pending)
+        return known, model if model._room() else model._refactored(pending.rows)
+
+    def _refactored(self, rows: Block) -> "StreamingRidge":
+        """Return the model with these rows in its memory and none pending."""
+        memory = self.memory.add(*rows)
+        base = Base.of(memory.total(), self.ridge, self.fit_intercept)
+        return replace(self, memory=memory, base=base, pending=Pending.none(base))

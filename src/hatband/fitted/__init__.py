@@ -1,0 +1,1 @@
+"""What a fitted model knows of rows."""

@@ -1,0 +1,1 @@
+"""Files that hold fitted networks, and never execute code."""

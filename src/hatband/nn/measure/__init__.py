@@ -1,0 +1,1 @@
+"""Leverage of networks: features of a layer or of all parameters, factored."""

@@ -1,0 +1,204 @@
+"""Rows of a loader in blocks: what is known of a new row, and of training rows as if each had not been seen."""
+
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from hatband.arrays.typing import Array
+from hatband.fitted.rows import Rows, TrainingRows, honest_rows, left_out
+from hatband.geometry import Features
+from hatband.nn.measure.batches import NO_ROWS, ArrayBatches, Batches, check_finite_from, targets, wide_on_host
+from hatband.nn.measure.parameter_subset import Seen
+from hatband.nn.measure.space import NetworkSpace
+from hatband.nn.measure.streaming import rows_per_block
+
+# More training rows than this are sampled for a scale that learns: memory stays flat, and trees gain nothing.
+LEARNING_ROWS = 100_000
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some rows: features on the device, predictions and targets on the host.
+
+    Parameters
+    ----------
+    features : Features
+        phi(x) of each row; the inputs beside them where these are a table.
+    prediction : array (b, q)
+        What the module predicts.
+    target : array (b,) or (b, q), or None
+        As the loader has it.
+    """
+
+    features: Features
+    prediction: Array
+    target: Array | None
+
+    def __len__(self) -> int:
+        return len(self.prediction)
+
+    def residuals(self) -> Array:
+        """Return y - prediction, (b, q); ValueError where the shapes do not agree or y is missing."""
+        return columns_like(self.target, self.prediction) - self.prediction
+
+    def new_rows(self, space: NetworkSpace) -> Rows:
+        """Return what is known of these rows, which the model has not seen; lazy, while the features are there."""
+        return Rows(
+            len(self),
+            inputs=partial(space.inputs, self.features),
+            leverage=partial(space.leverage, self.features),
+            sampling_leverage=partial(space.sampling_leverage, self.features),
+            prediction=lambda: self.prediction,
+        )
+
+
+def columns_like(target: Array | None, prediction: Array) -> Array:
+    """Return y as (b, q), never broadcast."""
+    if target is None:
+        raise ValueError("targets are needed here; pass y, or a loader that yields batches (inputs, y).")
+    columns = target.reshape(len(target), -1)
+    check_columns(columns.shape[1], prediction.shape[1])
+    return columns
+
+
+def check_columns(n_targets: int, n_outputs: int) -> None:
+    """Raise unless y has one column per output."""
+    if n_targets != n_outputs:
+        raise ValueError(f"y must have one column per output of the module, {n_outputs}; got {n_targets}.")
+
+
+def stacked(parts: Iterable[Array]) -> Array:
+    """Return the parts one below the other; ValueError where there is none."""
+    found = list(parts)
+    if not found:
+        raise ValueError(NO_ROWS)
+    return np.concatenate(found)
+
+
+def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches, start: int = 0) -> Generator[Block, None, None]:
+    """Run the module once over batches and yield blocks of rows that are worth a multiplication.
+
+    The module is watched, and gradients are off, until it ends: close it, whatever becomes of the blocks. Errors
+    number the rows from `start`.
+    """
+    pending: list[tuple[Seen, Array | None]] = []
+    filled = 0
+    with space.part.watching(space.module) as run:
+        for inputs, y in space.part.pieces(space.module, batches):
+            seen = run(inputs)
+            # Images and the like are not to wait for the block to fill.
+            seen = replace(seen, inputs=seen.table)
+            pending.append((seen, None if y is None else targets(y, len(seen.features))))
+            filled += len(seen.features)
+            if filled >= rows_per_block(space.factor.frame.backend, seen.features.shape[1]):
+                yield _joined(pending, start)
+                pending, start, filled = [], start + filled, 0
+        if filled:
+            yield _joined(pending, start)
+
+
+def block_of(space: NetworkSpace, inputs: Any, y: Any = None, start: int = 0) -> Block:
+    """Run the module once over one batch and return it as one block, in however many pieces it was taken."""
+    found = list(blocks_of(space, Batches([(inputs, y)]), start))
+    if len(found) == 1:
+        return found[0]
+    tables = [block.features.model_inputs for block in found]
+    return Block(
+        Features(None if tables[0] is None else torch.cat(tables), torch.cat([b.features.values for b in found])),
+        np.concatenate([block.prediction for block in found]),
+        None if y is None else np.concatenate([block.target for block in found]),
+    )
+
+
+def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
+    """Return one block; ValueError naming the first row whose features, prediction or target are not finite."""
+    passes, found = zip(*pending, strict=True)
+    values = torch.cat([seen.features for seen in passes])
+    check_finite_from(values, "the features of the module", start)
+    prediction = torch.cat([seen.prediction for seen in passes])
+    check_finite_from(prediction, "the prediction of the module", start)
+    tables = [seen.inputs for seen in passes if seen.inputs is not None]
+    inputs = torch.cat(tables) if len(tables) == len(passes) else None
+    target = None if any(part is None for part in found) else np.concatenate(found)
+    if target is not None:
+        check_finite_from(torch.from_numpy(target), "y", start)
+    return Block(Features(inputs, values), wide_on_host(prediction), target)
+
+
+def training_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: int) -> TrainingRows:
+    """Return the rows that the space was fitted on, as if each had not been seen.
+
+    Leave-one-out predictions and residuals where the head is a ridge regression on these rows; as they are, for rows
+    that the module has not been trained on, where it is not. Leverages are those of leave-one-out in both cases.
+    """
+    own, kept = space.exactness != "none", _Sample(seed)
+    with closing(blocks_of(space, batches)) as blocks:
+        for block in blocks:
+            h, residuals = space.leverage(block.features), block.residuals()
+            honest = left_out(residuals, h, None) if own else residuals
+            rows = honest_rows(space, block.features, block.prediction + residuals - honest, h, None)
+            defined = np.isfinite(honest).all(axis=1)
+            kept.add(rows.take(defined), honest[defined])
+    return kept.rows("leave-one-out of the last layer, features as trained" if own else "unseen rows")
+
+
+def validation_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: int) -> TrainingRows:
+    """Return rows that neither the module nor the space has seen."""
+    kept = _Sample(seed)
+    with closing(blocks_of(space, batches)) as blocks:
+        for block in blocks:
+            kept.add(block.new_rows(space), block.residuals())
+    return kept.rows("validation rows")
+
+
+class _Sample:
+    """Rows with residuals, all of them or, beyond `LEARNING_ROWS`, a uniform sample: those of the smallest keys."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+        self._parts: list[tuple[Array, ...]] = []
+        self._count = 0
+
+    def add(self, rows: Rows, residuals: Array) -> None:
+        keys = self._random.random(len(rows))
+        self._parts.append(
+            (keys, rows.inputs, rows.leverage, rows.sampling_leverage, rows.prediction, np.asarray(residuals))
+        )
+        self._count += len(rows)
+        if self._count > 2 * LEARNING_ROWS:
+            self._thin()
+
+    def _thin(self) -> None:
+        whole = tuple(np.concatenate(part) for part in zip(*self._parts, strict=True))
+        if self._count > LEARNING_ROWS:
+            index = np.sort(np.argpartition(whole[0], LEARNING_ROWS)[:LEARNING_ROWS])
+            whole = tuple(part[index] for part in whole)
+        self._parts, self._count = [whole], len(whole[0])
+
+    def rows(self, source: str) -> TrainingRows:
+        if not self._count:
+            raise ValueError("there must be at least one row to learn a scale from; the loader yielded none.")
+        self._thin()
+        _, inputs, leverage, sampling, prediction, residuals = self._parts[0]
+        return TrainingRows(stored_rows(inputs, leverage, sampling, prediction), residuals, source, None)
+
+
+def stored_rows(inputs: Array, leverage: Array, sampling_leverage: Array, prediction: Array) -> Rows:
+    """Return rows whose fields are there already."""
+    fields: dict[str, Any] = {
+        "inputs": inputs,
+        "leverage": leverage,
+        "sampling_leverage": sampling_leverage,
+        "prediction": prediction,
+    }
+    stored: dict[str, Any] = {name: partial(_itself, value) for name, value in fields.items()}
+    return Rows(len(leverage), **stored)
+
+
+def _itself(value: Array) -> Array:
+    return value

@@ -1,0 +1,106 @@
+"""What training minimises: a loss in units in which the target has mean 0 and variance 1."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import singledispatch
+from typing import Any, NamedTuple
+
+import torch
+
+from hatband._checks_network import check_columns, check_outputs, check_standardisable
+from hatband.arrays.kinds import exact_device, on_host
+from hatband.nn.measure.batches import called, home
+from hatband.nn.train.epochs import Batch, EpochRows
+from hatband.nn.train.mlp import MLP, NoisyNetwork
+from hatband.nn.train.moments import Moments, moments
+
+
+class Units(NamedTuple):
+    """What makes targets, and what makes outputs, numbers of mean 0 and variance 1."""
+
+    target: Moments
+    output: Moments
+
+    def errors(self, output: Any, target: Any) -> Any:
+        """Return target - output in standard units, in the precision of the output."""
+        wanted = ((target - self.target.mean) / self.target.scale).to(output)
+        return wanted - (output - self.output.mean.to(output)) / self.output.scale.to(output)
+
+
+@singledispatch
+@contextmanager
+def standard_units(module: Any, rows: EpochRows) -> Iterator[Units]:
+    """Train a module that answers in units of y: only the loss is in standard units."""
+    target = _of_targets(module, rows)
+    yield Units(target, target)
+
+
+@standard_units.register
+@contextmanager
+def _standard_units_inside(module: MLP, rows: EpochRows) -> Iterator[Units]:
+    """Train a perceptron on standardised inputs and target, and leave it in units of y."""
+    inputs = moments((_table(batch.inputs, module), batch.weight) for batch in rows.blocks())
+    _check_standardisable(inputs, module, "X")
+    module.set_inputs(*inputs)
+    target = _of_targets(module, rows)
+    check_columns((1, len(target.mean)), module.head.out_features, "y")
+    with module.standard_target(*target):
+        yield Units(target, Moments(torch.zeros_like(target.mean), torch.ones_like(target.scale)))
+
+
+def _of_targets(module: Any, rows: EpochRows) -> Moments:
+    found = moments((batch.targets, batch.weight) for batch in rows.blocks())
+    _check_standardisable(found, module, "y")
+    return found.to(exact_device(home(module)[0]))
+
+
+def _check_standardisable(found: Moments, module: Any, name: str) -> None:
+    range_ = torch.finfo(home(module)[1])
+    check_standardisable(on_host(found.mean), on_host(found.scale), (10 * range_.tiny, range_.max / 10), name)
+
+
+def _table(inputs: Any, module: MLP) -> Any:
+    check_columns(tuple(inputs.shape), len(module.input_mean), "X")
+    return inputs
+
+
+def _squared_error(module: Any, batch: Batch, units: Units) -> Any:
+    output = _columns(called(module, batch.inputs), batch.targets, module)
+    return _mean(units.errors(output, batch.targets) ** 2, batch.weight)
+
+
+def _gaussian(module: Any, batch: Batch, units: Units) -> Any:
+    mean, log_noise = (_columns(part, batch.targets, module) for part in module.mean_and_log_noise(batch.inputs))
+    log_noise = log_noise - units.output.scale.to(log_noise).log()
+    # -log N(y; mu, sigma^2) without its constant.
+    return _mean(0.5 * (units.errors(mean, batch.targets) * (-log_noise).exp()) ** 2 + log_noise, batch.weight)
+
+
+def _mean(losses: Any, weight: Any) -> Any:
+    """Return the mean of losses (b, q); that of their rows times weights of mean 1 over all batches."""
+    return losses.mean() if weight is None else (losses.mean(dim=1) * weight.to(losses)).mean()
+
+
+LOSSES: Mapping[str, Callable[[Any, Batch, Units], Any]] = {"squared": _squared_error, "gaussian": _gaussian}
+
+
+def _columns(output: Any, target: Any, module: Any) -> Any:
+    """Return outputs (b, q); one value per row may come without an axis, but nothing is broadcast."""
+    if not isinstance(output, torch.Tensor):
+        raise TypeError(f"{type(module).__name__} must return a tensor to be trained; got {type(output).__name__}.")
+    # A squeeze() in the network takes the axis of the rows as well when there is one row.
+    alone = len(target) == 1 and output.numel() == target.numel()
+    columns = output.reshape(target.shape) if alone else output[:, None] if output.ndim == 1 else output
+    check_outputs(tuple(columns.shape), tuple(target.shape), type(module).__name__)
+    return columns
+
+
+def check_loss(module: Any, loss: str) -> None:
+    """Raise unless the module has what the loss is about."""
+    silent = isinstance(module, MLP) and module.noise_head is None
+    noisy = isinstance(module, NoisyNetwork) and not silent
+    if loss == "gaussian" and not noisy:
+        raise ValueError(
+            'loss="gaussian" needs a module with mean_and_log_noise(x) -> (mean, log sigma), such as '
+            f"MLP(noise_head=True); {type(module).__name__} has none."
+        )

@@ -1,0 +1,129 @@
+"""What the training rows give a NeuralConformalRegressor: the network, and space and scale around it."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from hatband._checks_network import check_some_weight, check_validation_size
+from hatband.arrays.backend import backend_of
+from hatband.arrays.typing import Array
+from hatband.linalg import GramStatistics
+from hatband.nn.last_layer import LastLayerConformalRegressor
+from hatband.nn.measure.batches import as_batches, home
+from hatband.nn.measure.gather import gathered, head_of
+from hatband.nn.measure.state import learning, seeded
+from hatband.nn.train.fit import History, fit_network
+from hatband.nn.train.mlp import MLP
+
+# Standard deviations from 0: at 1,000 the rounding of float32 is 6e-5 of one.
+_FAR = 1_000
+
+
+class Table(NamedTuple):
+    """Rows of a table, with weights where they have any."""
+
+    X: Array
+    y: Array
+    weight: Array | None
+
+    def take(self, index: Array) -> "Table":
+        """Return the rows at an index."""
+        return Table(self.X[index], self.y[index], None if self.weight is None else self.weight[index])
+
+    def less(self, offset: Array, target_offset: Array) -> "Table":
+        """Return the rows with offsets subtracted."""
+        return self._replace(X=self.X - offset, y=less(self.y, target_offset))
+
+    def counted(self) -> "Table":
+        """Return the rows without those of weight 0; ValueError if there are no others."""
+        if self.weight is None:
+            return self
+        check_some_weight(self.weight)
+        return self.take(self.weight > 0)
+
+
+@learning()
+def train(owner: Any, rows: Table, random: np.random.RandomState) -> dict[str, Any]:
+    """Return what training produces, and change nothing before all of it is there."""
+    rows = rows.counted()
+    size = check_validation_size(owner.validation_size, len(rows.X))
+    order, seeds = random.permutation(len(rows.X)), random.randint(2**31 - 1, size=3)
+    offset, target_offset = far_means(rows.X, rows.weight), far_means(rows.y.reshape(len(rows.y), -1), rows.weight)
+    rows = rows.less(offset, target_offset)
+    held, kept = rows.take(order[:size]) if size else None, rows.take(order[size:])
+    module = perceptron(owner, rows.X.shape[1], 1 if rows.y.ndim == 1 else rows.y.shape[1], int(seeds[0]))
+    history = _taught(owner, module, kept, held, int(seeds[1]))
+    model = _measured(owner, module, kept, held, int(seeds[2]))
+    offsets = {"offset_": offset, "target_offset_": target_offset}
+    return {"module_": module, "model_": model, "history_": history, **offsets}
+
+
+def _measured(owner: Any, module: MLP, kept: Table, held: Table | None, seed: int) -> LastLayerConformalRegressor:
+    """Return the last layer of a trained network, measured against the rows that it was trained on."""
+    model = LastLayerConformalRegressor(
+        module,
+        "head",
+        scale=owner.scale,
+        ridge=owner.ridge,
+        confidence_level=owner.confidence_level,
+        symmetric=owner.symmetric,
+        random_state=seed,
+    )
+    return model.fit_train(
+        (kept.X, kept.y),
+        validation=None if held is None else (held.X, held.y),
+        merge=None if kept.weight is None else lambda _: weighted_statistics(module, kept),
+    )
+
+
+def weighted_statistics(module: MLP, rows: Table) -> GramStatistics:
+    """Return sum_i w_i (z_i - mean)(z_i - mean)' of z = (features, y): that of rows repeated w_i times."""
+    batches = as_batches(rows.X, rows.y)
+    seen = gathered(module, head_of(module, batches, "head"), batches)
+    backend = backend_of(torch.empty(0, device=home(module)[0]))
+    return GramStatistics.of(backend.asarray(seen.features), backend.asarray(seen.columns), rows.weight)
+
+
+def perceptron(owner: Any, n_inputs: int, n_outputs: int, seed: int) -> MLP:
+    """Return the untrained network that the parameters describe."""
+    with seeded(seed), torch.device("cpu"):
+        return MLP(
+            n_inputs, n_outputs, owner.widths, owner.activation, owner.dropout, noise_head=owner.loss == "gaussian"
+        )
+
+
+def _taught(owner: Any, module: MLP, kept: Table, held: Table | None, seed: int) -> History:
+    history = fit_network(
+        module,
+        kept.X,
+        kept.y,
+        sample_weight=kept.weight,
+        loss=owner.loss,
+        validation=None if held is None else tuple(held),
+        validation_size=0,
+        epochs=owner.epochs,
+        patience=owner.patience,
+        batch_size=owner.batch_size,
+        learning_rate=owner.learning_rate,
+        weight_decay=owner.weight_decay,
+        random_state=seed,
+        device="cpu" if owner.device is None else owner.device,
+        progress=owner.progress,
+    )
+    module.eval()
+    return history
+
+
+def less(y: Array, offset: Array) -> Array:
+    """Return y - offset; y as it is where it has other columns, for which it will be refused."""
+    return y - offset if y.size == len(y) * len(offset) else y
+
+
+def far_means(X: Array, weight: Array | None) -> Array:
+    """Return the means of the columns of which float32 would keep too few digits, 0 for the others."""
+    mean = np.average(X, axis=0, weights=weight)
+    # Columns whose squares overflow are refused where they would be standardised.
+    with np.errstate(over="ignore"):
+        spread = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
+    return np.where(np.abs(mean) > _FAR * spread, mean, 0.0)
