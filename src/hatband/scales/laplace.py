@@ -97,8 +97,10 @@ class LaplaceScale(Scale):
         for j, (one, residual) in enumerate(zip(outputs(rows, residuals.shape[1]), residuals.T, strict=True)):
             model = self._noise_model(j, one, residual, weight)
             deviation = model(one)
+            # Noise that is given may have any unit, and a floor in that of the residuals could hide it.
+            envelope = Envelope.of(one, deviation, residual if isinstance(model, LearnedNoise) else deviation)
             noise.append(model)
-            variances.append(_variances(one, Envelope.of(one, deviation, residual), deviation, weight))
+            variances.append(_variances(one, envelope, deviation, weight))
         self.noise_, self.variances_ = noise, variances
         return self
 
