@@ -59,4 +59,4 @@ def _of_kernel(space: KernelSpace, features: Features, weights: Array) -> Space 
 @reweighted.register
 def _behind_transformers(space: PreprocessedSpace, features: Features, weights: Array) -> Space | None:
     inner = reweighted(space.space, features, weights)
-    return None if inner is None else replace(space, space=inner, factor=inner.factor)
+    return None if inner is None else replace(space, space=inner)
