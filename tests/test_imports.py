@@ -14,8 +14,8 @@ SOURCE = Path(hatband.__file__).parent
 # Lower layers first. A module imports from layers above its own line never, from its own line only what stands to its
 # left, and within its own package what does not lead back to it.
 LAYERS = [
-    ["_compat", "checks", "_checks_bridges", "_checks_calibration", "_checks_diagnostics", "_checks_network"],
-    ["_checks_online", "arrays"],
+    ["_compat", "checks", "arrays", "_checks_bridges", "_checks_calibration", "_checks_diagnostics"],
+    ["_checks_network", "_checks_online"],
     ["linalg"],
     ["formulas"],
     ["geometry"],
@@ -26,6 +26,8 @@ LAYERS = [
     ["nn", "distributed", "integrations", "displays", "datasets"],
     ["commands", "__init__", "__main__"],
 ]
+# These two stand on the ground together: checks name arrays, and arrays are checked.
+GROUND = {"arrays", "checks"}
 RANK = {name: (level, position) for level, line in enumerate(LAYERS) for position, name in enumerate(line)}
 
 
@@ -72,7 +74,7 @@ def test_imports_point_to_lower_layers_only():
 
 
 def points_down(importer: str, imported: str) -> bool:
-    return RANK[imported] < RANK[importer]
+    return RANK[imported] < RANK[importer] or {importer, imported} == GROUND
 
 
 def test_no_imports_go_in_circles():
@@ -86,7 +88,8 @@ def test_the_walk_would_see_an_import_upwards(tmp_path):
     probe = tmp_path / "probe.py"
     probe.write_text("def f():\n    from hatband.conformal import SplitConformalRegressor\n")
     assert imports_of(probe, modules()) == {"hatband.conformal"}
-    assert not any(points_down(low, high) for low, high in pairwise(name for line in LAYERS for name in line))
+    upwards = pairwise(name for line in LAYERS for name in line)
+    assert not any(points_down(low, high) for low, high in upwards if {low, high} != GROUND)
 
 
 def test_importing_hatband_loads_no_optional_package():

@@ -11,7 +11,8 @@ import hatband
 
 SOURCE = Path(hatband.__file__).parent
 # Folders that offer names; the others are rooms of the house, and the commands are reached through the command line.
-FOLDERS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py") if "__all__" in path.read_text())
+OFFERS = [path.parent.name for path in SOURCE.glob("*/__init__.py") if "__all__" in path.read_text()]
+FOLDERS = sorted(set(OFFERS) - {"commands"})
 PACKAGES = ["hatband", *(f"hatband.{folder}" for folder in FOLDERS)]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController
 
-from hatband import _blas, _blocks
+from hatband.arrays import blas, blocks
 from hatband.linalg import Auto, Dual, Spectral
 
 WAIT = 60.0
@@ -14,7 +14,7 @@ WAIT = 60.0
 
 @pytest.fixture(params=[1, 2, 3])
 def cores(request, monkeypatch):
-    monkeypatch.setattr(_blocks, "_blas_threads", lambda: request.param)
+    monkeypatch.setattr(blocks, "_blas_threads", lambda: request.param)
     return request.param
 
 
@@ -29,51 +29,51 @@ def test_every_row_is_in_one_part(cores, count):
     def work(part: slice) -> None:
         seen[part] += 1
 
-    _blocks.share(work, count, size=10)
+    blocks.share(work, count, size=10)
     assert (seen == 1).all()
 
 
 @pytest.mark.parametrize(("count", "parts"), [(0, 1), (20, 1), (39, 1), (40, 2), (59, 2), (60, 3), (10_000, 125)])
 def test_a_core_gets_two_blocks_or_nothing_and_a_part_about_eight(monkeypatch, count, parts):
-    monkeypatch.setattr(_blocks, "_blas_threads", lambda: 3)
+    monkeypatch.setattr(blocks, "_blas_threads", lambda: 3)
     found = []
-    _blocks.share(found.append, count, size=10)
+    blocks.share(found.append, count, size=10)
     assert len(found) == parts
 
 
 def test_parts_are_worked_on_side_by_side(monkeypatch):
-    monkeypatch.setattr(_blocks, "_blas_threads", lambda: 2)
+    monkeypatch.setattr(blocks, "_blas_threads", lambda: 2)
     met = threading.Barrier(2, timeout=WAIT)
-    _blocks.share(lambda part: met.wait(), 1_000, size=10)  # one after the other would never meet
+    blocks.share(lambda part: met.wait(), 1_000, size=10)  # one after the other would never meet
 
 
 def test_blas_has_one_thread_a_core_meanwhile_and_its_own_number_again(monkeypatch):
-    monkeypatch.setattr(_blocks, "_blas_threads", lambda: 2)
+    monkeypatch.setattr(blocks, "_blas_threads", lambda: 2)
     before, meanwhile = threads_of_blas(), []
-    _blocks.share(lambda part: meanwhile.append(threads_of_blas()), 1_000, size=10)
+    blocks.share(lambda part: meanwhile.append(threads_of_blas()), 1_000, size=10)
     assert meanwhile == 12 * [{1}]
     assert threads_of_blas() == before
 
 
 def test_an_error_in_one_part_is_raised_and_leaves_blas_as_it_was(monkeypatch):
-    monkeypatch.setattr(_blocks, "_blas_threads", lambda: 2)
+    monkeypatch.setattr(blocks, "_blas_threads", lambda: 2)
     before = threads_of_blas()
 
     def work(part: slice) -> None:
         raise ValueError(f"part {part.start}")
 
     with pytest.raises(ValueError, match="part 0"):
-        _blocks.share(work, 1_000, size=10)
+        blocks.share(work, 1_000, size=10)
     assert threads_of_blas() == before
     calls = []
-    _blocks.share(calls.append, 1_000, size=10)
+    blocks.share(calls.append, 1_000, size=10)
     assert len(calls) == 12
 
 
 def test_a_call_made_meanwhile_works_alone(monkeypatch):
-    monkeypatch.setattr(_blocks, "_blas_threads", lambda: 2)
+    monkeypatch.setattr(blocks, "_blas_threads", lambda: 2)
     inner = []
-    _blocks.share(lambda part: _blocks.share(inner.append, 1_000, size=10), 1_000, size=10)
+    blocks.share(lambda part: blocks.share(inner.append, 1_000, size=10), 1_000, size=10)
     assert inner == 12 * [slice(0, 1_000)]
 
 
@@ -110,29 +110,29 @@ def test_rows_that_are_no_numbers_are_refused_on_any_number_of_cores(cores):
 @pytest.mark.parametrize("exported", [True, False])
 def test_a_triangular_product_is_that_of_the_dense_matrix(monkeypatch, order, transpose, exported):
     if not exported:  # as where SciPy exports other types
-        monkeypatch.setattr(_blas, "_dtrmm", lambda: None)
+        monkeypatch.setattr(blas, "_dtrmm", lambda: None)
     rng = np.random.default_rng(3)
     triangle = np.asarray(np.triu(rng.normal(size=(6, 6))), order=order)
     block = np.asarray(rng.normal(size=(11, 6)), order=order)
     expected = block @ (triangle.T if transpose else triangle)
     stored = triangle.copy(order="K")
-    np.testing.assert_allclose(_blas.trmm(block, triangle, transpose), expected, rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(blas.trmm(block, triangle, transpose), expected, rtol=1e-13, atol=1e-13)
     np.testing.assert_array_equal(triangle, stored)
 
 
 @pytest.mark.parametrize("exported", [True, False])
 def test_a_triangular_product_is_written_over_its_block(monkeypatch, exported):
     if not exported:
-        monkeypatch.setattr(_blas, "_dtrmm", lambda: None)
+        monkeypatch.setattr(blas, "_dtrmm", lambda: None)
     block = np.ones((4, 3))
-    assert np.shares_memory(_blas.trmm(block, 2.0 * np.eye(3), False), block)
+    assert np.shares_memory(blas.trmm(block, 2.0 * np.eye(3), False), block)
     np.testing.assert_array_equal(block, np.full((4, 3), 2.0))
 
 
 def test_the_lower_part_of_the_triangle_is_not_read():
     triangle = np.triu(np.ones((3, 3))) + np.tril(np.full((3, 3), np.nan), -1)
-    assert np.isfinite(_blas.trmm(np.ones((2, 3)), triangle, False)).all()
+    assert np.isfinite(blas.trmm(np.ones((2, 3)), triangle, False)).all()
 
 
 def test_scipy_exports_the_product_with_the_types_that_are_called():
-    assert _blas._dtrmm() is not None
+    assert blas._dtrmm() is not None
