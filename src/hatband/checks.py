@@ -22,7 +22,7 @@ class LeverageWarning(UserWarning):
     """A leverage is infinite, inaccurate or uninformative."""
 
 
-def first_bad_row(array: Array) -> int | None:
+def _first_bad_row(array: Array) -> int | None:
     """Index of the first row that holds a NaN or an infinity; None when all are finite."""
     rows = np.asarray(array)
     finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
@@ -44,7 +44,7 @@ def check_finite(array: Array, name: str) -> None:
             row = int(np.searchsorted(array.indptr, entry, side="right") - 1)
             raise ValueError(_not_finite(name, row))
         return
-    bad = first_bad_row(values)
+    bad = _first_bad_row(values)
     if bad is not None:
         raise ValueError(_not_finite(name, bad))
 
@@ -331,14 +331,6 @@ def check_target_for(y: Any, n_rows: int, n_outputs: int) -> Array:
     return np.broadcast_to(values, (n_rows, n_outputs))
 
 
-def check_one_level(level: Any) -> Any:
-    """Return a confidence level that must be one number."""
-    levels, single = check_confidence_level(level)
-    if not single:
-        raise ValueError(f"confidence_level must be one number here, not a list; got {level!r}.")
-    return levels[0]
-
-
 def check_interval_rows(y_true: Any, interval: Any, leverage: Any) -> tuple[Array, Array, Array]:
     """Return targets (m,), intervals (m, 2) and leverages (m,) of the same rows as float arrays without NaN."""
     y, bounds, h = (np.asarray(values, dtype=np.float64) for values in (y_true, interval, leverage))
@@ -353,18 +345,54 @@ def check_interval_rows(y_true: Any, interval: Any, leverage: Any) -> tuple[Arra
     return y, bounds, h
 
 
-def check_n_bins(n_bins: Any) -> int:
-    """Return a number of bins."""
-    if not isinstance(n_bins, Integral) or n_bins < 1:
-        raise ValueError(f"n_bins must be an integer >= 1; got {n_bins!r}.")
-    return int(n_bins)
-
-
-def check_some_residuals(n_rows: int, name: str) -> None:
-    """Raise where a scale is to learn from honest residuals and the model leaves none."""
-    if not n_rows:
+def check_intervals(interval: Any) -> Array:
+    """Return intervals of one output at one level as float64 (m, 2), lower <= upper."""
+    values = np.asarray(interval, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != 2 or not len(values):
         raise ValueError(
-            f"{name} learns from residuals of rows that were left out; the model interpolates every training row, and "
-            "none of them is determined. Give the estimator a ridge > 0 or more rows than features, or use a scale "
-            "that learns from no residuals, such as 'leverage'."
+            "interval must hold lower and upper ends of m >= 1 rows, one output at one level, shape (m, 2); got shape "
+            f"{values.shape}. Pass interval[:, j] for output j, interval[..., l] for level l."
         )
+    check_bounds(values[:, 0], values[:, 1])
+    return values
+
+
+def check_row_values(values: Any, n_samples: int, name: str) -> Array:
+    """Return one number per row as float64 (m,), none of them NaN; a single column is taken as one."""
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.shape == (n_samples, 1):
+        numbers = numbers[:, 0]
+    if numbers.shape != (n_samples,):
+        raise ValueError(
+            f"{name} must hold one number per row, shape ({n_samples},); got shape {numbers.shape}. With several "
+            "outputs, pass one column at a time."
+        )
+    check_no_nan(numbers, name)
+    return numbers
+
+
+def check_leverages(leverage: Any, name: str = "leverage") -> Array:
+    """Return leverages as float64 (n,), n >= 1, each >= 0; infinite ones pass."""
+    values = np.asarray(leverage, dtype=np.float64)
+    if values.ndim == 0 or not len(values):
+        raise ValueError(f"{name} must hold at least one row; got shape {values.shape}.")
+    values = check_row_values(values, len(values), name)
+    if (values < 0).any():
+        row = int(np.flatnonzero(values < 0)[0])
+        raise ValueError(f"{name} must be >= 0; row {row} has {values[row]}.")
+    return values
+
+
+def check_at_least(value: Any, least: int, name: str) -> int:
+    """Return an integer that must not be below `least`."""
+    if not isinstance(value, Integral) or isinstance(value, (bool, np.bool_)) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}; got {value!r}.")
+    return int(value)
+
+
+def check_between(value: Any, low: float, high: float, name: str, *, low_allowed: bool = True) -> float:
+    """Return a number in [low, high), or in (low, high) where `low` itself is not allowed."""
+    number = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+    if not number or not low <= float(value) < high or (float(value) == low and not low_allowed):
+        raise ValueError(f"{name} must be a number in {'[' if low_allowed else '('}{low}, {high}); got {value!r}.")
+    return float(value)

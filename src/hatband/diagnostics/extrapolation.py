@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hatband._checks_diagnostics import check_leverages
 from hatband.arrays.typing import Array, Float, Int
+from hatband.checks import check_leverages
 from hatband.formulas.order_statistics import Level, exact_level, lower_rank
 
 
