@@ -7,7 +7,7 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import LinearRegression, Ridge
 
-from hatband import SplitConformalRegressor, predictive_distribution
+from hatband import SplitConformalRegressor
 from integrations.cases import MODELS, SCALES, made, relative_difference, undocumented
 
 pytest.importorskip("crepes", reason="crepes is not installed")
@@ -73,7 +73,7 @@ class TestPredictiveSystems:
         band = LeverageDifficulty(model)
         system = WrapRegressor(band).calibrate(*parts.calibration, de=band, cps=True)
         found = system.predict_int(parts.new[0], confidence=LEVEL)
-        ours = predictive_distribution(model.calibrate(*parts.calibration), parts.new[0]).interval(LEVEL)
+        ours = model.calibrate(*parts.calibration).predictive_distribution(parts.new[0]).interval(LEVEL)
         assert relative_difference(found, ours) <= 1e-12
 
     def test_distributions_are_the_atoms_scaled_by_our_width(self):
