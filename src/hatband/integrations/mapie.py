@@ -169,6 +169,7 @@ class WidthAsStd(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train a clone of the model on all rows."""
         self.model_ = clone(self.model).fit_train(X, y, sample_weight)
+        self.n_features_in_ = self.model_.n_features_in_
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
