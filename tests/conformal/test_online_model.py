@@ -69,7 +69,7 @@ def test_what_is_said_of_a_row_does_not_depend_on_the_blocks(parameters, rng):
     X, y, weights = made_stream(rng, outputs=2)
     said = []
     for sizes in BLOCKS.values():
-        model = OnlineConformalRegressor(**parameters, calibration_size=30)
+        model = OnlineConformalRegressor(**parameters, score_window=30)
         parts = blocks_of(len(X), sizes)
         intervals = [model.predict_then_fit(X[part], y[part], weights[part])[1] for part in parts]
         said.append((np.concatenate(intervals), model.scores_, model.window_size_))

@@ -1,22 +1,18 @@
 """The band of a trained model before calibration: prediction, shift and width of each row, for other packages."""
 
 import inspect
-from functools import singledispatch
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import _num_samples
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_widths
-from hatband.conformal.band import band_of
-from hatband.conformal.base import BaseSplitConformal
-from hatband.conformal.inputs import check_rows
+from hatband.conformal.regressor import IntervalRegressor
 from hatband.conformal.target import PlainTarget
-from hatband.fitted.rows import new_rows
 
 
-class Band(NamedTuple):
+class RelativeBand(NamedTuple):
     """Of each row, (m,): the interval is prediction + shift -+ threshold x width."""
 
     prediction: Array
@@ -24,37 +20,34 @@ class Band(NamedTuple):
     width: Array
 
 
-@singledispatch
-def relative_band(model: Any, X: Any) -> Band:
-    """Return the band of any regressor whose predict takes return_std: shift 0, width the standard deviation."""
+def relative_band(model: Any, X: Any) -> RelativeBand:
+    """Return the band of one of our estimators, calibrated or not, or of any whose predict takes return_std.
+
+    Of another estimator the shift is 0 and the width its standard deviation.
+    """
     n = _num_samples(X)
-    prediction, deviation = model.predict(X, return_std=True)
-    width = check_widths(deviation, lambda: np.isinf(deviation), n, type(model).__name__)
-    return Band(
-        _check_one_column(prediction, n, "the prediction"), np.zeros(n), _check_one_column(width, n, "the width")
+    if isinstance(model, IntervalRegressor):
+        model._check_trained("the bridge")
+        band = model._band(model._checked(X))
+        _check_plain_target(isinstance(band.target, PlainTarget), model)
+        prediction, center, width = band.prediction, band.center, band.width
+    else:
+        prediction, width = model.predict(X, return_std=True)
+        center = prediction
+        width = check_widths(width, lambda: np.isinf(width), n, type(model).__name__)
+    point = _check_one_column(prediction, n, "the prediction")
+    return RelativeBand(
+        point, _check_one_column(center, n, "the centre") - point, _check_one_column(width, n, "the width")
     )
 
 
-@relative_band.register
-def _(model: BaseSplitConformal, X: Any) -> Band:
-    """Return the band of one of our split estimators, calibrated or not, with the shift that its scale may have."""
-    check_is_fitted(model, "space_")
-    _check_plain_target(isinstance(model.target_, PlainTarget), model.estimator_)
-    rows = new_rows(model.model_, model.space_, check_rows(model, X, reset=False), model.n_outputs_)
-    center, width = band_of(model.scale_, rows, model.target_)
-    n = len(rows)
-    prediction = _check_one_column(rows.prediction, n, "the prediction")
-    return Band(
-        prediction, _check_one_column(center, n, "the centre") - prediction, _check_one_column(width, n, "width")
-    )
-
-
-def _check_plain_target(plain: bool, estimator: Any) -> None:
+def _check_plain_target(plain: bool, model: Any) -> None:
     """Raise where scores are formed on another scale than that of y."""
     if not plain:
         raise ValueError(
             "a bridge needs a model that predicts y itself, because the other package forms its scores from y; "
-            f"{type(estimator).__name__} learns a transformed target. Transform y before both packages see it."
+            f"the estimator of {type(model).__name__} learns a transformed target. Transform y before "
+            "both packages see it."
         )
 
 

@@ -13,7 +13,7 @@ from hatband.formulas.order_statistics import exact_level, minimum_calibration_s
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class StreamCalibration:
     """The latest scores of a stream and where its levels stand; every verb leaves it as it was.
 
     Parameters
@@ -42,7 +42,7 @@ class Calibration:
     @classmethod
     def empty(
         cls, adaptation: LevelAdaptation, levels: Sequence[Any], symmetric: bool, n_outputs: int, size: int
-    ) -> "Calibration":
+    ) -> "StreamCalibration":
         """Return the calibration before the first score."""
         columns = n_outputs * (1 if symmetric else 2)
         start = tuple(adaptation.start(_share(level, symmetric)) for level in levels)
@@ -54,7 +54,7 @@ class Calibration:
         """Number of outputs."""
         return self.scores.shape[1]
 
-    def followed(self, scores: Float[Array, "b q"]) -> tuple[Float[Array, "c L b"], "Calibration"]:
+    def followed(self, scores: Float[Array, "b q"]) -> tuple[Float[Array, "c L b"], "StreamCalibration"]:
         """Return the miscoverage that each column met each score with at each level, and the calibration after."""
         used, windows, states = [], [], []
         for column, window, before in zip(self._columns(scores), self.windows, self.states, strict=True):

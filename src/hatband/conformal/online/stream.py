@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hatband.arrays.typing import Array, Bool, Float
-from hatband.conformal.intervals import bounds
-from hatband.conformal.online.calibration import Calibration
+from hatband.conformal.band import Band, uncrossed
+from hatband.conformal.online.calibration import StreamCalibration
 from hatband.conformal.online.ridge import Block, Seen, StreamingRidge
 from hatband.conformal.pointwise import widths_at
 
@@ -23,7 +23,7 @@ class Followed(NamedTuple):
     """Their signed scores."""
     miscoverages: Float[Array, "c L s"]
     """What each column met them with, at each level."""
-    before: Calibration
+    before: StreamCalibration
     """Scores and levels before these rows."""
 
     def thresholds(self) -> list[tuple[Float[Array, "b q"], Float[Array, "b q"]]]:
@@ -47,7 +47,7 @@ class Stream:
         Of all rows, or of the latest.
     scale : fitted scale
         A function of leverage alone.
-    calibration : Calibration
+    calibration : StreamCalibration
         The latest scores, and where the levels stand.
     n_samples : int
         Number of rows so far.
@@ -55,7 +55,7 @@ class Stream:
 
     model: StreamingRidge
     scale: Any
-    calibration: Calibration
+    calibration: StreamCalibration
     n_samples: int = 0
 
     def follow(self, rows: Block) -> tuple[Followed, "Stream"]:
@@ -73,14 +73,14 @@ class Stream:
             return np.empty((0, 1))
         return widths_at(self.scale, (len(leverage), 1), lambda: leverage, lambda: leverage)
 
-    def bounds(
+    def band(self, seen: Seen) -> Band:
+        """Return the band over rows; infinite where their leverage is, whatever the scale."""
+        unknown = np.isinf(seen.leverage)
+        width = self.widths(np.where(unknown, 0.0, seen.leverage))
+        return Band(seen.prediction, seen.prediction, np.where(unknown[:, None], np.inf, width))
+
+    def ends(
         self, seen: Seen, lower: Float[Array, "#m q"], upper: Float[Array, "#m q"]
     ) -> tuple[Float[Array, "m q"], Float[Array, "m q"]]:
         """Return lower and upper ends; sides that were followed apart and cross meet in the middle."""
-        # Scores of rows without a leverage would be measured in a width of 1.
-        unknown = np.isinf(seen.leverage)[:, None]
-        width = np.where(unknown, np.inf, self.widths(np.where(unknown[:, 0], 0.0, seen.leverage)))
-        low, high = bounds(seen.prediction, width, lower, upper)
-        crossed = low > high
-        middle = np.where(crossed, low, 0.0) / 2 + np.where(crossed, high, 0.0) / 2
-        return np.where(crossed, middle, low), np.where(crossed, middle, high)
+        return uncrossed(*self.band(seen).ends(lower, upper))
