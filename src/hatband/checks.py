@@ -1,4 +1,7 @@
-"""Every check of what a user passes in, and every message that says what was required, seen and to be done."""
+"""Checks of what a user passes in, where two or more modules ask; each message says what was required, seen, to do.
+
+A check that one module needs stands in that module.
+"""
 
 import math
 import sys

@@ -39,7 +39,7 @@ BLOCKS, LARGEST_BLOCK = 10, 500
 
 
 class _Trial(NamedTuple):
-    """A candidate on rows that it had not seen: its band, the threshold of that, and its interval scores."""
+    """A candidate on rows that it has not seen: its band, the threshold of this band, and its interval scores."""
 
     band: tuple[Array, Array]
     threshold: float
@@ -50,9 +50,9 @@ class _Trial(NamedTuple):
 class AutoScale(Scale):
     """The scale with the smallest cross-validated mean interval score on held-out residuals, simpler ones first.
 
-    Chosen by the one-standard-error rule from constant, leverage, its strength, learned magnitudes and quantiles, and
-    the mean of two ways to learn these; for each output by itself. No calibration row is used, so the guarantee of the
-    calibrated interval is untouched.
+    The one-standard-error rule chooses, for each output, between the constant scale, leverage, leverage of estimated
+    strength, learned magnitudes, learned quantiles, and the mean of two ways to learn these. No calibration row is
+    used, so the calibrated interval keeps its guarantee.
 
     Parameters
     ----------
@@ -79,15 +79,16 @@ class AutoScale(Scale):
     Raises
     ------
     ValueError
-        If the level is not inside (0, 1), or candidates are none, or a blend names no candidate.
+        If the level is not inside (0, 1), there are no candidates, or a blend names a scale that is not one of them.
 
     Notes
     -----
-    Three folds. Where the model is a linear smoother they hold rows predicted without their tenth: a leave-one-out
-    prediction can give its residual away. Forests have 25 trees in the trial, all of theirs in the scale chosen; so
-    their scores count 5 % less than they are, which is what those trees and the rows of the fold gain. Candidates
-    learned from the same columns count as equally simple: the best is taken. Rows of weight 0 and of infinite leverage,
-    and all but 20,000, take no part in the choice. Cost: about that of five boosted quantile regressions.
+    Three folds. Where the model is a linear smoother, each row is predicted without a tenth of the rows, itself
+    included, because a learner can read the residual off a leave-one-out prediction. Forests have 25 trees in the
+    trial and all of their trees in the scale that is chosen. Their scores are lowered by 5 %, which is what the other
+    trees and the rows of the fold bring. Candidates that learn from the same columns count as equally simple: the best
+    is taken. Rows of weight 0 and of infinite leverage take no part in the choice, and no more than 20,000 rows do.
+    Cost: about that of five boosted quantile regressions.
 
     Examples
     --------

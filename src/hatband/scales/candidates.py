@@ -29,7 +29,7 @@ TRIAL_LOSS = 0.05
 def default_candidates() -> Candidates:
     """Return the candidates of `AutoScale`, the simpler first: by leverage, constant, learned from few, from all.
 
-    Fixed leverage comes after its estimated strength, which contains it: it is not to win by being simpler.
+    Fixed leverage comes after leverage of estimated strength, which contains it: it must not win by being simpler.
     """
     return {
         "strength": StrengthScale(),
@@ -74,7 +74,7 @@ def _kind(scale: Any) -> tuple[str, ...]:
 
 def mean_band(bands: list[tuple[Any, Array]], thresholds: Array) -> tuple[Any, Array]:
     """Return mean shift and mean half-width of bands, each at its own threshold: widths of one unit."""
-    # Where every member covers without any width there is no unit to bring them to, and a width of 0 is none.
+    # All thresholds are 0 where every residual is. Widths then keep their own units, because they must be > 0.
     thresholds = thresholds if np.any(thresholds) else np.ones(len(bands))
     shift = sum(shift for shift, _ in bands) / len(bands)
     width = sum(threshold * width for threshold, (_, width) in zip(thresholds, bands, strict=True)) / len(bands)

@@ -28,8 +28,8 @@ class StrengthScale(Scale):
     Attributes
     ----------
     strength_ : array (q,)
-        c of each output. 1: equal noise, the model's own error is all; more: noise grows with leverage; less: errors
-        do not follow this leverage.
+        c of each output. 1: the noise is equal and only the model's own error grows. Above 1: the noise grows with
+        leverage too. Below 1: errors grow less than this leverage.
 
     Raises
     ------
@@ -77,7 +77,7 @@ class StrengthScale(Scale):
         """Return shift 0 and width (m, q)."""
         views = zip(outputs(rows, len(self.strength_)), self.reach_, strict=True)
         leverage = np.stack([self._leverage(one, limit) for one, limit in views], axis=1)
-        # Without strength, leverage says nothing of the width, but where it is infinite nothing is known.
+        # Strength 0 times infinite leverage is NaN: such a row has infinite width all the same.
         with np.errstate(invalid="ignore"):
             width = np.sqrt(1 + self.strength_ * leverage)
         return 0.0, np.where(np.isinf(leverage), np.inf, width)
