@@ -183,7 +183,7 @@ class InputEncoder:
     def transform(self, X: Any) -> Array:
         """Return the features of X: numbers, indicators of gaps, levels."""
         X = X if _is_table(X) else as_numbers(X)
-        self._check_columns(_names(X))
+        self._check_names(_names(X))
         if sparse.issparse(X):
             return X
         numbers = _numbers(X, self.numeric, self.names)
@@ -194,7 +194,7 @@ class InputEncoder:
         extra += [_one_hot(_entries(X, j), levels) for j, levels in self.levels.items()]
         return np.hstack([numbers, *extra]) if extra else numbers
 
-    def _check_columns(self, names: tuple[Any, ...]) -> None:
+    def _check_names(self, names: tuple[Any, ...]) -> None:
         numbered = tuple(range(len(names)))
         same = names == self.names or (len(names) == len(self.names) and numbered in (names, self.names))
         if not same:
