@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from hatband import OnlineConformalRegressor
 from hatband.conformal import AdaptiveLevel, AggregatedLevel, FixedLevel
-from hatband.conformal.online.scores import ScoreWindow, rank_at
+from hatband.conformal.online.stream import ScoreWindow, rank_at
 from oracles import exact_upper_rank
 
 RULES = [FixedLevel(), AdaptiveLevel(0.02), AggregatedLevel(), AggregatedLevel(steps=[0.05], horizon=50)]

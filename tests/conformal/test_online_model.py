@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from hatband import OnlineConformalRegressor
-from hatband.conformal.online.ridge import Block, StreamingRidge
-from hatband.conformal.online.window import GrowingMemory, SlidingMemory, row_memory
+from hatband.conformal.online.ridge import GrowingMemory, SlidingMemory, StreamingRidge, StreamRows, row_memory
 from oracles import dense_leverage, ridge_predictions
 
 
@@ -155,6 +154,6 @@ def test_factorisations_are_as_rare_as_promised(rng, monkeypatch):
     X, y = rng.standard_normal((2000, 5)), rng.standard_normal((2000, 1))
     model = StreamingRidge.empty(5, 1, ridge=1.0, fit_intercept=True, window=None)
     for row in range(len(X)):
-        _, model = model.follow(Block(X[row : row + 1], y[row : row + 1], np.ones(1)))
+        _, model = model.follow(StreamRows(X[row : row + 1], y[row : row + 1], np.ones(1)))
 
     assert len(counted) <= 2000 / 64 + 8

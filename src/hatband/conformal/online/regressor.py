@@ -22,15 +22,15 @@ from hatband.checks import (
     check_confidence_level,
     check_finite,
     check_in,
+    unchanged_on_failure,
     warn_caller,
 )
 from hatband.conformal.band import Band, Ends, layout
 from hatband.conformal.calibration.row_metadata import check_alike
-from hatband.conformal.online.calibration import StreamCalibration
 from hatband.conformal.online.levels import as_adaptation
-from hatband.conformal.online.ridge import Block, Seen, StreamingRidge
-from hatband.conformal.online.stream import Followed, Stream
-from hatband.conformal.regressor import IntervalRegressor, check_rows, unchanged_on_failure
+from hatband.conformal.online.ridge import Forecast, StreamingRidge, StreamRows
+from hatband.conformal.online.stream import Followed, Stream, StreamCalibration
+from hatband.conformal.regressor import IntervalRegressor, check_rows
 from hatband.conformal.training import TrainingData
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry.convert import as_numbers, dense_inputs, kept
@@ -215,7 +215,7 @@ class OnlineConformalRegressor(IntervalRegressor):
             features = _features(transformer, X)
             stream = self._start(features.shape[1], data.y.shape[1]) if starts else self._stream
             check_same_outputs(data.y.shape[1], stream.calibration.n_outputs)
-            followed, self._stream = stream.follow(Block(features, data.y, weight))
+            followed, self._stream = stream.follow(StreamRows(features, data.y, weight))
             if starts:
                 self.transformer_ = transformer
                 self.n_outputs_, self.single_target_ = data.y.shape[1], data.is_single
@@ -287,10 +287,10 @@ class OnlineConformalRegressor(IntervalRegressor):
         check_is_fitted(self, "_stream")
         return self._stream.n_samples
 
-    def _seen(self, X: Any) -> Seen:
+    def _seen(self, X: Any) -> Forecast:
         return self._stream.model.seen(_features(self.transformer_, X))
 
-    def _warn_if_infinite(self, levels: list[Any], seen: Seen) -> None:
+    def _warn_if_infinite(self, levels: list[Any], seen: Forecast) -> None:
         needed = max(minimum_calibration_size(level, bool(self.symmetric)) for level in levels)
         if len(self.scores_) < needed:
             warn_caller(
