@@ -1,4 +1,4 @@
-"""Scales learned from honest residuals: what they recover and what bounds them."""
+"""Scales learned from held-out residuals: what they recover and what bounds them."""
 
 import numpy as np
 import pytest
