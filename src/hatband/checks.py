@@ -309,32 +309,6 @@ def check_not_positive(model: Any) -> None:
         )
 
 
-def check_probabilities(p: Any) -> tuple[list[Any], bool]:
-    """Return probabilities in [0, 1] as a list, and whether one number (not a list) was given."""
-    single = np.ndim(p) == 0
-    values = [p] if single else list(p)
-    for value in values:
-        if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)) or not 0 <= float(value) <= 1:
-            raise ValueError(f"p must be a probability from 0 to 1, or a list of such; got {value!r}.")
-    if not values:
-        raise ValueError("p must be a probability from 0 to 1, or a list of such; got an empty list.")
-    return values, single
-
-
-def check_target_for(y: Any, n_rows: int, n_outputs: int) -> Array:
-    """Return values of y as float64 (m, q), one per row and output or one for all; infinities pass."""
-    values = np.asarray(y, dtype=np.float64)
-    check_no_nan(np.atleast_1d(values), "y")
-    if values.ndim == 1 and n_outputs == 1:
-        values = values[:, None]
-    if values.ndim and values.shape != (n_rows, n_outputs):
-        raise ValueError(
-            f"y must be one number, or hold one value per row and output of the distribution, shape ({n_rows}, "
-            f"{n_outputs}); got shape {np.shape(y)}."
-        )
-    return np.broadcast_to(values, (n_rows, n_outputs))
-
-
 def check_interval_rows(y_true: Any, interval: Any, leverage: Any) -> tuple[Array, Array, Array]:
     """Return targets (m,), intervals (m, 2) and leverages (m,) of the same rows as float arrays without NaN."""
     y, bounds, h = (np.asarray(values, dtype=np.float64) for values in (y_true, interval, leverage))

@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state
 
-from hatband._checks_calibration import check_labels, check_ratio
 from hatband.arrays.typing import Array
 from hatband.checks import check_calibration_size, check_confidence_level, check_in, check_target, unchanged_on_failure
 from hatband.conformal.band import Band, Ends
 from hatband.conformal.calibration.calibration import CalibrationPlan, check_pooled
 from hatband.conformal.calibration.groups import Grouping
 from hatband.conformal.calibration.joint import EachOutput, fit_joint_box
+from hatband.conformal.calibration.row_metadata import check_labels, check_ratio
 from hatband.conformal.calibration.shift import fit_ratio
 from hatband.conformal.distribution import PredictiveDistribution
 from hatband.conformal.regressor import (
