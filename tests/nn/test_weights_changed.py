@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hatband.nn import ClapsRegressor, EnsembleConformalRegressor, LastLayerConformalRegressor, WholeNetwork
-from hatband.nn.measure.state_fingerprint import Weights
+from hatband.nn.measure.state import StateFingerprint
 from nn.cases import network, rows
 
 
@@ -147,7 +147,7 @@ def test_every_entry_of_any_type_counts_wherever_it_lies_in_memory(dtype, shape)
 
     apart = torch.ones(2 * max(1, int(np.prod(shape))) + 1, dtype=dtype)[1:]
     values = apart[: int(np.prod(shape))].reshape(shape)
-    known = Weights.of(Holder(values))
+    known = StateFingerprint.of(Holder(values))
     known.check(Holder(values.clone()))
     for place in range(values.numel()):
         other = values.clone()

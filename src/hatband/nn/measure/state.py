@@ -1,12 +1,14 @@
-"""What training must leave as it found it: torch's generators, modes, gradients and, after an error, weights."""
+"""The state of a network: what must be left as it was found, and a fingerprint that tells whether it still is."""
 
 import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 # torch's generators belong to the process: two threads that drew from them at once would draw each other's numbers.
@@ -77,6 +79,19 @@ def learning() -> Iterator[None]:
 
 
 @contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch to evaluation without gradients; leave every part in the mode that it was found in."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextmanager
 def put_back_on_failure(module: Any) -> Iterator[None]:
     """Leave modes as they were and no gradients behind; after an error, the weights as they were too."""
     state, modes = copied_state(module), [(part, part.training) for part in module.modules()]
@@ -107,3 +122,60 @@ def copied_state(module: Any) -> dict[str, Any]:
     """Return weights and buffers that further training does not touch."""
     # A module may keep more than tensors there (get_extra_state).
     return {name: copy.deepcopy(value) for name, value in module.state_dict().items()}
+
+
+@dataclass(frozen=True, eq=False)
+class StateFingerprint:
+    """Sums by which the weights and buffers of a network are known again.
+
+    Parameters
+    ----------
+    types : dict of name -> torch.dtype
+        Of the tensors in the state of the network.
+    sums : dict of name -> int
+        Of their bytes, in words of eight, modulo 2^64: exact, the same in every order and on every device.
+    """
+
+    types: dict[str, torch.dtype]
+    sums: dict[str, int]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Self:
+        """Read the state of a network once."""
+        state = _state(module)
+        types = {name: values.dtype for name, values in state.items()}
+        return cls(types, _sums(state))
+
+    def check(self, module: nn.Module) -> None:
+        """Raise ValueError unless the network has this state, in whatever type and on whatever device."""
+        state = _state(module)
+        # Back from float64 the bits are what they were.
+        sums = _sums({name: values.to(self.types.get(name, values.dtype)) for name, values in state.items()})
+        changed = sorted(name for name, _ in sums.items() ^ self.sums.items())
+        if changed:
+            raise ValueError(
+                f"the network must be as it was measured; its state has changed since, the first difference is in "
+                f"{changed[0]!r}. Leverage and calibration scores belong to the old weights: call fit_train and "
+                "calibrate again, or train on a copy, copy.deepcopy(module)."
+            )
+
+
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    # A module may keep more than tensors there (get_extra_state).
+    return {name: values for name, values in module.state_dict().items() if isinstance(values, torch.Tensor)}
+
+
+def _sums(state: dict[str, torch.Tensor]) -> dict[str, int]:
+    sums = [_sum_of_words(values) for values in state.values()]
+    # To the host at once: every number that is waited for costs an accelerator a pause.
+    together = torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else []
+    return dict(zip(state, together, strict=True))
+
+
+def _sum_of_words(values: torch.Tensor) -> torch.Tensor:
+    values = torch.view_as_real(values) if values.is_complex() else values
+    # A clone lies at the start of its memory, as words of eight must.
+    whole = values.contiguous() if values.storage_offset() == 0 else values.clone(memory_format=torch.contiguous_format)
+    content = whole.detach().reshape(-1).view(torch.uint8)
+    last = len(content) // 8 * 8
+    return content[:last].view(torch.int64).sum() + content[last:].sum(dtype=torch.int64)
