@@ -17,7 +17,7 @@ from hatband.conformal.band import band_of
 from hatband.conformal.inputs import shaped_like_target
 from hatband.conformal.target import PlainTarget
 from hatband.nn.calibrated import calibrated_interval, check_calibrated
-from hatband.nn.files.ensemble import check_networks, load_ensemble, save_ensemble
+from hatband.nn.files.folders import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.measure.batches import as_batches
 from hatband.nn.measure.network_rows import NetworkRows, block_of, columns_like, stacked
