@@ -15,7 +15,6 @@ SOURCE = Path(hatband.__file__).parent
 # left, and within its own package what does not lead back to it.
 LAYERS = [
     ["_compat", "checks", "arrays"],
-    ["_checks_network"],
     ["linalg"],
     ["formulas"],
     ["geometry"],
