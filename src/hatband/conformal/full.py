@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clone
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin
 from sklearn.linear_model import Ridge
 from sklearn.utils import check_consistent_length, get_tags
 from sklearn.utils.metadata_routing import MetadataRouter
@@ -15,19 +15,18 @@ from hatband.arrays.typing import Array
 from hatband.checks import (
     LeverageWarning,
     check_confidence_level,
-    check_exactness,
     check_in,
     check_target,
     check_weights,
 )
-from hatband.conformal.full_scores import SCORES
+from hatband.conformal.exact_smoother import fit_smoother
+from hatband.conformal.full_scores import SCORES, crossed, near
+from hatband.conformal.held_out.plus import Given
 from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
 from hatband.conformal.intervals import layout, warn_if_too_few
-from hatband.conformal.routing import fit_parameters, router_of
-from hatband.fitted.smoother import TrainedSmoother
-from hatband.formulas.full_conformal import Augmented
+from hatband.conformal.routing import router_of
+from hatband.formulas.full_conformal import CrossedRows
 from hatband.formulas.order_statistics import upper_rank
-from hatband.geometry import as_geometry
 from hatband.geometry.convert import kept
 
 
@@ -58,7 +57,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     Attributes
     ----------
     estimator_ : fitted estimator
-    smoother_ : TrainedSmoother
+    smoother_ : Smoother
         The space of the model, residuals and leverages of the training rows, and these rows in the coordinates
         of the factor (8 n d bytes; a kernel keeps its rows and two n x n arrays).
 
@@ -134,28 +133,12 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         check_in(self.method, tuple(SCORES), "method")
         with input_names_kept_on_failure(self):
             X = check_rows(self, X, reset=True)
-            smoother = self._trained(X, np.asarray(y), target, weight, fit_params)
+            given = Given(X, target, np.asarray(y), weight, fit_params)
+            smoother, training, _ = fit_smoother(self, self._regressor(), given)
+            smoother = smoother.prepared(training)
         self.estimator_, self.smoother_ = smoother.estimator, smoother
         self.n_outputs_, self.single_target_ = target.shape[1], single
         return self
-
-    def _trained(
-        self, X: Any, y: Array, target: Array, weight: Array | None, fit_params: dict[str, Any]
-    ) -> TrainedSmoother:
-        template = self._regressor()
-        params = fit_parameters(self, template, weight, fit_params)
-        estimator = clone(template).fit(kept(X, template), y, **params)
-        geometry = as_geometry(self.geometry, estimator)
-        check_exactness(
-            geometry.exactness,
-            self.allow_tuned,
-            type(self).__name__,
-            type(estimator).__name__,
-            "CrossConformalRegressor",
-        )
-        # Metadata routing may keep the weights from the estimator; then the smoother is not weighted either.
-        routed = any(name.endswith("sample_weight") for name in params)
-        return TrainedSmoother.of(estimator, geometry, X, target, weight if routed else None)
 
     def _regressor(self) -> Any:
         return Ridge() if self.estimator is None else self.estimator
@@ -239,7 +222,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
             raise ValueError(f"predict_set takes one confidence_level; got {level!r}. Call it once per level.")
         features = self._features(X)
         sets: list[list[Array]] = [[] for _ in range(len(features))]
-        for part, _, fit in self._blocks(features):
+        for part, _, fit in crossed(self.smoother_, features, self.block_size):
             for row, pieces in zip(range(part.start, part.stop), SCORES[self.method].sets(fit, level), strict=True):
                 sets[row].append(pieces)
         hulls = np.array([[(pieces[0, 0], pieces[-1, 1]) for pieces in row] for row in sets])
@@ -263,15 +246,12 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     def _features(self, X: Any) -> Any:
         return self.smoother_.space.features(check_rows(self, X, reset=False))
 
-    def _blocks(self, features: Any) -> Iterator[tuple[slice, int, Augmented]]:
-        return self.smoother_.augmented(features, self.block_size)
-
-    def _near(self, features: Any, levels: list[Any]) -> Iterator[tuple[Any, int, Augmented]]:
+    def _near(self, features: Any, levels: list[Any]) -> Iterator[tuple[Any, int, CrossedRows]]:
         """Yield blocks for intervals, which need only those training rows that can hold a rank."""
         if self.method != "studentised":
-            return self._blocks(features)
+            return crossed(self.smoother_, features, self.block_size)
         ranks = [upper_rank(self.smoother_.n_samples, level) for level in levels]
-        return self.smoother_.near(features, self.block_size, ranks)
+        return near(self.smoother_, features, self.block_size, ranks)
 
     def _point(self, prediction: Array) -> Array:
         return shaped_like_target(prediction, self.n_outputs_, self.single_target_)

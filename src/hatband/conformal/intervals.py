@@ -28,16 +28,19 @@ def thresholds(
     return -quantile(-scores, side), quantile(scores, side)
 
 
-def bounds(center: Array, width: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
-    """Return center + threshold x width (m, q); an infinite threshold or width makes an infinite bound.
-
-    Zero times infinity counts as infinity: nothing is known of a row whose leverage is infinite.
-    """
+def reach(width: Array, spread: Array) -> Array:
+    """Return spread x width, infinite where the width is: nothing is known of a row whose leverage is infinite."""
+    with np.errstate(invalid="ignore"):
+        product = width * spread
     infinite = np.isinf(width)
-    finite_width = np.where(infinite, 1.0, width)
-    low = np.where(infinite, -np.inf, center + lower * finite_width)
-    high = np.where(infinite, np.inf, center + upper * finite_width)
-    return low, high
+    if infinite.any():
+        product[np.broadcast_to(infinite, product.shape)] = np.inf
+    return product
+
+
+def bounds(center: Array, width: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
+    """Return center + threshold x width (m, q); an infinite threshold or width makes an infinite bound."""
+    return center - reach(width, -lower), center + reach(width, upper)
 
 
 def layout(levels: list[tuple[Array, Array]], single_target: bool, single_level: bool) -> Array:

@@ -16,11 +16,12 @@ from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.calibration.ranking import PooledRanking
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, ScaledDistribution
 from hatband.conformal.full import FullConformalRegressor
+from hatband.conformal.full_scores import crossed
 from hatband.conformal.held_out.jackknife import JackknifePlusRegressor
 from hatband.conformal.inputs import check_rows
 from hatband.conformal.target import PlainTarget
 from hatband.fitted.rows import new_rows
-from hatband.fitted.smoother import TrainedSmoother
+from hatband.fitted.smoother import Smoother
 from hatband.formulas.full_conformal import predictive_atoms
 from hatband.geometry import Features
 
@@ -139,13 +140,13 @@ def _of_full(model: FullConformalRegressor, X: Any) -> PredictiveDistribution:
 
 @dataclass(frozen=True, eq=False)
 class _FullAtoms:
-    smoother: TrainedSmoother
+    smoother: Smoother
     features: Features
     defined: Array
     rows: int | None
 
     def blocks(self) -> Iterator[tuple[slice, int, Array]]:
-        for part, j, fit in self.smoother.augmented(self.features, self.rows):
+        for part, j, fit in crossed(self.smoother, self.features, self.rows):
             yield part, j, predictive_atoms(fit)[:, self.defined]
 
 
@@ -204,7 +205,7 @@ def leave_one_out_distribution(model: FullConformalRegressor, X: Any) -> ScaledD
     return ScaledDistribution(center, np.sqrt(1 + h), scores, model.single_target_)
 
 
-def _defined_rows(smoother: TrainedSmoother) -> Array:
+def _defined_rows(smoother: Smoother) -> Array:
     return _defined(~smoother.interpolated)
 
 

@@ -16,7 +16,8 @@ from hatband.conformal.calibration.shift import fit_ratio
 from hatband.conformal.inputs import check_rows
 from hatband.conformal.routing import fit_parameters, weights_used
 from hatband.conformal.target import split_target
-from hatband.fitted.rows import Rows, honest_rows, new_rows, training_rows
+from hatband.fitted.rows import Rows, held_out_rows, new_rows
+from hatband.fitted.training_rows import training_rows
 from hatband.geometry import as_geometry
 from hatband.geometry.convert import kept
 from hatband.scales import as_scale, fit_scale
@@ -69,11 +70,11 @@ def train(owner: Any, template: Any, given: Given) -> dict[str, Any]:
         "target": scored,
     }
     # Refits may stand behind these residuals: they are made once, and only for what asks.
-    honest = cache(partial(training_rows, model, space, X, target, **options))
-    source = fit_scale(scale, honest)
+    held_out = cache(partial(training_rows, model, space, X, target, **options))
+    source = fit_scale(scale, held_out)
     seen = partial(_seen, model, space, X, scored, target)
-    outputs = fit_outputs(owner.joint and target.shape[1] > 1, scale, honest, seen, levels[0])
-    grouping = None if owner.groups is None else Grouping.of(owner.groups, partial(_honest, space, X, weight))
+    outputs = fit_outputs(owner.joint and target.shape[1] > 1, scale, held_out, seen, levels[0])
+    grouping = None if owner.groups is None else Grouping.of(owner.groups, partial(_held_out, space, X, weight))
     plan = Plan(grouping, ratio, outputs)
     values = (estimator, model, scored, space, scale, source, target.shape[1], single, plan)
     return dict(zip(TRAINED, values, strict=True))
@@ -89,8 +90,8 @@ def _checked(owner: Any, X_target: Any) -> Any:
     return None if X_target is None else check_rows(owner, X_target, reset=False)
 
 
-def _honest(space: Any, X: Any, weight: Array | None) -> Rows:
+def _held_out(space: Any, X: Any, weight: Array | None) -> Rows:
     """Training rows with leave-one-out leverage, and no prediction."""
     features = space.features(X)
-    leverage = space.leverage(features)
-    return honest_rows(space, features, leverage, leverage, weight)
+    leverage = space.training_leverage(features)
+    return held_out_rows(space, features, leverage, leverage, space.training_weights(weight))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hatband.arrays.typing import Array
-from hatband.fitted.rows import NoHonestResiduals, Rows, TrainingRows
+from hatband.fitted.rows import NoHeldOutResiduals, Rows, TrainingRows
 
 
 class Outputs(ABC):
@@ -70,7 +70,7 @@ def fit_outputs(
         return EachOutput()
     try:
         rows, residuals = honest()[:2]
-    except NoHonestResiduals:
+    except NoHeldOutResiduals:
         rows, residuals = seen()
     shift, width = scale.predict(rows)
     width = np.asarray(width).reshape(len(rows), -1)

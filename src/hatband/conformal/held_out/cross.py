@@ -1,7 +1,6 @@
 """CV+: every row trains and every row calibrates, with one model per fold, for any regressor."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -10,11 +9,12 @@ from sklearn.utils import get_tags
 from hatband._compat import CallbackSupportMixin, with_callbacks
 from hatband.checks import check_refittable
 from hatband.conformal.held_out.base import BaseEveryRow
-from hatband.conformal.held_out.blocks import LARGEST_BLOCK, BlockOut
+from hatband.conformal.held_out.closed_form import LARGEST_BLOCK, BlockOut
 from hatband.conformal.held_out.plus import Given, HeldOut
 from hatband.conformal.held_out.refits import Fold, Refitted, folds_of
 from hatband.conformal.routing import fit_parameters, weights_used
 from hatband.conformal.split import SplitConformalRegressor
+from hatband.fitted.smoother import Smoother, SmootherMismatch
 from hatband.geometry import Space
 from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace
 from hatband.scales import ConstantScale, LeverageScale
@@ -150,12 +150,22 @@ class CrossConformalRegressor(CallbackSupportMixin, BaseEveryRow):
             random_state=self.random_state,
         ).fit_train(given.X, given.values, given.weight, **given.fit_params)
         if _in_closed_form(whole, folds, len(given.y)):
-            params = fit_parameters(self, self._regressor(), given.weight, given.fit_params)
-            used = replace(given, weight=weights_used(params, given.weight))
-            block_out = BlockOut.of(whole, folds, used, self.block_size)
+            block_out = self._block_out(whole, folds, given)
             if block_out is not None:
                 return block_out
         return Refitted.of(whole, folds, given, n_jobs=self.n_jobs, block_size=self.block_size, owner=self)
+
+    def _block_out(self, whole: SplitConformalRegressor, folds: Sequence[Fold], given: Given) -> BlockOut | None:
+        """Return the fold models in closed form; None where the model is no smoother, or a fold leaves no model."""
+        params = fit_parameters(self, self._regressor(), given.weight, given.fit_params)
+        training = whole.space_.features(given.X)
+        try:
+            smoother = Smoother.of(
+                whole.estimator_, whole.space_, training, given.y, weights_used(params, given.weight)
+            )
+        except SmootherMismatch:
+            return None
+        return BlockOut.of(smoother, training, given.y, folds, scale=whole.scale_, block_size=self.block_size)
 
 
 def _in_closed_form(whole: SplitConformalRegressor, folds: Sequence[Fold], n_samples: int) -> bool:

@@ -1,19 +1,12 @@
 """Jackknife+ from one factorisation: every row trains, every row calibrates, and nothing is refitted."""
 
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
-from sklearn.base import clone
-
-from hatband.checks import check_exactness, check_kernel_size, check_pointwise, check_two_rows
+from hatband.checks import check_pointwise, check_two_rows
+from hatband.conformal.exact_smoother import fit_smoother
 from hatband.conformal.held_out.base import BaseEveryRow
+from hatband.conformal.held_out.closed_form import LeaveOneOut
 from hatband.conformal.held_out.plus import Given
-from hatband.conformal.held_out.rows import LeaveOneOut
-from hatband.conformal.routing import fit_parameters, weights_used
-from hatband.fitted.loo_ridge import LARGEST_KERNEL
-from hatband.geometry import KernelGeometry, as_geometry
-from hatband.geometry.composite import Preprocessed
-from hatband.geometry.convert import kept
 from hatband.scales import as_scale
 
 
@@ -136,21 +129,7 @@ class JackknifePlusRegressor(BaseEveryRow):
 
     def _held_out(self, given: Given) -> LeaveOneOut:
         check_two_rows(given.y, type(self).__name__)
-        template, scale = self._regressor(), as_scale(self.scale)
+        scale = as_scale(self.scale)
         check_pointwise(scale, self.allow_tuned, type(self).__name__)
-        params = fit_parameters(self, template, given.weight, given.fit_params)
-        estimator = clone(template).fit(kept(given.X, template), given.values, **params)
-        geometry = as_geometry(self.geometry, estimator)
-        check_exactness(
-            geometry.exactness,
-            self.allow_tuned,
-            type(self).__name__,
-            type(template).__name__,
-            "CrossConformalRegressor",
-        )
-        inner = geometry.geometry if isinstance(geometry, Preprocessed) else geometry
-        if isinstance(inner, KernelGeometry):
-            check_kernel_size(len(given.y), LARGEST_KERNEL)
-        used = replace(given, weight=weights_used(params, given.weight))
-        space = geometry.fit(used.X, used.weight)
-        return LeaveOneOut.of(estimator, space, used, scale, self.block_size)
+        smoother, training, weights = fit_smoother(self, self._regressor(), given)
+        return LeaveOneOut.of(smoother, training, given.y, weights, scale=scale, block_size=self.block_size)

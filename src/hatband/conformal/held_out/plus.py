@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hatband.arrays.typing import Array
+from hatband.conformal.intervals import bounds
 from hatband.formulas.order_statistics import conformal_quantile, kth_smallest, upper_rank
 
 
@@ -86,13 +87,13 @@ class HeldOut(ABC):
     def around(self, features: Any, spread: Array) -> Iterator[Reach]:
         """Yield mu_-i(x) -+ spread_i width_-i(x) for spread (n, q), a block of new rows at a time."""
 
-    @abstractmethod
     def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
-        """Yield what `around` does, but for held-out rows that cannot hold these ranks among the n `high`."""
+        """Yield what `around` does; held-out rows that cannot hold these ranks among the n `high` may be left out."""
+        return self.around(features, spread)
 
-    @abstractmethod
     def center(self, features: Any, spread: Array) -> tuple[Array, Array]:
         """Return mu(x) -+ spread width(x) (m, q) of the model of all rows, for spread (q,)."""
+        return bounds(self.prediction(features), self.width(features), -spread, spread)
 
 
 Bounds = tuple[Array, Array]
@@ -104,15 +105,15 @@ def plus(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Bounds
     Barber, Candes, Ramdas and Tibshirani (2021), *Predictive inference with the jackknife+*, equations 1.5 and 4.1.
     """
     n, q = held.scores.shape
-    bounds = np.full((len(levels), 2, m, q), np.inf)
-    bounds[:, 0] = -np.inf
+    ends = np.full((len(levels), 2, m, q), np.inf)
+    ends[:, 0] = -np.inf
     finite = [(place, upper_rank(n, level)) for place, level in enumerate(levels) if upper_rank(n, level) <= n]
     if finite:
         for part, j, low, high, below, above in held.near(features, np.abs(held.scores), [k for _, k in finite]):
             for place, k in finite:
-                bounds[place, 0, part, j] = kth_smallest(low, n + 1 - k - above, axis=1)
-                bounds[place, 1, part, j] = kth_smallest(high, k - below, axis=1)
-    return [_uncrossed(lower, upper) for lower, upper in bounds]
+                ends[place, 0, part, j] = kth_smallest(low, n + 1 - k - above, axis=1)
+                ends[place, 1, part, j] = kth_smallest(high, k - below, axis=1)
+    return [_uncrossed(lower, upper) for lower, upper in ends]
 
 
 def _uncrossed(lower: Array, upper: Array) -> Bounds:

@@ -1,8 +1,8 @@
 """Folds: which rows each model has not seen, and the models that are refitted without them."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from joblib import Parallel, delayed  # type: ignore[import-untyped]
@@ -11,14 +11,17 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
+from hatband._compat import CALLBACKS_SUPPORTED
 from hatband.arrays.typing import Array
 from hatband.checks import check_folds
 from hatband.conformal.band import band_of
 from hatband.conformal.base import BaseSplitConformal
 from hatband.conformal.held_out.plus import Given, HeldOut, Reach
-from hatband.conformal.held_out.progress import reported
+from hatband.conformal.intervals import bounds
 from hatband.fitted.cross_leverage import row_blocks
 from hatband.fitted.rows import new_rows, take_rows
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,6 @@ class Refitted(HeldOut):
     places: Sequence[Array]
     scores: Array
     block_size: int | None = None
-    refitted: bool = field(default=True, init=False)
 
     @classmethod
     def of(
@@ -103,6 +105,11 @@ class Refitted(HeldOut):
         for fold, (_, own) in zip(folds, trained, strict=True):
             scores[fold.scores] = own
         return cls(whole, [model for model, _ in trained], [fold.scores for fold in folds], scores, block_size)
+
+    @property
+    def refitted(self) -> bool:
+        """Whether any model was refitted: all were."""
+        return True
 
     @property
     def estimator(self) -> Any:
@@ -148,15 +155,27 @@ class Refitted(HeldOut):
                 part = slice(outer.start + inner.start, outer.start + inner.stop)
                 yield from (Reach(part, j, low[..., j], high[..., j]) for j in range(q))
 
-    def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
-        """Yield what `around` does."""
-        return self.around(features, spread)
-
     def _block(self, bands: list[tuple[Array, Array]], spread: Array) -> tuple[Array, Array]:
         low, high = np.empty((2, len(bands[0][0]), *spread.shape))
         for model, band, places in zip(self.models, bands, self.places, strict=True):
             low[:, places], high[:, places] = _ends(model, *band, spread[places])
         return low, high
+
+
+def reported(estimator: Any, results: Iterable[Result], total: int) -> Iterator[Result]:
+    """Yield results as they come, and tell the callbacks of an estimator about each; its fit ends with the last.
+
+    ``estimator.set_callbacks(ProgressBar())`` shows a bar, with scikit-learn >= 1.9.
+    """
+    if not CALLBACKS_SUPPORTED:
+        yield from results
+        return
+    root = estimator._init_callback_context(max_subtasks=total).call_on_fit_task_begin(estimator=estimator)
+    for result in results:
+        fold = root.subcontext(task_name="fold").call_on_fit_task_begin(estimator=estimator)
+        yield result
+        fold.call_on_fit_task_end(estimator=estimator)
+    root.call_on_fit_task_end(estimator=estimator)
 
 
 def _trained(model: BaseSplitConformal, given: Given, fold: Fold) -> tuple[BaseSplitConformal, Array]:
@@ -176,10 +195,8 @@ def _band(model: BaseSplitConformal, X: Any) -> tuple[Array, Array]:
 def _ends(model: BaseSplitConformal, center: Array, width: Array, spread: Array) -> tuple[Array, Array]:
     """Return center -+ spread_i width (m, k, q) in the units of y; infinite where the width is, or y has no value."""
     shape = (len(center), *spread.shape)
-    with np.errstate(invalid="ignore"):
-        reach = np.where(np.isinf(width)[:, None], np.inf, width[:, None] * spread)
     low, high = (
         model.target_.backward(end.reshape(-1, shape[2])).reshape(shape)
-        for end in (center[:, None] - reach, center[:, None] + reach)
+        for end in bounds(center[:, None], width[:, None], -spread, spread)
     )
     return np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
