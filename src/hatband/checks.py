@@ -1,7 +1,10 @@
 """Every check of what a user passes in, and every message that says what was required, seen and to be done."""
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
@@ -323,3 +326,23 @@ def check_some_residuals(n_rows: int, name: str) -> None:
             "none of them is determined. Give the estimator a ridge > 0 or more rows than features, or use a scale "
             "that learns from no residuals, such as 'leverage'."
         )
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside this package that called it, however deep inside the cause was found."""
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "hatband":
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, category, stacklevel=depth)
+
+
+@contextmanager
+def unchanged_on_failure(estimator: Any) -> Iterator[None]:
+    """Give an estimator back the attributes that it had when something fails inside, an interrupt included."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

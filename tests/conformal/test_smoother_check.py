@@ -17,10 +17,10 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from hatband import (
     ApproximateJackknifePlusRegressor,
-    ConformalRidge,
     CrossConformalRegressor,
     FullConformalRegressor,
     JackknifePlusRegressor,
+    LeaveOneOutRidge,
     SplitConformalRegressor,
 )
 from hatband.fitted.smoother import Smoother, SmootherMismatch
@@ -153,7 +153,7 @@ def test_newton_steps_are_taken_from_the_minimum_only(estimator, data):
 
 EVERY = [
     SplitConformalRegressor(scale="strength", random_state=0),
-    ConformalRidge(ridges=[1.0], scale="strength", random_state=0),
+    SplitConformalRegressor(LeaveOneOutRidge([1.0]), scale="magnitude", random_state=0),
     CrossConformalRegressor(scale="constant"),
     CrossConformalRegressor(scale="leverage", method="minmax"),
     JackknifePlusRegressor(),

@@ -1,20 +1,15 @@
 """What jackknife+ and full conformal prediction begin with: fit the estimator and take it as a linear smoother."""
 
-import warnings
 from typing import Any
 
-from sklearn.base import clone
-
 from hatband.arrays.typing import Array
-from hatband.checks import CalibrationWarning
-from hatband.conformal.held_out.plus import Given
-from hatband.conformal.routing import fit_parameters, weights_used
+from hatband.checks import CalibrationWarning, warn_caller
+from hatband.conformal.training import TrainingData, fit_estimator
 from hatband.fitted.smoother import Smoother, check_kernel_size
 from hatband.geometry import Features, as_geometry
-from hatband.geometry.convert import kept
 
 
-def fit_smoother(owner: Any, template: Any, given: Given) -> tuple[Smoother, Features, Array | None]:
+def fit_smoother(owner: Any, template: Any, data: TrainingData) -> tuple[Smoother, Features, Array | None]:
     """Fit a clone of the template; return it as a smoother, with the rows given as its space sees them, and weights.
 
     Raises
@@ -23,16 +18,13 @@ def fit_smoother(owner: Any, template: Any, given: Given) -> tuple[Smoother, Fea
         If the model is no fixed linear smoother of y, its predictions are not those that the geometry says, or a kernel
         has too many rows.
     """
-    params = fit_parameters(owner, template, given.weight, given.fit_params)
-    estimator = clone(template).fit(kept(given.X, template), given.values, **params)
+    estimator, weight = fit_estimator(owner, template, data)
     geometry = as_geometry(owner.geometry, estimator)
     check_exactness(geometry.exactness, owner.allow_tuned, type(owner).__name__, type(template).__name__)
-    check_kernel_size(geometry, len(given.y))
-    # Metadata routing may keep the weights from the estimator; then the smoother is not weighted either.
-    weights = weights_used(params, given.weight)
-    space = geometry.fit(given.X, weights)
-    features = space.features(given.X)
-    return Smoother.of(estimator, space, features, given.y, weights), features, weights
+    check_kernel_size(geometry, len(data))
+    space = geometry.fit(data.X, weight)
+    features = space.features(data.X)
+    return Smoother.of(estimator, space, features, data.y, weight), features, weight
 
 
 def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str) -> None:
@@ -49,9 +41,8 @@ def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str) -
             f"{model} chose hyperparameters on the rows it is fitted to, which {owner} would have to choose anew for "
             "each refit. Fix them, use CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
         )
-    warnings.warn(
+    warn_caller(
         f"{model} chose hyperparameters on the same rows: intervals hold as if they had been fixed in advance, and the "
         "coverage guarantee is lost.",
         CalibrationWarning,
-        stacklevel=6,
     )

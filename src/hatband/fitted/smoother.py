@@ -73,10 +73,10 @@ class Smoother:
         smoothed, total = np.hsplit(both, 2)
         # With an intercept, and for models that centre y, the mean stays; otherwise it is smoothed too.
         answers = np.stack([mean + smoothed, smoothed + mean * total])
-        closest = np.abs(predicted - answers).max(axis=1).argmin(axis=0)
+        seen, residuals = _seen(weights), y - predicted
+        closest = np.abs(predicted - answers)[:, seen].max(axis=1).argmin(axis=0)
         smoothed = np.take_along_axis(answers, closest[None, None], axis=0)[0]
-        residuals = y - predicted
-        noise = np.sqrt(np.average(np.square(residuals), axis=0, weights=None if weights is None else weights > 0))
+        noise = np.sqrt(np.square(residuals[seen]).mean(axis=0))
         return cls.checked(
             estimator,
             space,
@@ -108,13 +108,14 @@ class Smoother:
         SmootherMismatch
             If they do not.
         """
-        gap, allowed = np.abs(predicted - smoothed), _tolerance(space, training, predicted, noise)
+        gap = np.abs(predicted - smoothed)[_seen(weights)].max(axis=0)
+        allowed = _tolerance(space, training, predicted, noise)
         if (gap > allowed).any():
-            worst = int(np.argmax((gap - allowed).max(axis=0)))
+            worst = int(np.argmax(gap - allowed))
             raise SmootherMismatch(
                 f"the predictions of {type(estimator).__name__} at its training rows must be those of the linear "
                 f"smoother that its geometry describes, up to {allowed[worst]:.1g}; they differ by "
-                f"{gap[:, worst].max():.3g}. Use the geometry of the model itself, these very rows for a frozen model, "
+                f"{gap[worst]:.3g}. Use the geometry of the model itself, these very rows for a frozen model, "
                 "and a solver that converges; or CrossConformalRegressor, which refits any regressor."
             )
         leverage = space.training_leverage(training).reshape(len(training), -1)
@@ -281,6 +282,11 @@ def check_kernel_size(geometry: Geometry, n_samples: int) -> None:
                 f"an exact kernel needs two n x n arrays and takes at most {LARGEST_KERNEL} rows; got {n_samples}. Use "
                 "a Pipeline of scikit-learn's Nystroem and Ridge: these features are fixed; leave-one-out stays exact."
             )
+
+
+def _seen(weights: Array | None) -> Any:
+    """Return which rows the fit has seen: those with a weight."""
+    return slice(None) if weights is None else weights > 0
 
 
 def _tolerance(space: Space, training: Features, predicted: Array, noise: Array) -> Array:

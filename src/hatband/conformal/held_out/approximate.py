@@ -1,27 +1,26 @@
 """Jackknife+ for convex losses by one Newton step per row: approximate leave-one-out from one factorisation."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import clone
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_single_output, check_two_rows
-from hatband.conformal.held_out.base import BaseEveryRow
+from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.closed_form import OfSmoother
 from hatband.conformal.held_out.convex import ConvexFit, convex_fit
-from hatband.conformal.held_out.plus import Given, Reach
-from hatband.conformal.routing import fit_parameters, weights_used
+from hatband.conformal.held_out.plus import Reach
+from hatband.conformal.training import TrainingData, fit_estimator
 from hatband.fitted.cross_leverage import row_blocks
 from hatband.fitted.rows import predict_features
 from hatband.fitted.smoother import Smoother
 from hatband.formulas.leave_one_out import loo_predictions
 from hatband.geometry import FeatureGeometry, Features
 from hatband.geometry.composite import Preprocessed, transformed
-from hatband.geometry.convert import as_numbers, kept
+from hatband.geometry.convert import as_numbers
 from hatband.geometry.features import selected
 from hatband.geometry.model import steps_of
 from hatband.scales import ConstantScale
@@ -94,12 +93,13 @@ class NewtonLeaveOneOut(OfSmoother):
             yield Reach(block.index, 0, center - spread[:, 0], center + spread[:, 0])
 
 
-class ApproximateJackknifePlusRegressor(BaseEveryRow):
+class ApproximateJackknifePlusRegressor(HeldOutRegressor):
     """APPROXIMATE jackknife+ mu_-i(x) -+ R_i for convex losses: mu_-i is one Newton step from the fit to all rows.
 
     For HuberRegressor, Lasso and ElasticNet, PoissonRegressor, GammaRegressor, TweedieRegressor, alone or behind
-    transformers in a Pipeline; more by ``hatband.conformal.convex_fit.register``. For least squares and ridge the step
-    is exact: use `JackknifePlusRegressor`.
+    transformers in a Pipeline; more by
+    ``hatband.conformal.held_out.convex.convex_fit.register``. For least squares and ridge the step is exact: use
+    `JackknifePlusRegressor`.
 
     Parameters
     ----------
@@ -152,7 +152,6 @@ class ApproximateJackknifePlusRegressor(BaseEveryRow):
     """
 
     _methods: ClassVar[tuple[str, ...]] = ("plus", "minmax")
-    _multi_output: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -190,19 +189,24 @@ class ApproximateJackknifePlusRegressor(BaseEveryRow):
         """
         return self._fit(X, y, sample_weight, fit_params)
 
+    held_out_: NewtonLeaveOneOut
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = False
+        return tags
+
     @property
     def kept_share_(self) -> float | None:
         """Share of rows that can be left out without a change of the active set; None for smooth losses."""
         return self.held_out_.kept_share
 
-    def _held_out(self, given: Given) -> NewtonLeaveOneOut:
-        check_two_rows(given.y, type(self).__name__)
-        check_single_output(given.y, type(self).__name__)
-        template = self._regressor()
-        params = fit_parameters(self, template, given.weight, given.fit_params)
+    def _hold_out(self, data: TrainingData) -> NewtonLeaveOneOut:
+        check_two_rows(data.y, type(self).__name__)
+        check_single_output(data.y, type(self).__name__)
         # Models of one output warn about a column; (n, 1) is the same to them.
-        estimator = clone(template).fit(kept(given.X, template), given.values.ravel(), **params)
-        return NewtonLeaveOneOut.of(estimator, given.X, given.y, weights_used(params, given.weight), self.block_size)
+        estimator, weight = fit_estimator(self, self._regressor(), replace(data, values=data.values.ravel()))
+        return NewtonLeaveOneOut.of(estimator, data.X, data.y, weight, self.block_size)
 
 
 def _smoothed(fit: ConvexFit, space: Any, training: Features, eta: Array) -> Array:

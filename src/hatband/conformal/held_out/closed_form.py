@@ -8,9 +8,9 @@ from typing import Any, Self
 import numpy as np
 
 from hatband.arrays.typing import Array
+from hatband.conformal.band import reach
 from hatband.conformal.held_out.plus import HeldOut, Reach
 from hatband.conformal.held_out.refits import Fold
-from hatband.conformal.intervals import reach
 from hatband.conformal.pointwise import widths_at
 from hatband.fitted.rank_bounds import RankBounds, value_range
 from hatband.fitted.smoother import CrossedBlock, Smoother, WithoutBlock

@@ -4,13 +4,13 @@ from typing import Any, ClassVar, Literal, Self
 
 from hatband.checks import check_pointwise, check_two_rows
 from hatband.conformal.exact_smoother import fit_smoother
-from hatband.conformal.held_out.base import BaseEveryRow
+from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.closed_form import LeaveOneOut
-from hatband.conformal.held_out.plus import Given
+from hatband.conformal.training import TrainingData
 from hatband.scales import as_scale
 
 
-class JackknifePlusRegressor(BaseEveryRow):
+class JackknifePlusRegressor(HeldOutRegressor):
     """Intervals from all leave-one-out models mu_-i(x) -+ R_i (1 + h_-i(x))^1/2, read off one factorisation.
 
     No rows are set aside for calibration and none is refitted for: with residuals e_i and cross-leverage h(x, x_i) of
@@ -127,9 +127,10 @@ class JackknifePlusRegressor(BaseEveryRow):
         """
         return self._fit(X, y, sample_weight, fit_params)
 
-    def _held_out(self, given: Given) -> LeaveOneOut:
-        check_two_rows(given.y, type(self).__name__)
+    def _hold_out(self, data: TrainingData) -> LeaveOneOut:
+        name = type(self).__name__
+        check_two_rows(data.y, name)
         scale = as_scale(self.scale)
-        check_pointwise(scale, self.allow_tuned, type(self).__name__)
-        smoother, training, weights = fit_smoother(self, self._regressor(), given)
-        return LeaveOneOut.of(smoother, training, given.y, weights, scale=scale, block_size=self.block_size)
+        check_pointwise(scale, self.allow_tuned, name)
+        smoother, training, weight = fit_smoother(self, self._regressor(), data)
+        return LeaveOneOut.of(smoother, training, data.y, weight, scale=scale, block_size=self.block_size)
