@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -207,6 +207,17 @@ class FeatureSpace(Space):
         return self.factor.cross_leverage(
             selected(features.values, self.columns), selected(others.values, self.columns)
         )
+
+    def smooth(self, training: Features, y: Array, weights: Array | None) -> Array:
+        """Return sum_j h(x_i, x_j) w_j y_j (n, q) by slopes: O(n d) for each output."""
+        weighted = y if weights is None else weights[:, None] * y
+        return self.factor.smooth(selected(training.values, self.columns), weighted)
+
+    def reweighted(self, training: Features, weights: Array) -> "FeatureSpace":
+        """Return the space with precision Phi'W Phi + ridge for other weights; it shares all but the factor."""
+        penalty = 1.0 if _is_empty(self.columns) else self.ridge
+        rows = selected(training.values, self.columns)
+        return replace(self, factor=Auto().factor(rows, penalty, weights, self.factor.fit_intercept))
 
 
 def mapped(feature_map: Any, X: Any) -> Any:

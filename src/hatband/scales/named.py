@@ -5,7 +5,7 @@ from typing import Any
 
 from sklearn.base import clone
 
-from hatband.fitted.rows import NoHonestResiduals, TrainingRows
+from hatband.fitted.rows import NoHeldOutResiduals, TrainingRows
 from hatband.scales.auto import AutoScale
 from hatband.scales.base import Scale, fit_weighted, with_context
 from hatband.scales.fixed import CallableScale, ConstantScale, LeverageScale
@@ -60,21 +60,21 @@ def as_scale(scale: Any, level: float = 0.9, random_state: Any = None) -> Any:
     )
 
 
-def fit_scale(scale: Any, honest: Callable[[], TrainingRows]) -> str | None:
+def fit_scale(scale: Any, held_out: Callable[[], TrainingRows]) -> str | None:
     """Fit a scale, on training rows as if each had not been seen if it needs any; return where residuals came from.
 
     Parameters
     ----------
     scale : what `as_scale` returns
-    honest : callable() -> TrainingRows
+    held_out : callable() -> TrainingRows
         Called only when the scale needs residuals: they can cost refits of the model.
 
     Raises
     ------
-    NoHonestResiduals
-        If there are none, and the scale can do nothing without.
+    NoHeldOutResiduals
+        If the model can give none, and the scale needs them.
     ValueError
-        If the model interpolates every training row, which leaves none either.
+        If the model interpolates every training row, which leaves no residual to learn from.
     TypeError
         If the rows have weights and the scale's fit takes none.
 
@@ -82,14 +82,14 @@ def fit_scale(scale: Any, honest: Callable[[], TrainingRows]) -> str | None:
     --------
     >>> from hatband.scales import ConstantScale
     >>> from hatband.scales.named import fit_scale
-    >>> fit_scale(ConstantScale(), honest=list)
+    >>> fit_scale(ConstantScale(), held_out=list)
     """
     if not getattr(scale, "needs_residuals", False):
         scale.fit(None)
         return None
     try:
-        found = honest()
-    except NoHonestResiduals:
+        found = held_out()
+    except NoHeldOutResiduals:
         if not getattr(scale, "works_without_residuals", False):
             raise
         scale.fit(None)

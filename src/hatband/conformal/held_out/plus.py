@@ -62,9 +62,9 @@ class HeldOut(ABC):
     def around(self, features: Any, spread: Array) -> Iterator[Reach]:
         """Yield mu_-i(x) -+ spread_i width_-i(x) for spread (n, q), a block of new rows at a time."""
 
-    @abstractmethod
     def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
-        """Yield what `around` does, but for held-out rows that cannot hold these ranks among the n `high`."""
+        """Yield what `around` does; held-out rows that cannot hold these ranks among the n `high` may be left out."""
+        return self.around(features, spread)
 
     def band(self, features: Any) -> Band:
         """Return the band of the model of all rows."""
