@@ -13,7 +13,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_array
 
 from hatband.arrays.typing import Array
@@ -202,68 +201,16 @@ def check_bounds(lower: Array, upper: Array) -> None:
         raise ValueError(f"lower must not exceed upper; row {row} has [{lower[row]}, {upper[row]}].")
 
 
-def check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
-    """Raise unless a scale is a function of leverage alone, and one that is not fitted to residuals."""
-    name = type(scale).__name__
-    if not getattr(scale, "pointwise", False):
-        raise ValueError(
-            f"{owner} needs a scale that is a function of a row's leverage alone, because it has no refitted models to "
-            f"look at; {name} looks at more. Use scale='leverage' or 'constant', or CrossConformalRegressor, which "
-            "fits the scale in every fold."
-        )
-    if getattr(scale, "needs_residuals", False) and not allow_tuned:
-        raise ValueError(
-            f"{name} is fitted to the residuals of all rows, and {owner} would have to fit it anew without each. Use "
-            "scale='leverage', CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
-        )
-
-
-def check_folds(sizes: Sequence[tuple[int, int]]) -> None:
-    """Raise unless every fold, given as (rows to train on, rows held out), has both."""
-    for number, (training, held) in enumerate(sizes):
-        if not training or not held:
-            raise ValueError(
-                f"every fold must train on some rows and hold out some; fold {number} trains on {training} and holds "
-                f"out {held}."
-            )
-    if not sizes:
-        raise ValueError("cv must yield at least one fold; got none.")
-
-
-def check_refittable(estimator: Any) -> None:
-    """Raise for a frozen estimator, of which no fold model can be made."""
-    if isinstance(estimator, FrozenEstimator):
-        raise ValueError(
-            "CrossConformalRegressor needs an estimator that it can refit without a fold; got a FrozenEstimator. Pass "
-            "the estimator itself, or use SplitConformalRegressor with fit_train and calibrate."
-        )
-
-
 def check_two_rows(y: Array, owner: str) -> None:
     """Raise unless there are rows left when one is left out."""
     if len(y) < 2:
         raise ValueError(f"{owner} leaves one row out at a time and needs at least 2; got n_samples = {len(y)}.")
 
 
-def check_rows_for_noise(n_rows: int) -> None:
-    """Raise where there are too few rows to tell noise from a constant."""
-    if n_rows < 2:
-        raise ValueError(f"there must be at least 2 training rows to tell the noise from; got {n_rows}.")
-
-
 def check_single_output(y: Array, owner: str) -> None:
     """Raise unless y (n, q) has one output."""
     if y.shape[1] != 1:
         raise ValueError(f"{owner} takes one output; got {y.shape[1]}. Fit one for each.")
-
-
-def check_not_positive(model: Any) -> None:
-    """Raise for a linear model whose coefficients are bounded: a Newton step would not know the bounds."""
-    if model.positive:
-        raise ValueError(
-            f"approximate leave-one-out of {type(model).__name__} needs positive=False; got positive=True. Use "
-            "CrossConformalRegressor."
-        )
 
 
 def check_interval_rows(y_true: Any, interval: Any, leverage: Any) -> tuple[Array, Array, Array]:

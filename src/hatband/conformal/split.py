@@ -32,7 +32,7 @@ from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry import as_geometry
 from hatband.geometry.convert import kept
-from hatband.scales import as_scale, fit_scale
+from hatband.scales.named import as_scale, fit_scale
 
 
 class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):

@@ -5,7 +5,6 @@ from hatband.scales.base import Scale
 from hatband.scales.fixed import CallableScale, ConstantScale, LeverageScale
 from hatband.scales.laplace import LaplaceScale
 from hatband.scales.learned import MagnitudeScale, QuantileScale
-from hatband.scales.named import as_scale, fit_scale
 from hatband.scales.strength import StrengthScale
 
 __all__ = [
@@ -18,6 +17,4 @@ __all__ = [
     "QuantileScale",
     "Scale",
     "StrengthScale",
-    "as_scale",
-    "fit_scale",
 ]

@@ -29,7 +29,7 @@ from hatband.conformal.regressor import IntervalRegressor, check_rows
 from hatband.conformal.training import TrainingData
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry.convert import as_numbers, dense_inputs, kept
-from hatband.scales import as_scale
+from hatband.scales.named import as_scale
 
 # Sums of squares stay below the largest double.
 _LARGEST_FEATURE = 1e140
