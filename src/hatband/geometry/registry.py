@@ -63,8 +63,9 @@ def geometry_of(estimator: Any) -> Geometry:
     """Return the geometry of a fitted estimator: its features or kernel, ridge and intercept, read once.
 
     The table in the docstring of ``hatband.geometry`` says what is read from which estimator. Estimators that are not
-    in it, and their subclasses, get ``InputsGeometry()``. ``geometry_of.register(Model, function)`` adds one's own;
-    the function takes the fitted model and returns a Geometry that can be pickled (no lambda in it).
+    in it get ``InputsGeometry()``. ``geometry_of.register(Model, function)`` adds one's own; the function takes the
+    fitted model and returns a Geometry that can be pickled (no lambda in it). An estimator that holds another is looked
+    through once ``hatband.geometry.model.steps_of.register(Wrapper, function)`` says what it holds.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ def geometry_of(estimator: Any) -> Geometry:
     >>> geometry_of(Ridge(alpha=3.0).fit([[0.0], [1.0]], [0.0, 1.0])).ridge
     3.0
     """
-    return InputsGeometry()
+    return InputsGeometry() if steps_of(estimator).model is estimator else composed(estimator)
 
 
 def geometry_for(*models: type) -> Callable[[Callable[[Any], Geometry]], Callable[[Any], Geometry]]:
