@@ -45,6 +45,18 @@ def _relative(features, ridge, weights, fit_intercept, power):
     return SLACK * np.sqrt(len(features)) * EPS * (kappa**power + centring)
 
 
+def of_predictions(X, y, ridge=0.0, weights=None, fit_intercept=True):
+    """Error of the predictions and intervals of a linear model, through the Gram matrix, near the training rows."""
+    return through_gram(X, ridge, weights, fit_intercept) * np.max(np.abs(y))
+
+
+def of_refits(X, y, folds, ridge=0.0, weights=None, *, fit_intercept=True):
+    """The largest such error of the models without one of the folds."""
+    kept = [np.setdiff1d(np.arange(len(X)), fold) for fold in folds]
+    parts = ((X[rows], y[rows], ridge, None if weights is None else weights[rows], fit_intercept) for rows in kept)
+    return max(of_predictions(*part) for part in parts)
+
+
 def through_kernel(kernel, ridge, weights=None):
     """Relative error of what solves with K + ridge W^-1."""
     top = np.linalg.eigvalsh(kernel)[-1] * (1.0 if weights is None else np.max(weights))
