@@ -67,13 +67,6 @@ FAR = 1000.0 * X.std(axis=0) + X.mean(axis=0)
 ALPHAS = np.array([0.3, 20.0])
 
 
-def condition(features, ridge=0.0):
-    """Condition number of the centred design with the ridge."""
-    centred = features - features.mean(axis=0)
-    values = np.linalg.eigvalsh(centred.T @ centred + np.diag(np.broadcast_to(ridge, features.shape[1])))
-    return values[-1] / values[0]
-
-
 @dataclass(frozen=True)
 class Case:
     """A model, its targets, whether it takes weights, and what geometry_of should say of it."""
