@@ -129,7 +129,7 @@ def save_last_layer(model: Any, path: str | Path) -> None:
     if not isinstance(model.random_state, (int, np.integer)):
         parameters["random_state"] = None
     file = file_of(space)
-    whole_model = SimpleNamespace(
+    written = SimpleNamespace(
         version=VERSION,
         kind=file.kind,
         parameters=SimpleNamespace(**parameters),
@@ -139,7 +139,7 @@ def save_last_layer(model: Any, path: str | Path) -> None:
         **described(model.layer, space),
     )
     tensors = {f"{_MODULE}{name}": tensor for name, tensor in _weights(space.module).items()}
-    content = Table({**_FILE, **file.fields}).written(whole_model, tensors)
+    content = Table({**_FILE, **file.fields}).written(written, tensors)
     write_archive(path, tensors, content)
 
 
@@ -193,8 +193,8 @@ def saved_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def check_architecture(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise unless the weights are those of this architecture, of which the shapes are enough."""
-    expected = {name: (tuple(t.shape), t.dtype) for name, t in module.state_dict().items()}
+    """Raise unless the weights have the names, shapes and types of this architecture; no memory is asked for."""
+    expected = {name: (tuple(t.shape), t.dtype) for name, t in _weights(module).items()}
     found = {name: (tuple(t.shape), t.dtype) for name, t in weights.items()}
     if found != expected:
         names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))

@@ -83,7 +83,7 @@ def _whole_network(values: Mapping[str, Any], module: nn.Module) -> Read:
 
 
 def _low_rank(values: Mapping[str, Any], module: nn.Module) -> Read:
-    sketch, described, size = values["sketch"], values["space"], n_parameters(module)
+    sketch, prior, size = values["sketch"], values["space"], n_parameters(module)
     if len(sketch["mean"]) != size:
         raise ValueError(f"sketch.mean must be float64 of shape ({size},); got ({len(sketch['mean'])},).")
     _check_directions(sketch["values"], sketch["vectors"])
@@ -91,7 +91,7 @@ def _low_rank(values: Mapping[str, Any], module: nn.Module) -> Read:
     backend = _backend_at(module)
     arrays = {name: backend.asarray(sketch[name]) for name in ("mean", "values", "vectors")}
     found = Sketch(sketch["n_samples"], float(sketch["weight"]), float(sketch["trace"]), **arrays)
-    ridge, intercept = float(described["ridge"]), described["intercept"]
+    ridge, intercept = float(prior["ridge"]), prior["intercept"]
     return Read(_layer(values), fit_sketch(module, _all_parameters(module), found, ridge, intercept))
 
 
@@ -127,7 +127,7 @@ def file_named(kind: Any) -> SpaceFile:
 
 
 def _gram_space(values: Mapping[str, Any], module: nn.Module, part: Part) -> GramSpace:
-    read, described = values["statistics"], values["space"]
+    read, prior = values["statistics"], values["space"]
     mean, joint, n_features = read["mean"], read["joint"], read["n_features"]
     if len(mean) not in {n_features, n_features + values["fitted"]["n_outputs"]}:
         raise ValueError(
@@ -140,7 +140,7 @@ def _gram_space(values: Mapping[str, Any], module: nn.Module, part: Part) -> Gra
     backend = _backend_at(module)
     centre = Centre(read["n_samples"], float(read["weight"]), backend.asarray(mean))
     statistics = GramStatistics(centre, n_features, backend.asarray(joint))
-    return space_at(module, part, statistics, **{**described, "ridge": float(described["ridge"])})
+    return space_at(module, part, statistics, **{**prior, "ridge": float(prior["ridge"])})
 
 
 def _layer(values: Mapping[str, Any]) -> Any:
