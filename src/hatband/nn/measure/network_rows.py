@@ -86,9 +86,9 @@ def stacked(parts: Iterable[Array]) -> Array:
 def blocks_of(
     space: NetworkSpace, batches: Batches | ArrayBatches, start: int = 0
 ) -> Generator[NetworkRows, None, None]:
-    """Run the module once over batches and yield blocks of rows that are worth a multiplication.
+    """Run the module once over batches and yield blocks of rows, large enough to be multiplied fast.
 
-    The module is watched, and gradients are off, until it ends: close it, whatever becomes of the blocks. Errors
+    The module is watched, and gradients are off, until it ends: close it, after an error too. Errors
     number the rows from `start`.
     """
     pending: list[tuple[ForwardPass, Array | None]] = []
@@ -145,10 +145,10 @@ def training_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: in
     with closing(blocks_of(space, batches)) as blocks:
         for block in blocks:
             h, residuals = space.leverage(block.features), block.residuals()
-            honest = left_out(residuals, h, None) if own else residuals
-            rows = honest_rows(space, block.features, block.prediction + residuals - honest, h, None)
-            defined = np.isfinite(honest).all(axis=1)
-            kept.add(rows.take(defined), honest[defined])
+            held_out = left_out(residuals, h, None) if own else residuals
+            rows = honest_rows(space, block.features, block.prediction + residuals - held_out, h, None)
+            defined = np.isfinite(held_out).all(axis=1)
+            kept.add(rows.take(defined), held_out[defined])
     return kept.rows("leave-one-out of the last layer, features as trained" if own else "unseen rows")
 
 
