@@ -246,6 +246,8 @@ def rebuilding(what: str) -> Iterator[None]:
     """Raise ValueError where an object cannot be made of the values that a file holds, whatever its own error is."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"{what} must be one that can be built; of the values in the file it cannot: {type(error).__name__}, "
