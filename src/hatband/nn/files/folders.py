@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from hatband.nn.files.archive import read_archive, read_folder, write_folder
-from hatband.nn.files.fields import FLAG, NOTHING, Array, either, real, rebuilding, several, text, whole
+from hatband.nn.files.fields import FLAG, NOTHING, ArrayField, either, real, rebuilding, several, text, whole
 from hatband.nn.files.last_layer import check_architecture, saved_weights
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.measure.batches import home
@@ -29,8 +29,8 @@ _MEMBER = "member_{}.safetensors"
 _COMMON = ("scale", "ridge", "confidence_level", "symmetric", "random_state")
 _ENSEMBLE: dict[str, Any] = {
     "single_target_": FLAG,
-    "sizes_": Array(("members", "outputs")),
-    "scores_": Array(("scores", "outputs"), optional=True),
+    "sizes_": ArrayField(("members", "outputs")),
+    "scores_": ArrayField(("scores", "outputs"), optional=True),
 }
 
 
@@ -116,8 +116,8 @@ _NEURAL: dict[str, Any] = {
     **_DESIGN,
     "dtype": text(*_TYPES),
     "feature_names": either(NOTHING, several(text(), most=_WIDTH)),
-    "offset": Array(("n_inputs",)),
-    "target_offset": Array(("n_outputs",)),
+    "offset": ArrayField(("n_inputs",)),
+    "target_offset": ArrayField(("n_outputs",)),
 }
 
 

@@ -87,9 +87,9 @@ def stacked(parts: Iterable[Array]) -> Array:
 def blocks_of(
     space: NetworkSpace, batches: Batches | ArrayBatches, start: int = 0
 ) -> Generator[NetworkRows, None, None]:
-    """Run the module once over batches and yield blocks of rows that are worth a multiplication.
+    """Run the module once over batches and yield blocks of rows, large enough to be multiplied fast.
 
-    The module is watched, and gradients are off, until it ends: close it, whatever becomes of the blocks. Errors
+    The module is watched, and gradients are off, until it ends: close it, after an error too. Errors
     number the rows from `start`.
     """
     pending: list[tuple[ForwardPass, Array | None]] = []
