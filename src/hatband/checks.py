@@ -280,6 +280,12 @@ def check_between(value: Any, low: float, high: float, name: str, *, low_allowed
     return float(value)
 
 
+def check_rows_for_noise(n_rows: int) -> None:
+    """Raise where there are too few rows to tell noise from a constant."""
+    if n_rows < 2:
+        raise ValueError(f"there must be at least 2 training rows to tell the noise from; got {n_rows}.")
+
+
 def warn_caller(message: str, category: type[Warning]) -> None:
     """Warn at the line outside this package that called it, however deep inside the cause was found."""
     frame, depth = sys._getframe(1), 2

@@ -17,7 +17,7 @@ from scipy.optimize import minimize_scalar
 from hatband.arrays.backend import EPS
 from hatband.arrays.kinds import on_host
 from hatband.arrays.typing import Array, Float, Shaped
-from hatband.checks import check_finite, check_in, check_weights
+from hatband.checks import check_finite, check_in, check_rows_for_noise, check_weights
 from hatband.linalg import GramStatistics, TriangularStatistics
 
 # Relative to the mean squared singular value: from "no penalty" to "predict the mean".
@@ -209,7 +209,7 @@ class RidgeSpectrum:
 
     def noise(self, ridge: float) -> Float[Array, " q"]:
         """Return the noise variance y'P y / m that maximises the evidence at this ridge; ValueError where m = 0."""
-        _check_rows_for_noise(self.freedom + 1)
+        check_rows_for_noise(self.freedom + 1)
         return self._unexplained(ridge) / self.freedom
 
     def effective_dimension(self, ridge: float) -> float:
@@ -329,9 +329,3 @@ _LOSSES: dict[str, Callable[[RidgeSpectrum, float], float]] = {
     "press": lambda spectrum, ridge: _relative(spectrum, spectrum.press(ridge)),
     "gcv": lambda spectrum, ridge: _relative(spectrum, spectrum.gcv(ridge)),
 }
-
-
-def _check_rows_for_noise(n_rows: int) -> None:
-    """Raise where there are too few rows to tell noise from a constant."""
-    if n_rows < 2:
-        raise ValueError(f"there must be at least 2 training rows to tell the noise from; got {n_rows}.")
