@@ -17,7 +17,7 @@ from hatband.conformal.band import Band, Ends, warn_if_too_few
 from hatband.conformal.calibration.calibration import check_alike
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, defined_rows
 from hatband.conformal.exact_smoother import fit_smoother
-from hatband.conformal.full_scores import SCORES, crossed, near
+from hatband.conformal.full_scores import CACHED_NUMBERS, SCORES, rows_near
 from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows
 from hatband.conformal.training import TrainingData
 from hatband.formulas.full_conformal import CrossedRows, predictive_atoms
@@ -121,7 +121,8 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
         Raises
         ------
         ValueError
-            If the estimator is no fixed linear smoother of y, y is not finite, or a weight is negative.
+            If the estimator is no fixed linear smoother of y, its predictions are not those of its geometry, y is not
+            finite, or a weight is negative.
         """
         data = TrainingData.checked(X, y, sample_weight, fit_params)
         check_confidence_level(self.confidence_level)
@@ -154,7 +155,8 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
         check_alike(self, groups, likelihood_ratio)
         features = self.smoother_.space.features(X)
         bounds = np.empty((len(levels), 2, len(features), self.n_outputs_))
-        for part, j, fit in self._near(features, levels):
+        ranks = [upper_rank(self.smoother_.n_samples, level) for level in levels]
+        for part, j, fit in self._crossed(features, ranks if self.method == "studentised" else None):
             for position, level in enumerate(levels):
                 bounds[position, 0, part, j], bounds[position, 1, part, j] = SCORES[self.method].bounds(fit, level)
         self._warn(levels, bounds)
@@ -242,15 +244,13 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
     def _features(self, X: Any) -> Any:
         return self.smoother_.space.features(self._checked(X))
 
-    def _crossed(self, features: Any) -> Iterator[tuple[slice, int, CrossedRows]]:
-        return crossed(self.smoother_, features, self.block_size)
-
-    def _near(self, features: Any, levels: list[Any]) -> Iterator[tuple[Any, int, CrossedRows]]:
-        """Yield blocks for intervals, which need only those training rows that can hold a rank."""
-        if self.method != "studentised":
-            return self._crossed(features)
-        ranks = [upper_rank(self.smoother_.n_samples, level) for level in levels]
-        return near(self.smoother_, features, self.block_size, ranks)
+    def _crossed(self, features: Any, ranks: list[int] | None = None) -> Iterator[tuple[Any, int, CrossedRows]]:
+        """Yield (index of new rows, output, these beside training rows): all, or those that can hold a rank."""
+        choose, size = None if ranks is None else rows_near(self.smoother_, ranks), self.block_size
+        if choose is None:
+            size = min(size or len(features), max(1, CACHED_NUMBERS // self.smoother_.n_samples))
+        for block in self.smoother_.crossed(features, size, choose):
+            yield from ((block.index, j, rows) for j, rows in block.outputs())
 
     # ---------------------------------------------------------------- warnings
 

@@ -1,6 +1,6 @@
-"""Full conformal prediction: new rows beside the training rows, and how each score turns these into sets."""
+"""The scores of full conformal prediction: how each turns new rows beside training rows into intervals and sets."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,37 +21,28 @@ from hatband.formulas.full_conformal import (
     studentised_range,
 )
 from hatband.formulas.order_statistics import lower_rank, upper_rank
-from hatband.geometry import Features
 
 # Numbers per array while roots are worked out: half a dozen such arrays stay in the cache.
 CACHED_NUMBERS = 2**17
 
 
-def crossed(smoother: Smoother, features: Features, block_size: int | None) -> Iterator[tuple[slice, int, CrossedRows]]:
-    """Yield (part of the new rows, output, these rows beside all training rows), in the order of the rows."""
-    size = max(1, CACHED_NUMBERS // smoother.n_samples)
-    for block in smoother.crossed(features, size if block_size is None else min(size, block_size)):
-        yield from ((block.index, j, rows) for j, rows in block.outputs())
+def rows_near(smoother: Smoother, ranks: list[int]) -> Callable[[Array], RankBounds] | None:
+    """Return what chooses, for new rows of leverage h (b, k), the training rows whose roots can have one of the ranks.
 
-
-def near(
-    smoother: Smoother, features: Features, block_size: int | None, ranks: list[int]
-) -> Iterator[tuple[Any, int, CrossedRows]]:
-    """Yield the same beside training rows whose studentised roots can have one of these ranks; others are counted."""
+    None where every training row has to be looked at: at infinite ranks, and where rows have weights.
+    """
     finite = [rank for rank in ranks if rank <= smoother.n_samples]
     if smoother.weights is not None or not finite:
-        yield from crossed(smoother, features, block_size)
-        return
+        return None
+    residuals, shape = smoother.residuals, smoother.residuals.shape
+    leverage = np.broadcast_to(smoother.leverage, shape)
 
     def choose(h: Array) -> RankBounds:
-        columns = zip(smoother.residuals.T, np.broadcast_to(smoother.leverage, smoother.residuals.shape).T, strict=True)
-        new = np.broadcast_to(h, (len(h), smoother.n_outputs)).T
-        return RankBounds.among(
-            [studentised_range(e, own, at) for (e, own), at in zip(columns, new, strict=True)], finite
-        )
+        new = np.broadcast_to(h, (len(h), shape[1]))
+        ranges = [studentised_range(residuals[:, j], leverage[:, j], new[:, j]) for j in range(shape[1])]
+        return RankBounds.among(ranges, finite)
 
-    for block in smoother.crossed(features, block_size, choose):
-        yield from ((block.index, j, rows) for j, rows in block.outputs())
+    return choose
 
 
 class FullScore(Protocol):

@@ -3,6 +3,7 @@
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,26 +64,6 @@ class OfFeatures(CrossLeverage):
 
 
 @dataclass(frozen=True, eq=False)
-class OfKernel(CrossLeverage):
-    """Kernels keep their training rows and factor in the space; nothing is added.
-
-    Parameters
-    ----------
-    space : KernelSpace
-    """
-
-    space: KernelSpace
-
-    def __call__(self, features: Features, columns: Array | slice = ALL) -> Array:
-        """Return h(x, x_i), shape (m, k)."""
-        return self.space.cross_leverage(features)[:, columns]
-
-    def smooth(self, values: Array, weights: Array | None, output: int) -> Array:
-        """Return sum_j w_j c_j h(x_j, x_i), shape (m, n), with the weights of the factor."""
-        return values - self.space.factor.residuals(values.T).T
-
-
-@dataclass(frozen=True, eq=False)
 class PerOutput(CrossLeverage):
     """Cross-leverages of each output, where the ridge differs.
 
@@ -104,27 +85,25 @@ class PerOutput(CrossLeverage):
 
 @dataclass(frozen=True, eq=False)
 class OfSpace(CrossLeverage):
-    """Any other space: its own cross-leverage, against the training features.
+    """Any other space: its own cross-leverage.
 
     Parameters
     ----------
     space : Space
-    training : Features
+    training : Features, or None
+        None for a kernel, whose space keeps its training rows.
     """
 
     space: Space
-    training: Features
+    training: Any
 
     def __call__(self, features: Features, columns: Array | slice = ALL) -> Array:
         """Return h(x, x_i), shape (m, k) or (m, k, q)."""
         return self.space.cross_leverage(features, self.training)[:, columns]
 
     def smooth(self, values: Array, weights: Array | None, output: int) -> Array:
-        """Return sum_j w_j c_j h(x_j, x_i), shape (m, n), a block of training rows at a time."""
-        weighted, result = values if weights is None else values * weights, np.empty_like(values)
-        for part in row_blocks(values.shape[1], values.shape[1]):
-            result[:, part] = weighted @ self(self.training.take(part)).T
-        return result
+        """Return sum_j w_j c_j h(x_j, x_i), shape (m, n)."""
+        return self.space.smooth(self.training, values.T, weights).T
 
 
 def row_blocks(count: int, columns: int, block_size: int | None = None) -> list[slice]:
@@ -146,7 +125,7 @@ def _features(space: FeatureSpace, training: Features) -> CrossLeverage:
 
 @cross_leverage_of.register
 def _kernel(space: KernelSpace, training: Features) -> CrossLeverage:
-    return OfKernel(space)
+    return OfSpace(space, None)
 
 
 @cross_leverage_of.register

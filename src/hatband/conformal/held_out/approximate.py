@@ -129,7 +129,7 @@ class ApproximateJackknifePlusRegressor(HeldOutRegressor):
     Raises
     ------
     ValueError
-        In fit, for a model whose loss is not known, or more than one output.
+        In fit, for a model whose loss is not known or whose fit is not at its minimum, or more than one output.
 
     Notes
     -----

@@ -113,20 +113,18 @@ class LeaveOneOut(OfSmoother):
     def near(self, features: Features, spread: Array, ranks: list[int]) -> Iterator[Reach]:
         """Yield the same for training rows that can hold one of the ranks, new rows of like leverage together."""
         power = self.scale.leverage_exponent
-        if power is None:
-            yield from self.around(features, spread)
-            return
-
-        def choose(h: Array) -> RankBounds:
-            return RankBounds.among([self._range(j, h, spread, power) for j in range(spread.shape[1])], ranks)
-
+        choose = None if power is None else partial(self._near, spread, ranks, power)
         for block in self.smoother.crossed(features, self.block_size, choose):
             yield from self._reaches(block, spread)
 
-    def _range(self, j: int, h: Array, spread: Array, power: float) -> tuple[Array, Array]:
-        k = j % h.shape[1]
-        train = spread[:, j], self.residuals[:, j], self.smoother.leverage[:, k]
-        return value_range(*train, self.smoother.weights, h=h[:, k], power=power)
+    def _near(self, spread: Array, ranks: list[int], power: float, h: Array) -> RankBounds:
+        """Return the training rows that can hold one of the ranks for new rows of leverage h (b, k)."""
+        leverage, weights = self.smoother.leverage, self.smoother.weights
+        ranges = [
+            value_range(spread[:, j], self.residuals[:, j], leverage[:, k], weights, h=h[:, k], power=power)
+            for j, k in enumerate(np.arange(spread.shape[1]) % h.shape[1])
+        ]
+        return RankBounds.among(ranges, ranks)
 
     def _reaches(self, block: CrossedBlock, spread: Array) -> Iterator[Reach]:
         """Yield mu_-i(x) -+ spread_i width_-i(x) (b, k); infinite where there is no model or no finite width."""
@@ -201,11 +199,6 @@ class BlockOut(OfSmoother):
             width = _width(scale, block, h[fold.held], hat)
             scores[fold.scores] = (y[fold.held] - block.prediction(predicted[fold.held], hat)) / width[:, None]
         return cls(smoother, scale, blocks, [fold.scores for fold in folds], scores, block_size)
-
-    @property
-    def refitted(self) -> bool:
-        """Whether any model was refitted: none was."""
-        return False
 
     def around(self, features: Features, spread: Array) -> Iterator[Reach]:
         """Yield mu_-B(x) -+ spread_i width_-B(x), B the block of row i."""

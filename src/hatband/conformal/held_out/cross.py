@@ -74,7 +74,7 @@ class CrossConformalRegressor(CallbackSupportMixin, HeldOutRegressor):
 
     Cost: K + 1 fits; or one, K factorisations of |B| x |B|, and n d per new row, where blocks are left out in closed
     form: mu_-B(x) = mu(x) - h(x, X_B) G e_B, G = (W_B^-1 - H_BB)^-1. That is done for blocks of at most 1,000 rows, a
-    constant or leverage scale, and no learned preprocessing.
+    constant or leverage scale, no learned preprocessing, and predictions that are those of the geometry.
 
     Examples
     --------

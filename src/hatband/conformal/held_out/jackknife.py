@@ -52,8 +52,8 @@ class JackknifePlusRegressor(HeldOutRegressor):
     Raises
     ------
     ValueError
-        In fit, if the model is no linear smoother, is tuned and `allow_tuned` is False, or the scale looks at more than
-        leverage.
+        In fit, if the model is no linear smoother, its predictions are not those that its geometry says, it is tuned
+        and `allow_tuned` is False, or the scale looks at more than leverage.
 
     Notes
     -----

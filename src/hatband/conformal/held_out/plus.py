@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,9 @@ class HeldOut(ABC):
 
     `scores` (n, q) are signed, (y_i - mu_-i(x_i)) / width_-i(x_i); infinite where leaving a row out leaves no model.
     """
+
+    #: Whether the models were refitted, or read off the fit to all rows.
+    refitted: ClassVar[bool] = False
 
     scores: Array
     estimator: Any

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from joblib import Parallel, delayed  # type: ignore[import-untyped]
@@ -82,6 +82,7 @@ class Refitted(HeldOut):
     places: Sequence[Array]
     scores: Array
     block_size: int | None = None
+    refitted: ClassVar[bool] = True
 
     @classmethod
     def of(
@@ -103,11 +104,6 @@ class Refitted(HeldOut):
         for fold, (_, own) in zip(folds, trained, strict=True):
             scores[fold.scores] = own
         return cls(whole, [model for model, _ in trained], [fold.scores for fold in folds], scores, block_size)
-
-    @property
-    def refitted(self) -> bool:
-        """Whether any model was refitted: all were."""
-        return True
 
     @property
     def estimator(self) -> Any:
