@@ -1,8 +1,10 @@
 """Every check of what a user passes in, and every message that says what was required, seen and to be done."""
 
 import math
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
@@ -197,41 +199,6 @@ def check_bounds(lower: Array, upper: Array) -> None:
         raise ValueError(f"lower must not exceed upper; row {row} has [{lower[row]}, {upper[row]}].")
 
 
-def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str, instead: str) -> None:
-    """Raise unless leave-one-out in closed form is exact for a model, or its tuning is accepted; warn about that."""
-    if exactness == "exact":
-        return
-    if exactness == "none":
-        raise ValueError(
-            f"{owner} needs a model that is a fixed linear smoother of y, such as LinearRegression, Ridge or "
-            f"KernelRidge; {model} with this geometry is none. Use {instead}, which refits any regressor."
-        )
-    if not allow_tuned:
-        raise ValueError(
-            f"{model} chose hyperparameters on the rows it is fitted to, which {owner} would have to choose anew for "
-            f"each refit. Fix them, use {instead}, or pass allow_tuned=True and lose the guarantee."
-        )
-    warnings.warn(
-        f"{model} chose hyperparameters on the same rows: intervals hold as if they had been fixed in advance, and the "
-        "coverage guarantee is lost.",
-        CalibrationWarning,
-        stacklevel=5,
-    )
-
-
-def check_smoother(predicted: Array, smooth: Array, total: Array, y: Array, name: str) -> None:
-    """Raise unless predictions (m,) are H y, or mean(y) + H (y - mean(y)), to 1e-3 of the spread of y."""
-    mean = float(y.mean())
-    scale = float(np.abs(y - mean).max()) or max(abs(mean), 1.0)
-    gaps = [float(np.abs(predicted - answer).max()) for answer in (smooth, mean + smooth - total * mean)]
-    if min(gaps) > 1e-3 * scale:
-        raise ValueError(
-            f"the predictions of {name} at its training rows must be those of the linear smoother that its geometry "
-            f"describes; they differ by {min(gaps):.3g}. Use the geometry of the model itself, these very rows for a "
-            "frozen model, and a solver that converges."
-        )
-
-
 def check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
     """Raise unless a scale is a function of leverage alone, and one that is not fitted to residuals."""
     name = type(scale).__name__
@@ -245,15 +212,6 @@ def check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
         raise ValueError(
             f"{name} is fitted to the residuals of all rows, and {owner} would have to fit it anew without each. Use "
             "scale='leverage', CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
-        )
-
-
-def check_kernel_size(n_samples: int, largest: int) -> None:
-    """Raise when an exact kernel would need more memory than it is allowed to."""
-    if n_samples > largest:
-        raise ValueError(
-            f"an exact kernel needs two n x n arrays and takes at most {largest} rows; got {n_samples}. Use a Pipeline "
-            "of scikit-learn's Nystroem and Ridge: its features are fixed, and leave-one-out stays exact."
         )
 
 
@@ -368,3 +326,23 @@ def check_some_residuals(n_rows: int, name: str) -> None:
             "none of them is determined. Give the estimator a ridge > 0 or more rows than features, or use a scale "
             "that learns from no residuals, such as 'leverage'."
         )
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside this package that called it, however deep inside the cause was found."""
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "hatband":
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, category, stacklevel=depth)
+
+
+@contextmanager
+def unchanged_on_failure(estimator: Any) -> Iterator[None]:
+    """Give an estimator back the attributes that it had when something fails inside, an interrupt included."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

@@ -138,7 +138,7 @@ def test_learned_scales_are_fitted_inside_each_fold():
     _, interval = model.predict_interval(rows)
     assert (interval[:, 0] < interval[:, 1]).all()
     with pytest.raises(ValueError, match="centred on the prediction"):
-        model.predict(rows, return_std=True)
+        model.predict(rows, return_width=True)
 
 
 def test_groups_stay_together():
@@ -146,7 +146,7 @@ def test_groups_stay_together():
     groups = np.random.default_rng(0).integers(0, 6, 60)
     for cv in (GroupKFold(3), LeaveOneGroupOut()):
         expected = held_out_bounds(linear_band(Ridge(1.0), X, y), X, y, rows, held(cv, X, groups), level=LEVEL)
-        model = CrossConformalRegressor(Ridge(), cv=cv, scale="constant").fit(X, y, groups=groups)
+        model = CrossConformalRegressor(Ridge(), cv=cv, scale="constant").fit(X, y, cv_groups=groups)
         close = of_refits(X, y, held(cv, X, groups), 1.0)
         np.testing.assert_allclose(model.predict_interval(rows)[1].T, expected, rtol=0, atol=close)
     with pytest.raises(ValueError, match="groups"):

@@ -21,7 +21,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import hatband.conformal.held_out.jackknife
 from hatband import (
     ApproximateJackknifePlusRegressor,
     CalibrationWarning,
@@ -199,7 +198,7 @@ def test_tuned_models_are_taken_on_request_and_the_guarantee_is_said_to_be_lost(
 
 @pytest.mark.parametrize("model", [KernelRidge(), GaussianProcessRegressor(optimizer=None, alpha=1.0)], ids=repr)
 def test_kernels_of_too_many_rows_are_refused_with_a_way_out(model, data, monkeypatch):
-    monkeypatch.setattr(hatband.conformal.held_out.jackknife, "LARGEST_KERNEL", 59)
+    monkeypatch.setattr("hatband.fitted.smoother.LARGEST_KERNEL", 59)
     with pytest.raises(ValueError, match=r"at most 59 rows; got 60.*Nystroem"):
         JackknifePlusRegressor(model).fit(*data)
 
@@ -232,7 +231,7 @@ def test_weights_and_groups_are_metadata(data):
     with config_context(enable_metadata_routing=True):
         asked = JackknifePlusRegressor(Ridge().set_fit_request(sample_weight=True)).fit(X, y, sample_weight=weights)
         grouped = CrossConformalRegressor(Ridge().set_fit_request(sample_weight=True), cv=GroupKFold(4))
-        grouped.set_fit_request(groups=True).fit(X, y, sample_weight=weights, groups=np.arange(60) // 3)
+        grouped.set_fit_request(cv_groups=True).fit(X, y, sample_weight=weights, cv_groups=np.arange(60) // 3)
 
     np.testing.assert_allclose(asked.predict_interval(X)[1], expected, rtol=1e-12)
     assert grouped.scores_.shape == (60, 1)

@@ -14,10 +14,9 @@ from torch import nn
 
 from hatband.arrays.typing import Array
 from hatband.checks import LeverageWarning, check_confidence_level, check_in
-from hatband.conformal.band import band_of
-from hatband.conformal.inputs import shaped_like_target
-from hatband.conformal.target import PlainTarget
-from hatband.fitted.rows import NoHonestResiduals, TrainingRows
+from hatband.conformal.band import Band
+from hatband.conformal.regressor import shaped_like_target
+from hatband.fitted.rows import NoHeldOutResiduals, TrainingRows
 from hatband.linalg import GramStatistics
 from hatband.nn.calibrated import calibrated_deviation, calibrated_interval, check_calibrated
 from hatband.nn.files.last_layer import load_last_layer, save_last_layer
@@ -196,7 +195,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         if validation is not None:
             return validation_rows(space, as_batches(validation), seed)
         if space.exactness == "none" and self.residuals == "auto":
-            raise NoHonestResiduals(
+            raise NoHeldOutResiduals(
                 "The residuals of the rows that the network was trained on are too small to learn a scale from. Pass "
                 "validation= rows that it has not seen, residuals='unseen' if it has not seen those of fit_train, or "
                 "a scale that needs no residuals, such as 'leverage'."
@@ -376,8 +375,8 @@ class LastLayerConformalRegressor(BaseEstimator):
 
     def _band(self, block: Block) -> tuple[Array, Array]:
         """Return centre and width, both (b, q)."""
-        center, width = band_of(self.scale_, block.new_rows(self.space_), PlainTarget())
-        return center, np.broadcast_to(width, center.shape)
+        band = Band.of(self.scale_, block.new_rows(self.space_))
+        return band.center, np.broadcast_to(band.width, band.center.shape)
 
     def _shaped(self, prediction: Array) -> Array:
         return shaped_like_target(prediction, self.n_outputs_, self.single_target_)

@@ -1,6 +1,5 @@
-"""One threshold for all outputs of a row at once, beside one for each."""
+"""One threshold for all outputs of a row at once."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,23 +7,8 @@ from typing import Any
 import numpy as np
 
 from hatband.arrays.typing import Array
-from hatband.fitted.rows import NoHonestResiduals, Rows, TrainingRows
-
-
-class Outputs(ABC):
-    """What a threshold is to hold for: each output by itself, or all outputs of a row."""
-
-    @abstractmethod
-    def quantile(self, scores: Array, rank: Callable[[Array], Array]) -> Array:
-        """Return thresholds, (q,) or (m, q), of scores (n, q), ranked by `rank`."""
-
-
-class EachOutput(Outputs):
-    """Each output by itself: q thresholds, each with its own probability."""
-
-    def quantile(self, scores: Array, rank: Callable[[Array], Array]) -> Array:
-        """Rank the scores of each output."""
-        return rank(scores)
+from hatband.conformal.calibration.calibration import Outputs
+from hatband.fitted.rows import NoHeldOutResiduals, Rows, TrainingRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,27 +34,24 @@ class JointBox(Outputs):
         return rank((scores / self.spread).max(axis=1, keepdims=True)) * self.spread
 
 
-def fit_outputs(
-    joint: bool, scale: Any, honest: Callable[[], TrainingRows], seen: Callable[[], tuple[Rows, Array]], level: Any
-) -> Outputs:
-    """Return how outputs share a threshold; a joint box takes its proportions from scores of training rows.
+def fit_joint_box(
+    scale: Any, held_out: Callable[[], TrainingRows], seen: Callable[[], tuple[Rows, Array]], level: Any
+) -> JointBox:
+    """Return the box that all outputs share; it takes its proportions from scores of training rows.
 
     Parameters
     ----------
-    joint : bool
     scale : fitted scale
-    honest : callable() -> TrainingRows
+    held_out : callable() -> TrainingRows
         Rows as if each had not been seen, with residuals.
     seen : callable() -> (Rows, residuals)
-        The same rows as the model sees them, for a frozen model that has no honest residuals.
+        The same rows as the model sees them, for a frozen model that has no held-out residuals.
     level : float
         The box is cut where the outputs hold with this probability each.
     """
-    if not joint:
-        return EachOutput()
     try:
-        rows, residuals = honest()[:2]
-    except NoHonestResiduals:
+        rows, residuals = held_out()[:2]
+    except NoHeldOutResiduals:
         rows, residuals = seen()
     shift, width = scale.predict(rows)
     width = np.asarray(width).reshape(len(rows), -1)

@@ -43,11 +43,13 @@ class ConvexFit:
         Active features; None for all.
     pieces : L1Pieces or HuberPieces, or None
         For losses and penalties made of quadratic pieces: how to see that a fit stays on its piece.
+    pull : float or array (k,)
+        P' - P'' b, the gradient of what in the penalty is not quadratic: l1 sign(b) of each active coefficient.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband.conformal import ConvexFit
+    >>> from hatband.conformal.held_out.convex import ConvexFit
     >>> residuals = np.array([0.5, -0.5])
     >>> fit = ConvexFit(slope=-residuals, curvature=np.ones(2), penalty=1.0, fit_intercept=True)  # ridge regression
     """
@@ -59,6 +61,7 @@ class ConvexFit:
     link: Literal["identity", "log"] = "identity"
     columns: Array | None = None
     pieces: Any = None
+    pull: Any = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +157,7 @@ def convex_fit(model: Any, features: Any, y: Array, weights: Array) -> ConvexFit
     --------
     >>> import numpy as np
     >>> from sklearn.linear_model import PoissonRegressor
-    >>> from hatband.conformal import convex_fit
+    >>> from hatband.conformal.held_out.convex import convex_fit
     >>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 2.0, 4.0])
     >>> fit = convex_fit(PoissonRegressor().fit(X, y), X, y, np.ones(3))
     >>> bool(np.allclose(fit.curvature, fit.slope + y))  # l' = exp(eta) - y, l'' = exp(eta)
@@ -163,7 +166,7 @@ def convex_fit(model: Any, features: Any, y: Array, weights: Array) -> ConvexFit
     raise ValueError(
         "approximate leave-one-out needs the loss and penalty of a convex model: ElasticNet, Lasso, HuberRegressor, "
         f"PoissonRegressor, GammaRegressor, TweedieRegressor; got {type(model).__name__}. Register yours with "
-        "hatband.conformal.convex_fit.register, or use CrossConformalRegressor."
+        "hatband.conformal.held_out.convex.convex_fit.register, or use CrossConformalRegressor."
     )
 
 
@@ -189,6 +192,7 @@ def _elastic_net(model: ElasticNet, features: Any, y: Array, weights: Array) -> 
         fit_intercept=model.fit_intercept,
         columns=np.flatnonzero(coef),
         pieces=L1Pieces(features, coef, residuals, weights, l1),
+        pull=l1 * np.sign(coef[coef != 0]),
     )
 
 

@@ -12,7 +12,7 @@ from hatband._checks_network import check_at_least
 from hatband.arrays.kinds import on_host
 from hatband.arrays.typing import Array, Float
 from hatband.checks import check_in, check_ridge, check_weights
-from hatband.geometry import Exactness, Features, Geometry, Space, unseen_leverage
+from hatband.geometry import Exactness, Features, Geometry, Space
 from hatband.geometry.convert import as_numbers, dense_inputs
 from hatband.linalg.spectral import SpectralFactor
 from hatband.nn.measure.batches import check_finite_from
@@ -173,11 +173,6 @@ class LowRankTangentSpace(Space):
             for result, values in zip(results, verb(gradients), strict=True):
                 result[block] = on_host(values)
         return results
-
-
-@unseen_leverage.register
-def _of_directions(space: LowRankTangentSpace, features: Features) -> Array:
-    return space.unseen_leverage(features)
 
 
 def _as_rows(X: Any) -> Float[Array, "m *k"]:
