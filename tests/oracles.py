@@ -41,10 +41,16 @@ def dense_sampling_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=
     return ((weighted @ solve_upper(upper, half)) ** 2).sum(axis=0).astype(float)
 
 
+def dense_cross(train, rows, others, ridge=0.0, weights=None, *, fit_intercept=True):
+    """h(x, z) = x'A^-1 z of rows and others, in long double."""
+    half = _ridge_system(train, np.vstack([rows, others]), ridge, weights, fit_intercept)[2]
+    return (half[:, : len(rows)].T @ half[:, len(rows) :]).astype(float)
+
+
 def dense_hat(features, ridge=0.0, weights=None, fit_intercept=True):
-    """H with H y the fitted values of weighted ridge, in long double."""
-    half = _ridge_system(features, features, ridge, weights, fit_intercept)[2]
-    return (half.T @ half).astype(float) * (1.0 if weights is None else np.asarray(weights, float))
+    """H with H y the fitted values of weighted ridge."""
+    cross = dense_cross(features, features, features, ridge, weights, fit_intercept=fit_intercept)
+    return cross * (1.0 if weights is None else np.asarray(weights, float))
 
 
 def leave_one_out_predictions(fit_predict, features, target, weights=None):
@@ -152,6 +158,16 @@ def kernel_logdet(kernel, ridge, weights=None, fit_intercept=False):
 def _bordered(system):
     ones = np.ones((len(system), 1), Long)
     return np.block([[system, ones], [ones.T, np.zeros((1, 1), Long)]])
+
+
+def features_of(kernel):
+    """F (n, r) with F F' = kernel up to 1e-14 of its largest entry, by Cholesky with pivoting in long double."""
+    left, columns, smallest = np.asarray(kernel, Long).copy(), [], 1e-14 * np.diag(kernel).max()
+    while len(columns) < len(left) and (pivot := left.diagonal().max()) > smallest:
+        column = left[:, left.diagonal().argmax()] / np.sqrt(pivot)
+        columns.append(column)
+        left = left - np.outer(column, column)
+    return np.array(columns, Long).T
 
 
 def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
