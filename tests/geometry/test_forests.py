@@ -10,8 +10,8 @@ from sklearn.linear_model import Ridge
 
 from geometry.cases import FAR, NEW, TREES, N, W, X, y
 from hatband.geometry import InputsGeometry, geometry_of
-from hatband.geometry.forest import LeafKernel
 from hatband.geometry.kernel import KernelSpace
+from hatband.geometry.kernels import LeafKernel
 from hatband.geometry.nystroem import DualOrNystroem, NystroemSpace
 from oracles import dense_kernel_cross
 from rounding import through_kernel

@@ -11,7 +11,7 @@ from sklearn.svm import SVR
 from geometry.cases import ALPHAS, FAR, KERNEL_RIDGES, NEW, PROCESSES, VECTOR_MACHINES, Case, N, W, X, Y, y
 from hatband.geometry import KernelGeometry, NystroemGeometry, PairwiseKernel, geometry_of
 from hatband.geometry.composite import PerOutputSpace
-from hatband.geometry.kernel import MatrixKernel
+from hatband.geometry.kernels import MatrixKernel
 from hatband.geometry.nystroem import DualOrNystroem, NystroemSpace
 from oracles import dense_cross, dense_kernel_cross, features_of
 from rounding import EPS, through_kernel
