@@ -12,7 +12,8 @@ from torch import nn
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_finite
-from hatband.fitted.rows import Rows, TrainingRows, honest_rows, left_out
+from hatband.fitted.rows import Rows, TrainingRows, held_out_rows
+from hatband.formulas.leave_one_out import loo_residuals
 from hatband.geometry import Features
 from hatband.nn.measure.batches import NO_ROWS, ArrayBatches, Batches, check_finite_from, targets, wide_on_host
 from hatband.nn.measure.head import Head, find_head
@@ -145,8 +146,8 @@ def training_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: in
     with closing(blocks_of(space, batches)) as blocks:
         for block in blocks:
             h, residuals = space.leverage(block.features), block.residuals()
-            held_out = left_out(residuals, h, None) if own else residuals
-            rows = honest_rows(space, block.features, block.prediction + residuals - held_out, h, None)
+            held_out = loo_residuals(residuals, h) if own else residuals
+            rows = held_out_rows(space, block.features, block.prediction + residuals - held_out, h, None)
             defined = np.isfinite(held_out).all(axis=1)
             kept.add(rows.take(defined), held_out[defined])
     return kept.rows("leave-one-out of the last layer, features as trained" if own else "unseen rows")

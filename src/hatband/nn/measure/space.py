@@ -14,7 +14,7 @@ from torch import nn
 from hatband.arrays.kinds import exact_device, on_host
 from hatband.arrays.typing import Array
 from hatband.checks import LeverageWarning, check_in, check_ridge
-from hatband.geometry import Exactness, Features, Space, unseen_leverage
+from hatband.geometry import Exactness, Features, Space
 from hatband.linalg import Factor, GramStatistics
 from hatband.linalg.moments import Centre
 from hatband.linalg.spectral import SpectralFactor
@@ -179,11 +179,6 @@ class SketchSpace(NetworkSpace):
     def unseen_leverage(self, features: Features) -> Array:
         """Return |phi_perp|^2 / ridge of each row, shape (m,): what the directions miss."""
         return np.asarray(on_host(self.factor.unseen_leverage(self._rows(features))))
-
-
-@unseen_leverage.register
-def _of_directions(space: SketchSpace, features: Features) -> Array:
-    return space.unseen_leverage(features)
 
 
 def with_one(values: torch.Tensor) -> torch.Tensor:
