@@ -32,7 +32,7 @@ from hatband.nn.measure.network_rows import (
 )
 from hatband.nn.measure.space import NetworkSpace
 from hatband.nn.measure.state import StateFingerprint, copied, usable_device
-from hatband.scales import as_scale, fit_scale
+from hatband.scales.named import as_scale, fit_scale
 
 _TRAINED = ("space_", "weights_", "scale_", "learned_from_", "residuals_from_", "n_outputs_", "single_target_", "seed_")
 
