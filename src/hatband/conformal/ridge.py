@@ -1,10 +1,10 @@
 """Ridge and kernel ridge with conformal intervals and no penalty to choose by hand."""
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from hatband.conformal.base import BaseSplitConformal
 from hatband.fitted.loo_ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
+from hatband.formulas.ridge_choice import Ridge
 
 
 class ConformalRidge(BaseSplitConformal):
@@ -16,7 +16,7 @@ class ConformalRidge(BaseSplitConformal):
 
     Parameters
     ----------
-    ridges, fit_intercept
+    ridge, fit_intercept
         As in `LeaveOneOutRidge`.
     geometry, scale, confidence_level, calibration_size, symmetric, groups, likelihood_ratio, joint,
     residuals, random_state, n_jobs
@@ -46,7 +46,7 @@ class ConformalRidge(BaseSplitConformal):
     def __init__(
         self,
         *,
-        ridges: Literal["auto"] | Sequence[float] = "auto",
+        ridge: Ridge = "loo",
         fit_intercept: bool = True,
         geometry: Any = "auto",
         scale: Any = "auto",
@@ -60,7 +60,7 @@ class ConformalRidge(BaseSplitConformal):
         random_state: Any = None,
         n_jobs: int | None = None,
     ) -> None:
-        self.ridges = ridges
+        self.ridge = ridge
         self.fit_intercept = fit_intercept
         self.geometry = geometry
         self.scale = scale
@@ -75,7 +75,7 @@ class ConformalRidge(BaseSplitConformal):
         self.n_jobs = n_jobs
 
     def _regressor(self) -> Any:
-        return LeaveOneOutRidge(self.ridges, fit_intercept=self.fit_intercept)
+        return LeaveOneOutRidge(self.ridge, fit_intercept=self.fit_intercept)
 
 
 class ConformalKernelRidge(BaseSplitConformal):
@@ -86,7 +86,7 @@ class ConformalKernelRidge(BaseSplitConformal):
 
     Parameters
     ----------
-    kernel, gamma, degree, coef0, kernel_params, ridges, fit_intercept
+    kernel, gamma, degree, coef0, kernel_params, ridge, fit_intercept
         As in `LeaveOneOutKernelRidge`.
     geometry, scale, confidence_level, calibration_size, symmetric, groups, likelihood_ratio, joint,
     residuals, random_state, n_jobs
@@ -122,7 +122,7 @@ class ConformalKernelRidge(BaseSplitConformal):
         degree: float = 3,
         coef0: float = 1,
         kernel_params: dict[str, Any] | None = None,
-        ridges: Literal["auto"] | Sequence[float] = "auto",
+        ridge: Ridge = "loo",
         fit_intercept: bool = True,
         geometry: Any = "auto",
         scale: Any = "auto",
@@ -141,7 +141,7 @@ class ConformalKernelRidge(BaseSplitConformal):
         self.degree = degree
         self.coef0 = coef0
         self.kernel_params = kernel_params
-        self.ridges = ridges
+        self.ridge = ridge
         self.fit_intercept = fit_intercept
         self.geometry = geometry
         self.scale = scale
@@ -162,6 +162,6 @@ class ConformalKernelRidge(BaseSplitConformal):
             degree=self.degree,
             coef0=self.coef0,
             kernel_params=self.kernel_params,
-            ridges=self.ridges,
+            ridge=self.ridge,
             fit_intercept=self.fit_intercept,
         )

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from hatband.formulas.ridge_choice import SMALL_RIDGE
+from hatband.formulas.ridge_choice import last_layer_ridge
 from hatband.linalg import GramStatistics
 from hatband.nn.measure.batches import called, home, placed
 from hatband.nn.measure.normal_equations import own_ridge
@@ -110,7 +110,7 @@ class Head(Part):
 
     def default_ridge(self, trace: float, n_samples: int, n_features: int) -> float:
         """Return a ten-thousandth of the mean eigenvalue, 0 where no feature varies."""
-        return SMALL_RIDGE * trace / n_features
+        return last_layer_ridge(trace, n_features)
 
     def own_ridge(self, statistics: GramStatistics, intercept: Intercept, ridge: Any) -> float | None:
         """Return the ridge at which the layer is the ridge regression on these rows, None where it is none."""

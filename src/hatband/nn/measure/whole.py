@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hatband.formulas.ridge_choice import whole_network_ridge
 from hatband.linalg import GramStatistics
 from hatband.nn.measure.batches import called, each, home, n_rows, placed, targets
 from hatband.nn.measure.head import evaluating
@@ -15,7 +16,6 @@ from hatband.nn.measure.parameter_subset import Intercept, Part, Seen
 from hatband.nn.measure.tangent import (
     DoubleNetwork,
     blocks_of_gradients,
-    default_ridge,
     gradient_device,
     n_parameters,
     one_output,
@@ -71,7 +71,7 @@ class AllParameters(Part):
 
     def default_ridge(self, trace: float, n_samples: int, n_features: int) -> float:
         """Return a hundredth of the mean eigenvalue, over no more of these than rows."""
-        return default_ridge(trace, n_samples, n_features)
+        return whole_network_ridge(trace, n_samples, n_features)
 
     def own_ridge(self, statistics: GramStatistics, intercept: Intercept, ridge: Any) -> float | None:
         """Return None: a network is not linear in all its parameters."""
