@@ -89,7 +89,7 @@ class Auto:
         triangle = cholesky_triangle(design.backend, gram, design.penalty)
         reason = f"{provisional.dropped(design)}{_conditioning(triangle)}"
         if triangle is not None and gram_error(triangle.rcond) <= self.tolerance:
-            return factor_upper(triangle, design.penalty, design.ridge, design.frame, reason)
+            return factor_upper(triangle, design, reason)
         if triangle is not None and triangle.rcond >= 10 * EPS:
             factor = factor_twice(design, triangle, f"{reason}: too small for Cholesky")
             if factor is not None:
@@ -100,7 +100,7 @@ class Auto:
         triangle = scaled_triangle(design.backend, stacked_triangle(design))
         if triangle.rcond > max(design.frame.n_samples, design.frame.n_features) * EPS:
             reason = f"{reason}: too small for CholeskyQR2"
-            return factor_triangle(triangle, design.penalty, design.ridge, design.frame, solver="QR", reason=reason)
+            return factor_triangle(triangle, design, reason)
         if np.any(design.ridge) and not np.all(design.ridge):
             raise np.linalg.LinAlgError(singular(design))
         return factor_spectral(provisional, "the features are rank deficient to working precision")

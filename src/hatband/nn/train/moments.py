@@ -7,6 +7,7 @@ import torch
 
 from hatband.arrays.kinds import exact_device
 from hatband.arrays.typing import Array
+from hatband.linalg.moments import Centre
 from hatband.nn.measure.batches import moved
 
 
@@ -24,11 +25,9 @@ class Moments(NamedTuple):
 def moments(blocks: Iterable[tuple[Any, Any]]) -> Moments:
     """Return mean and standard deviation of the columns of blocks (b, k) of rows with weights (b,), or None for 1.
 
-    Summed in float64, where the blocks are. Pairs of means and squares are merged: Chan, Golub and LeVeque (1983),
-    eq. 2.1.
+    Summed in float64, where the blocks are, and merged like all running statistics.
     """
-    total = 0.0
-    mean: Any = 0.0
+    centre: Centre | None = None
     square: Any = 0.0
     for block, given in blocks:
         values = moved(block.detach(), exact_device(block.device), torch.float64)
@@ -36,14 +35,12 @@ def moments(blocks: Iterable[tuple[Any, Any]]) -> Moments:
         added = float(weight.sum())
         if not added:
             continue
-        own = weight @ values / added
-        step = own - mean
-        square = square + weight @ (values - own) ** 2 + step**2 * (total * added / (total + added))
-        total = total + added
-        mean = mean + step * (added / total)
-    if not total:
+        own = Centre(len(values), added, weight @ values / added)
+        centre, between = (own, 0.0 * own.mean) if centre is None else centre.merged(own)
+        square = square + weight @ (values - own.mean) ** 2 + between**2
+    if centre is None:
         raise ValueError("the loader gave no batch; pass one with at least one row.")
-    scale = (square / total).sqrt()
+    mean, scale = centre.mean, (square / centre.weight).sqrt()
     # Rounding leaves a constant column a spread of about eps times its size.
     varies = (scale > 1e-12 * mean.abs()) | ~torch.isfinite(scale)
     return Moments(mean, torch.where(varies, scale, torch.ones_like(scale)))
