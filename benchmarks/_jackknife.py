@@ -23,7 +23,7 @@ from sklearn.preprocessing import SplineTransformer, StandardScaler
 import _lwcp
 from _report import Report
 from hatband import ApproximateJackknifePlusRegressor, JackknifePlusRegressor, SplitConformalRegressor
-from hatband.conformal import ConvexFit, convex_fit
+from hatband.conformal.held_out.convex import ConvexFit, convex_fit
 from hatband.formulas.order_statistics import kth_smallest, lower_rank, upper_rank
 
 LEVEL = 0.9

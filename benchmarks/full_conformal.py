@@ -26,8 +26,6 @@ from hatband import (
     FullConformalRegressor,
     JackknifePlusRegressor,
     SplitConformalRegressor,
-    leave_one_out_distribution,
-    predictive_distribution,
 )
 
 # Coverage of all rows, of those with least and of those with most leverage, in 1,500 repetitions.
@@ -136,9 +134,9 @@ def timing(report: Report, repeats: int) -> None:
 
 def distributions(report: Report, repetitions: int) -> None:
     laws: dict[str, Callable[..., Any]] = {
-        "split": lambda X, y, new: predictive_distribution(SplitConformalRegressor(random_state=0).fit(X, y), new),
-        "leave-one-out": lambda X, y, new: leave_one_out_distribution(FullConformalRegressor().fit(X, y), new),
-        "full": lambda X, y, new: predictive_distribution(FullConformalRegressor().fit(X, y), new),
+        "split": lambda X, y, new: SplitConformalRegressor(random_state=0).fit(X, y).predictive_distribution(new),
+        "leave-one-out": lambda X, y, new: JackknifePlusRegressor().fit(X, y).predictive_distribution(new),
+        "full": lambda X, y, new: FullConformalRegressor().fit(X, y).predictive_distribution(new),
     }
     limit = kstwo.isf(FALSE_ALARM, repetitions)
     for name, law in laws.items():

@@ -139,7 +139,7 @@ assert inside.mean() > 0.8
 assert cross.held_out_.refitted
 
 clinics = np.arange(300) % 12
-grouped = CrossConformalRegressor(forest, cv=GroupKFold(4), random_state=0).fit(X[:300], y[:300], groups=clinics)
+grouped = CrossConformalRegressor(forest, cv=GroupKFold(4), random_state=0).fit(X[:300], y[:300], cv_groups=clinics)
 assert grouped.scores_.shape == (300, 1)
 
 # %% [markdown]

@@ -169,12 +169,12 @@ assert table["auto"][3] > table["constant"][3] + 0.1
 
 # %% [markdown]
 # The choice can be narrowed, and its candidates can be your own scales; the simpler stand first. Here, none that
-# shifts the centre, because MAPIE's StdConformityScore and `predict(X, return_std=True)` have no place for a shift.
+# shifts the centre, because MAPIE's StdConformityScore and `predict(X, return_width=True)` have no place for a shift.
 
 # %%
 centred = AutoScale({"leverage": LeverageScale(), "constant": ConstantScale(), "magnitude": MagnitudeScale()})
 model = SplitConformalRegressor(linear, scale=centred, random_state=0).fit(sizes, largest)
-prediction, width = model.predict(sizes, return_std=True)
+prediction, width = model.predict(sizes, return_width=True)
 assert len(model.scale_.report_) == 3
 assert width.shape == prediction.shape == largest.shape
 

@@ -4,8 +4,6 @@ from hatband.checks import CalibrationWarning, LeverageWarning
 from hatband.conformal import (
     ApproximateJackknifePlusRegressor,
     ClassifierRatio,
-    ConformalKernelRidge,
-    ConformalRidge,
     CrossConformalRegressor,
     FullConformalRegressor,
     Groups,
@@ -14,8 +12,6 @@ from hatband.conformal import (
     OnlineConformalRegressor,
     PredictiveDistribution,
     SplitConformalRegressor,
-    leave_one_out_distribution,
-    predictive_distribution,
 )
 from hatband.diagnostics import interval_scorer
 from hatband.fitted.loo_ridge import LeaveOneOutKernelRidge, LeaveOneOutRidge
@@ -42,8 +38,6 @@ __all__ = [
     "AutoScale",
     "CalibrationWarning",
     "ClassifierRatio",
-    "ConformalKernelRidge",
-    "ConformalRidge",
     "ConstantScale",
     "CrossConformalRegressor",
     "FullConformalRegressor",
@@ -70,11 +64,9 @@ __all__ = [
     "geometry_of",
     "interval_score",
     "interval_scorer",
-    "leave_one_out_distribution",
     "leverage",
     "loo_leverage",
     "loo_predictions",
     "loo_residuals",
-    "predictive_distribution",
     "sampling_leverage",
 ]

@@ -18,12 +18,13 @@ def check_gives_widths(model: Any, owner: str) -> None:
         )
 
 
-def check_plain_target(plain: bool, estimator: Any) -> None:
+def check_plain_target(plain: bool, model: Any) -> None:
     """Raise where scores are formed on another scale than that of y."""
     if not plain:
         raise ValueError(
             "a bridge needs a model that predicts y itself, because the other package forms its scores from y; "
-            f"{type(estimator).__name__} learns a transformed target. Transform y before both packages see it."
+            f"the estimator of {type(model).__name__} learns a transformed target. Transform y before "
+            "both packages see it."
         )
 
 

@@ -98,12 +98,3 @@ def check_target_rows(learner: Any, X_target: Any) -> None:
             "X_target is only used to learn a likelihood ratio, and likelihood_ratio is no learner. Leave it out, or "
             "construct with likelihood_ratio=ClassifierRatio(...)."
         )
-
-
-def check_pooled(pooled: bool) -> None:
-    """Raise for a model of whose scores not all count alike."""
-    if not pooled:
-        raise ValueError(
-            "predictive_distribution needs calibration scores that all count alike; this model was calibrated by "
-            "groups or with a likelihood ratio. Calibrate it without, or one model per group."
-        )

@@ -1,8 +1,10 @@
 """Every check of what a user passes in, and every message that says what was required, seen and to be done."""
 
 import math
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
@@ -213,11 +215,10 @@ def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str, i
             f"{model} chose hyperparameters on the rows it is fitted to, which {owner} would have to choose anew for "
             f"each refit. Fix them, use {instead}, or pass allow_tuned=True and lose the guarantee."
         )
-    warnings.warn(
+    warn_caller(
         f"{model} chose hyperparameters on the same rows: intervals hold as if they had been fixed in advance, and the "
         "coverage guarantee is lost.",
         CalibrationWarning,
-        stacklevel=5,
     )
 
 
@@ -370,3 +371,23 @@ def check_some_residuals(n_rows: int, name: str) -> None:
             "none of them is determined. Give the estimator a ridge > 0 or more rows than features, or use a scale "
             "that learns from no residuals, such as 'leverage'."
         )
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside this package that called it, however deep inside the cause was found."""
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "hatband":
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, category, stacklevel=depth)
+
+
+@contextmanager
+def unchanged_on_failure(estimator: Any) -> Iterator[None]:
+    """Give an estimator back the attributes that it had when something fails inside, an interrupt included."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.tree import DecisionTreeRegressor
 
-from hatband import ConformalKernelRidge, ConformalRidge, LeverageScale, LeverageWarning, SplitConformalRegressor
+from hatband import LeaveOneOutKernelRidge, LeaveOneOutRidge, LeverageScale, LeverageWarning, SplitConformalRegressor
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_bad_weights_are_refused_with_what_was_seen(weights, message, data):
 
 
 def test_a_negative_ridge_is_refused_with_its_value(data):
-    for model in (ConformalRidge(ridge=[1.0, -2.0]), ConformalKernelRidge(ridge=[-2.0])):
+    for model in (LeaveOneOutRidge(ridge=[1.0, -2.0]), LeaveOneOutKernelRidge(ridge=[-2.0])):
         with pytest.raises(ValueError, match=r"ridge must be .* >= 0.*-2\.0"):
             model.fit(*data)
 
@@ -147,8 +147,8 @@ def test_an_unknown_geometry_is_refused(geometry, data):
 
 def test_contradictory_requests_to_predict_are_refused(data):
     model = SplitConformalRegressor(random_state=0).fit(*data)
-    with pytest.raises(ValueError, match="not both"):
-        model.predict(data[0], return_interval=True, return_std=True)
+    with pytest.raises(ValueError, match="not several"):
+        model.predict(data[0], return_interval=True, return_width=True)
 
 
 def test_residuals_takes_two_words_only(data):

@@ -133,7 +133,7 @@ def test_learned_scales_are_fitted_inside_each_fold():
     _, interval = model.predict_interval(rows)
     assert (interval[:, 0] < interval[:, 1]).all()
     with pytest.raises(ValueError, match="centred on the prediction"):
-        model.predict(rows, return_std=True)
+        model.predict(rows, return_width=True)
 
 
 def test_groups_stay_together():
@@ -141,7 +141,7 @@ def test_groups_stay_together():
     groups = np.random.default_rng(0).integers(0, 6, 60)
     for cv in (GroupKFold(3), LeaveOneGroupOut()):
         expected = held_out_bounds(linear_band(Ridge(1.0), X, y), X, y, rows, held(cv, X, groups), level=LEVEL)
-        model = CrossConformalRegressor(Ridge(), cv=cv, scale="constant").fit(X, y, groups=groups)
+        model = CrossConformalRegressor(Ridge(), cv=cv, scale="constant").fit(X, y, cv_groups=groups)
         np.testing.assert_allclose(model.predict_interval(rows)[1].T, expected, rtol=TOLERANCE)
     with pytest.raises(ValueError, match="groups"):
         CrossConformalRegressor(cv=GroupKFold(3)).fit(X, y)

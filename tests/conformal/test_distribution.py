@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
+from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LinearRegression, Ridge
 
-import hatband
 from hatband import FullConformalRegressor, JackknifePlusRegressor, LeverageWarning, SplitConformalRegressor
 from hatband.conformal.distribution import RowwiseDistribution, ScaledDistribution
 from oracles import augmented_scores, dense_hat
@@ -40,12 +40,13 @@ def laws(rng):
     X_new, _ = draw(rng, 6)
     split = SplitConformalRegressor(Ridge(), random_state=0).fit(X, y)
     full = FullConformalRegressor(Ridge()).fit(X, y)
+    jackknife = JackknifePlusRegressor(Ridge()).fit(X, y)
     positive = SplitConformalRegressor(log_of_positive(Ridge()), random_state=0).fit(X, np.exp(y))
     return {
-        "split": hatband.predictive_distribution(split, X_new),
-        "transformed target": hatband.predictive_distribution(positive, X_new),
-        "full": hatband.predictive_distribution(full, X_new),
-        "leave-one-out": hatband.leave_one_out_distribution(full, X_new),
+        "split": split.predictive_distribution(X_new),
+        "transformed target": positive.predictive_distribution(X_new),
+        "full": full.predictive_distribution(X_new),
+        "leave-one-out": jackknife.predictive_distribution(X_new),
     }
 
 
@@ -152,7 +153,7 @@ def test_atoms_of_the_full_distribution_are_where_signed_studentised_residuals_o
     weights = rng.uniform(0.5, 2, 21) if weighted else np.ones(21)
     X_new = np.vstack([draw(rng, 3)[0], [[6.0, -5.0, 4.0]]])
     model = FullConformalRegressor(Ridge(2.0)).fit(X, y, sample_weight=weights)
-    atoms = atoms_of(hatband.predictive_distribution(model, X_new))
+    atoms = atoms_of(model.predictive_distribution(X_new))
 
     all_weights = np.append(weights, 1.0)
     for x, row in zip(X_new, atoms, strict=True):
@@ -172,7 +173,7 @@ def test_the_full_interval_at_equal_tails_lies_close_to_the_studentised_set(rng)
     X, y = draw(rng, 199)
     X_new, _ = draw(rng, 20)
     model = FullConformalRegressor(Ridge(1.0)).fit(X, y)
-    interval = hatband.predictive_distribution(model, X_new).interval(0.9)
+    interval = model.predictive_distribution(X_new).interval(0.9)
     _, studentised = model.predict_interval(X_new)
 
     width = np.diff(studentised)
@@ -194,35 +195,35 @@ def pits(make, rng, n=20):
 @pytest.mark.parametrize("name", ["split", "full", "full, kernel"])
 def test_pit_is_uniform_at_small_n(name, rng):
     """Exactly uniform, so the Kolmogorov-Smirnov test has its level: false-alarm rate 1e-6."""
-    makers = {
-        "split": lambda X, y, new: hatband.predictive_distribution(
-            SplitConformalRegressor(Ridge(), random_state=0).fit(X, y), new
-        ),
-        "full": lambda X, y, new: hatband.predictive_distribution(FullConformalRegressor(Ridge(0.1)).fit(X, y), new),
-        "full, kernel": lambda X, y, new: hatband.predictive_distribution(
-            FullConformalRegressor(KernelRidge(kernel="rbf", gamma=0.5, alpha=0.2)).fit(X, y), new
-        ),
+    models = {
+        "split": SplitConformalRegressor(Ridge(), random_state=0),
+        "full": FullConformalRegressor(Ridge(0.1)),
+        "full, kernel": FullConformalRegressor(KernelRidge(kernel="rbf", gamma=0.5, alpha=0.2)),
     }
 
-    assert stats.kstest(pits(makers[name], rng), "uniform").pvalue > FALSE_ALARM
+    def law(X, y, new):
+        return models[name].fit(X, y).predictive_distribution(new)
+
+    assert stats.kstest(pits(law, rng), "uniform").pvalue > FALSE_ALARM
 
 
 def test_leave_one_out_pit_is_nearly_uniform_when_n_is_large_against_d(rng):
     """Only in the limit: the distance allowed is the 1e-6 quantile of Kolmogorov's statistic plus d / n."""
     n, d = 100, 3
-    values = pits(
-        lambda X, y, new: hatband.leave_one_out_distribution(FullConformalRegressor(Ridge(0.1)).fit(X, y), new), rng, n
-    )
+    values = pits(lambda X, y, new: JackknifePlusRegressor(Ridge(0.1)).fit(X, y).predictive_distribution(new), rng, n)
 
     assert stats.kstest(values, "uniform").statistic < stats.kstwo.isf(FALSE_ALARM, REPETITIONS) + (d + 1) / n
 
 
-def test_a_jackknife_has_the_same_distribution_as_leave_one_out(rng):
+def test_atoms_of_a_jackknife_are_studentised_residuals_times_the_width(rng):
+    """Against a dense hat matrix: mu(x) + sqrt(1 + h(x)) e_i / sqrt(1 - h_i)."""
     X, y = draw(rng, 40)
-    jackknife = hatband.predictive_distribution(JackknifePlusRegressor(Ridge()).fit(X, y), X)
-    full = hatband.leave_one_out_distribution(FullConformalRegressor(Ridge()).fit(X, y), X)
+    atoms = atoms_of(JackknifePlusRegressor(Ridge()).fit(X, y).predictive_distribution(X))
 
-    np.testing.assert_allclose(jackknife.quantile([0.1, 0.9]), full.quantile([0.1, 0.9]), rtol=1e-9)
+    hat = dense_hat(X, 1.0)
+    h, mu = np.diag(hat), hat @ y
+    expected = np.sort(mu[:, None] + np.sqrt(1 + h)[:, None] * ((y - mu) / np.sqrt(1 - h)), axis=1)
+    np.testing.assert_allclose(atoms, expected, rtol=1e-9)
 
 
 def test_split_interval_of_the_distribution_is_the_asymmetric_one(rng):
@@ -230,7 +231,7 @@ def test_split_interval_of_the_distribution_is_the_asymmetric_one(rng):
     model = SplitConformalRegressor(Ridge(), symmetric=False, random_state=0).fit(X, y)
 
     np.testing.assert_allclose(
-        hatband.predictive_distribution(model, X).interval(0.9), model.predict_interval(X, 0.9)[1], rtol=1e-12
+        model.predictive_distribution(X).interval(0.9), model.predict_interval(X, 0.9)[1], rtol=1e-12
     )
 
 
@@ -248,8 +249,8 @@ def test_outputs_keep_their_axis(rng):
     X, y = draw(rng, 60)
     Y = np.column_stack([y, 10 * y, -y])
     for model in (SplitConformalRegressor(random_state=0).fit(X, Y), FullConformalRegressor().fit(X, Y)):
-        law = hatband.predictive_distribution(model, X[:5])
-        single = hatband.predictive_distribution(type(model)(**model.get_params(deep=False)).fit(X, y), X[:5])
+        law = model.predictive_distribution(X[:5])
+        single = clone(model).fit(X, y).predictive_distribution(X[:5])
 
         assert law.quantile([0.1, 0.5]).shape == (5, 3, 2)
         assert law.interval(0.8).shape == (5, 3, 2)
@@ -261,7 +262,7 @@ def test_no_array_of_test_rows_by_calibration_rows_is_made(rng):
     n, m = 2000, 20_000
     X, y = draw(rng, n)
     X_new, y_new = draw(rng, m)
-    law = hatband.leave_one_out_distribution(FullConformalRegressor().fit(X, y), X_new)
+    law = JackknifePlusRegressor().fit(X, y).predictive_distribution(X_new)
     tracemalloc.start()
     law.crps(y_new), law.cdf(y_new), law.quantile(0.3)
     peak = tracemalloc.get_traced_memory()[1]
@@ -275,8 +276,8 @@ def test_an_infinite_leverage_leaves_the_sign_of_each_atom(rng):
     y = X[:, 0] + rng.standard_normal(30)
     model = FullConformalRegressor(LinearRegression()).fit(X, y)
     for law in (
-        hatband.predictive_distribution(model, [[0.0, 1.0]]),
-        hatband.leave_one_out_distribution(model, [[0.0, 1.0]]),
+        model.predictive_distribution([[0.0, 1.0]]),
+        JackknifePlusRegressor(LinearRegression()).fit(X, y).predictive_distribution([[0.0, 1.0]]),
     ):
         assert np.isinf(law.quantile([0.1, 0.9])).all()
         assert 0 < law.cdf(1e9)[0] < 1
@@ -286,14 +287,14 @@ def test_an_infinite_leverage_leaves_the_sign_of_each_atom(rng):
 def test_interpolated_rows_are_left_out_with_a_warning(rng):
     X, y = draw(rng, 30)
     X = np.column_stack([X, np.eye(30)[:, 0]])
-    model = FullConformalRegressor(LinearRegression()).fit(X, y)
-    for make in (hatband.predictive_distribution, hatband.leave_one_out_distribution):
+    for model in (FullConformalRegressor(LinearRegression()), JackknifePlusRegressor(LinearRegression())):
+        model.fit(X, y)
         with pytest.warns(LeverageWarning, match="interpolates 1 of 30 rows"):
-            law = make(model, X[1:4])
+            law = model.predictive_distribution(X[1:4])
         assert law.n_atoms == 29
         assert np.isfinite(law.crps(y[1:4])).all()
     with pytest.raises(ValueError, match=r"interpolates all 3 rows\. Give it a ridge > 0"):
-        hatband.predictive_distribution(FullConformalRegressor(LinearRegression()).fit(X[:3], y[:3]), X)
+        FullConformalRegressor(LinearRegression()).fit(X[:3], y[:3]).predictive_distribution(X)
 
 
 def test_bad_arguments_are_named(rng):
@@ -308,8 +309,6 @@ def test_bad_arguments_are_named(rng):
         law.quantile(1.2)
     with pytest.raises(ValueError, match="tail must be one of"):
         law.pvalue(0.0, "both")
-    with pytest.raises(TypeError, match=r"needs a fitted SplitConformalRegressor .* got Ridge"):
-        hatband.predictive_distribution(Ridge(), [[0.0]])
     assert isinstance(laws(rng)["full"], RowwiseDistribution)
 
 
@@ -317,8 +316,6 @@ def test_models_that_cannot_answer_say_what_is_missing(rng):
     X, y = draw(rng, 40)
     trained = SplitConformalRegressor().fit_train(X, y)
     with pytest.raises(NotFittedError, match="trained but not calibrated; call calibrate first"):
-        hatband.predictive_distribution(trained, X)
+        trained.predictive_distribution(X)
     with pytest.raises(NotFittedError, match="before predictive_distribution"):
-        hatband.predictive_distribution(SplitConformalRegressor(), X)
-    with pytest.raises(TypeError, match=r"needs a fitted FullConformalRegressor; got JackknifePlusRegressor\. Use"):
-        hatband.leave_one_out_distribution(JackknifePlusRegressor().fit(X, y), X)
+        SplitConformalRegressor().predictive_distribution(X)

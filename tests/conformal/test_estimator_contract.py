@@ -20,8 +20,6 @@ from sklearn.utils.estimator_checks import (
 )
 
 from hatband import (
-    ConformalKernelRidge,
-    ConformalRidge,
     Groups,
     LeaveOneOutKernelRidge,
     LeaveOneOutRidge,
@@ -35,8 +33,8 @@ CONFORMAL = [
     SplitConformalRegressor(make_pipeline(StandardScaler(with_mean=False), Ridge()), random_state=0),
     SplitConformalRegressor(Ridge(), scale="constant", symmetric=False, random_state=0),
     SplitConformalRegressor(Ridge(), groups=Groups(LeverageBins(2)), joint=True, random_state=0),
-    ConformalRidge(random_state=0),
-    ConformalKernelRidge(random_state=0),
+    SplitConformalRegressor(LeaveOneOutRidge(), random_state=0),
+    SplitConformalRegressor(LeaveOneOutKernelRidge(), random_state=0),
 ]
 PLAIN = [LeaveOneOutRidge(), LeaveOneOutKernelRidge()]
 LEAVE_ONE_OUT_OF_COPIES = "leave-one-out of one of two copies is not leave-one-out of a row of weight 2"

@@ -232,7 +232,7 @@ def test_weights_and_groups_are_metadata(data):
     with config_context(enable_metadata_routing=True):
         asked = JackknifePlusRegressor(Ridge().set_fit_request(sample_weight=True)).fit(X, y, sample_weight=weights)
         grouped = CrossConformalRegressor(Ridge().set_fit_request(sample_weight=True), cv=GroupKFold(4))
-        grouped.set_fit_request(groups=True).fit(X, y, sample_weight=weights, groups=np.arange(60) // 3)
+        grouped.set_fit_request(cv_groups=True).fit(X, y, sample_weight=weights, cv_groups=np.arange(60) // 3)
 
     np.testing.assert_allclose(asked.predict_interval(X)[1], expected, rtol=1e-12)
     assert grouped.scores_.shape == (60, 1)

@@ -22,12 +22,11 @@ from sklearn.preprocessing import StandardScaler
 
 from hatband import (
     CalibrationWarning,
-    ConformalKernelRidge,
-    ConformalRidge,
     Groups,
+    LeaveOneOutKernelRidge,
+    LeaveOneOutRidge,
     LeverageBins,
     SplitConformalRegressor,
-    predictive_distribution,
 )
 from hatband.conformal.calibration.groups import Bins
 from hatband.conformal.calibration.row_metadata import FromLeverage
@@ -89,7 +88,7 @@ class TestCoverage:
         for _ in range(400):
             model.calibrate(*rows(60))
             X, y = rows(8)
-            bin_of = np.searchsorted(model.calibration_.marker.groups.edges, model.leverage(X))
+            bin_of = np.searchsorted(model.calibration_.reader.groups.edges, model.leverage(X))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", CalibrationWarning)
                 hit = inside(model.predict_interval(X)[1], y)
@@ -154,7 +153,7 @@ class TestWhereLabelsComeFrom:
     def test_leverage(self, rng):
         X, y, _ = draw(rng, [200, 200])
         model = SplitConformalRegressor(groups=LeverageBins(4), scale="constant", random_state=0).fit(X, y)
-        edges = model.calibration_.marker.groups.edges
+        edges = model.calibration_.reader.groups.edges
         widths = np.ptp(model.predict_interval(X)[1], axis=1)
         by_bin = [widths[np.searchsorted(edges, model.leverage(X)) == k] for k in range(len(edges) + 1)]
 
@@ -179,8 +178,8 @@ class TestWhereLabelsComeFrom:
     @pytest.mark.parametrize(
         "model",
         [
-            ConformalRidge(groups=LeverageBins(2), random_state=0),
-            ConformalKernelRidge(groups=LeverageBins(2), random_state=0),
+            SplitConformalRegressor(LeaveOneOutRidge(), groups=LeverageBins(2), random_state=0),
+            SplitConformalRegressor(LeaveOneOutKernelRidge(), groups=LeverageBins(2), random_state=0),
             SplitConformalRegressor(HistGradientBoostingRegressor(max_iter=5), groups=LeverageBins(2), random_state=0),
         ],
         ids=lambda model: type(model).__name__,
@@ -199,7 +198,7 @@ class TestBinsThatWouldBeTooSmall:
     def test_join_their_neighbours(self, rng):
         X, y, _ = draw(rng, [200, 200])
         model = SplitConformalRegressor(Ridge(), groups=Groups(LeverageBins(10), minimum_size=40)).fit_train(X, y)
-        bins = {n: len(model.calibrate(X[:n], y[:n]).calibration_.marker.groups.edges) + 1 for n in (30, 100, 200, 400)}
+        bins = {n: len(model.calibrate(X[:n], y[:n]).calibration_.reader.groups.edges) + 1 for n in (30, 100, 200, 400)}
 
         assert bins == {30: 1, 100: 2, 200: 5, 400: 10}
 
@@ -208,7 +207,7 @@ class TestBinsThatWouldBeTooSmall:
         X, y, _ = draw(rng, [200, 200])
         model = SplitConformalRegressor(Ridge(), groups=LeverageBins(3)).fit_train(X, y)
         near, far = (X[np.argsort(model.leverage(X))[::step]][:100] for step in (1, -1))
-        edges = [model.calibrate(part, y[:100]).calibration_.marker.groups.edges for part in (near, far)]
+        edges = [model.calibrate(part, y[:100]).calibration_.reader.groups.edges for part in (near, far)]
 
         np.testing.assert_array_equal(*edges)
 
@@ -390,4 +389,4 @@ class TestErrors:
     def test_a_predictive_distribution_of_grouped_scores(self, rng, trained):
         X, y, groups = draw(rng, [30, 30])
         with pytest.raises(ValueError, match="predictive_distribution needs calibration scores that all count alike"):
-            predictive_distribution(trained.calibrate(X, y, groups=groups), X)
+            trained.calibrate(X, y, groups=groups).predictive_distribution(X)

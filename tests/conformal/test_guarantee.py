@@ -29,7 +29,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sklearn.svm import SVR, NuSVR
 
-from hatband import ConformalKernelRidge, ConformalRidge, LeverageScale, SplitConformalRegressor
+from hatband import LeaveOneOutKernelRidge, LeaveOneOutRidge, LeverageScale, SplitConformalRegressor
 from oracles import covered_bounds, exact_upper_rank
 
 FALSE_ALARM = 1e-6
@@ -69,8 +69,8 @@ MODELS = {
     "boosting": SplitConformalRegressor(GradientBoostingRegressor(n_estimators=10, random_state=0)),
     "histogram boosting": SplitConformalRegressor(HistGradientBoostingRegressor(max_iter=10)),
     "scaled target": SplitConformalRegressor(TransformedTargetRegressor(Ridge(), transformer=StandardScaler())),
-    "conformal ridge": ConformalRidge(),
-    "conformal kernel ridge": ConformalKernelRidge(),
+    "conformal ridge": SplitConformalRegressor(LeaveOneOutRidge()),
+    "conformal kernel ridge": SplitConformalRegressor(LeaveOneOutKernelRidge()),
 }
 
 

@@ -159,28 +159,28 @@ def test_calibration_indices_are_exactly_as_many_as_asked_for(parts):
     assert not hasattr(SplitConformalRegressor(calibration_size=0).fit(X, y), "scores_")
 
 
-def test_return_std_gives_the_scale_of_the_band(parts):
+def test_return_width_gives_the_scale_of_the_band(parts):
     X, y, X_cal, y_cal, X_new = parts
     model = SplitConformalRegressor(Ridge(1.0)).fit_train(X, y).calibrate(X_cal, y_cal)
-    prediction, width = model.predict(X_new, return_std=True)
+    prediction, width = model.predict(X_new, return_width=True)
 
     np.testing.assert_array_equal(prediction, model.predict(X_new))
     np.testing.assert_allclose(width, np.sqrt(1 + dense_leverage(X, X_new, 1.0)), rtol=1e-10)
 
 
-def test_return_std_is_refused_where_scores_are_on_another_scale_than_y(parts):
+def test_return_width_is_refused_where_scores_are_on_another_scale_than_y(parts):
     X, y, *_, X_new = parts
     logged = TransformedTargetRegressor(Ridge(), func=np.log, inverse_func=np.exp)
     model = SplitConformalRegressor(logged, scale="leverage").fit_train(X, np.exp(y))
 
     with pytest.raises(ValueError, match="TransformedTargetRegressor is on the scale it learns"):
-        model.predict(X_new, return_std=True)
+        model.predict(X_new, return_width=True)
     assert (model.predict(X_new) > 0).all()
 
 
-def test_return_std_is_on_the_scale_of_y_where_a_transformation_cannot_be_inverted_for_bounds(parts):
+def test_return_width_is_on_the_scale_of_y_where_a_transformation_cannot_be_inverted_for_bounds(parts):
     X, y, *_, X_new = parts
     squared = TransformedTargetRegressor(Ridge(), func=np.abs, inverse_func=lambda t: t**2, check_inverse=False)
     model = SplitConformalRegressor(squared, scale="leverage").fit_train(X, y)
 
-    np.testing.assert_allclose(model.predict(X_new, return_std=True)[0], model.predict(X_new), rtol=1e-12)
+    np.testing.assert_allclose(model.predict(X_new, return_width=True)[0], model.predict(X_new), rtol=1e-12)

@@ -14,9 +14,9 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from hatband import (
-    ConformalKernelRidge,
-    ConformalRidge,
     Groups,
+    LeaveOneOutKernelRidge,
+    LeaveOneOutRidge,
     LeverageBins,
     SplitConformalRegressor,
 )
@@ -66,8 +66,8 @@ MODELS = {
     "by leverage": SplitConformalRegressor(
         Ridge(), scale="constant", groups=LeverageBins(2), joint=True, random_state=0
     ),
-    "conformal ridge": ConformalRidge(scale="leverage", joint=True, random_state=0),
-    "kernel": ConformalKernelRidge(scale="leverage", joint=True, random_state=0),
+    "conformal ridge": SplitConformalRegressor(LeaveOneOutRidge(), scale="leverage", joint=True, random_state=0),
+    "kernel": SplitConformalRegressor(LeaveOneOutKernelRidge(), scale="leverage", joint=True, random_state=0),
 }
 
 
@@ -78,7 +78,7 @@ def test_new_units_of_one_output_change_its_bounds_alone(rng, name):
     # The penalty that these choose is common to all outputs, and so depends on the units of each.
     model = MODELS[name]
     if name in ("conformal ridge", "kernel"):
-        model = model.set_params(ridge=[1.0])
+        model = model.set_params(estimator__ridge=[1.0])
     before = model.fit(X, y).predict_interval(X)[1]
     after = model.fit(X, y * units).predict_interval(X)[1]
 

@@ -26,7 +26,7 @@ from sklearn.preprocessing import (
 )
 from sklearn.svm import SVR
 
-from hatband import ConformalKernelRidge, ConformalRidge, SplitConformalRegressor
+from hatband import LeaveOneOutKernelRidge, LeaveOneOutRidge, SplitConformalRegressor
 from hatband.conformal.band import mapped_back
 from hatband.conformal.target import MonotoneTarget
 from hatband.geometry import InputsGeometry
@@ -279,8 +279,8 @@ def test_sparse_features_give_the_intervals_of_the_dense_ones(data, rng):
 @pytest.mark.parametrize(
     "model",
     [
-        ConformalRidge(random_state=0),
-        ConformalKernelRidge(random_state=0),
+        SplitConformalRegressor(LeaveOneOutRidge(), random_state=0),
+        SplitConformalRegressor(LeaveOneOutKernelRidge(), random_state=0),
         SplitConformalRegressor(LinearRegression(), random_state=0),
         SplitConformalRegressor(make_pipeline(StandardScaler(), PolynomialFeatures(2), Ridge()), random_state=0),
         SplitConformalRegressor(GaussianProcessRegressor(RBF(), alpha=0.1, optimizer=None), random_state=0),

@@ -23,7 +23,7 @@ from hatband.conformal import AdaptiveLevel, AggregatedLevel
 
 ESTIMATORS = [
     OnlineConformalRegressor(),
-    OnlineConformalRegressor(adaptation=AdaptiveLevel(0.01), window=40, symmetric=False, calibration_size=50),
+    OnlineConformalRegressor(adaptation=AdaptiveLevel(0.01), window=40, symmetric=False, score_window=50),
     OnlineConformalRegressor(adaptation="fixed", transformer=StandardScaler(), scale="constant"),
 ]
 
@@ -143,7 +143,7 @@ def test_a_block_of_other_columns_or_outputs_is_refused(data):
     [
         ({"window": 0}, r"window must be None for all rows, or a number of rows >= 1; got 0"),
         ({"window": 10.5}, r"window must be None .*got 10.5"),
-        ({"calibration_size": 0}, "calibration_size must be an integer >= 1; got 0"),
+        ({"score_window": 0}, "score_window must be an integer >= 1; got 0"),
         ({"confidence_level": 1.0}, "confidence_level must be a number strictly between 0 and 1"),
         ({"adaptation": "ACI"}, "adaptation, where it is no LevelAdaptation, must be one of"),
         ({"scale": "magnitude"}, "function of a row's leverage alone .*got MagnitudeScale"),

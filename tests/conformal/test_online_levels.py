@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from hatband import OnlineConformalRegressor
 from hatband.conformal import AdaptiveLevel, AggregatedLevel, FixedLevel
-from hatband.conformal.online.scores import ScoreWindow, rank_at
+from hatband.conformal.online.stream import ScoreWindow, rank_at
 from oracles import exact_upper_rank
 
 RULES = [FixedLevel(), AdaptiveLevel(0.02), AggregatedLevel(), AggregatedLevel(steps=[0.05], horizon=50)]
@@ -150,7 +150,7 @@ def test_intervals_as_issued_keep_the_long_run_bound_on_any_stream(attack, symme
     if attack == "spikes":
         y[::7] += 1e6
     model = OnlineConformalRegressor(
-        adaptation=AdaptiveLevel(0.05), window=200, symmetric=symmetric, calibration_size=100, confidence_level=0.8
+        adaptation=AdaptiveLevel(0.05), window=200, symmetric=symmetric, score_window=100, confidence_level=0.8
     )
     _, interval = model.predict_then_fit(X, y)
     missed = np.mean((y < interval[:, 0]) | (y > interval[:, 1]))
@@ -181,7 +181,7 @@ def test_scores_are_those_of_one_row_at_a_time_written_out(rng):
         inverse = np.linalg.inv(Z.T @ Z + np.diag([0.0, 1.0, 1.0]))
         new = np.array([1.0, *X[row]])
         scores.append((y[row] - new @ inverse @ Z.T @ y[:row]) / np.sqrt(1 + new @ inverse @ new))
-    model = OnlineConformalRegressor(calibration_size=150).fit(X, y)
+    model = OnlineConformalRegressor(score_window=150).fit(X, y)
 
     np.testing.assert_allclose(model.scores_[:, 0], scores[-150:], rtol=1e-9, atol=1e-9)
 
@@ -189,7 +189,7 @@ def test_scores_are_those_of_one_row_at_a_time_written_out(rng):
 def test_issued_intervals_are_those_of_predict_interval_row_by_row(rng):
     X, y = drifting(rng, 120)
     for symmetric in (True, False):
-        issued = OnlineConformalRegressor(symmetric=symmetric, calibration_size=50, confidence_level=[0.6, 0.8])
+        issued = OnlineConformalRegressor(symmetric=symmetric, score_window=50, confidence_level=[0.6, 0.8])
         _, interval = issued.predict_then_fit(X, y)
         model = OnlineConformalRegressor(**issued.get_params())
         for row in range(120):
@@ -222,7 +222,7 @@ def test_a_fixed_level_covers_exchangeable_rows_as_split_conformal_does(rng):
     # their sum are inside those of the binomial with the same mean (Hoeffding 1956). False alarm: 1e-6 on each side.
     n = 4000
     X, y = rng.standard_normal((n, 1)), rng.standard_normal(n)
-    model = OnlineConformalRegressor(ridge=0.0, adaptation="fixed", calibration_size=n)
+    model = OnlineConformalRegressor(ridge=0.0, adaptation="fixed", score_window=n)
     _, interval = model.predict_then_fit(X, y)
     held = np.sum(((interval[:, 0] <= y) & (y <= interval[:, 1]))[2:])
     share = np.mean([rank_at(0.1, seen) / (seen + 1) for seen in range(n - 2)])

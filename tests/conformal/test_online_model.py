@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from hatband import OnlineConformalRegressor
-from hatband.conformal.online.ridge import Block, StreamingRidge
-from hatband.conformal.online.window import GrowingMemory, SlidingMemory, row_memory
+from hatband.conformal.online.ridge import GrowingMemory, SlidingMemory, StreamingRidge, StreamRows, row_memory
 from oracles import dense_leverage, ridge_predictions
 
 
@@ -69,7 +68,7 @@ def test_what_is_said_of_a_row_does_not_depend_on_the_blocks(parameters, rng):
     X, y, weights = made_stream(rng, outputs=2)
     said = []
     for sizes in BLOCKS.values():
-        model = OnlineConformalRegressor(**parameters, calibration_size=30)
+        model = OnlineConformalRegressor(**parameters, score_window=30)
         parts = blocks_of(len(X), sizes)
         intervals = [model.predict_then_fit(X[part], y[part], weights[part])[1] for part in parts]
         said.append((np.concatenate(intervals), model.scores_, model.window_size_))
@@ -155,6 +154,6 @@ def test_factorisations_are_as_rare_as_promised(rng, monkeypatch):
     X, y = rng.standard_normal((2000, 5)), rng.standard_normal((2000, 1))
     model = StreamingRidge.empty(5, 1, ridge=1.0, fit_intercept=True, window=None)
     for row in range(len(X)):
-        _, model = model.follow(Block(X[row : row + 1], y[row : row + 1], np.ones(1)))
+        _, model = model.follow(StreamRows(X[row : row + 1], y[row : row + 1], np.ones(1)))
 
     assert len(counted) <= 2000 / 64 + 8

@@ -5,7 +5,7 @@ import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge, RidgeCV
 
-from hatband import ConformalKernelRidge, ConformalRidge, LeaveOneOutKernelRidge, LeaveOneOutRidge
+from hatband import LeaveOneOutKernelRidge, LeaveOneOutRidge, SplitConformalRegressor
 from hatband.fitted.loo_ridge import LARGEST_KERNEL
 from oracles import leave_one_out_predictions
 
@@ -89,10 +89,16 @@ def test_too_many_rows_for_a_kernel_are_refused_before_any_work():
         LeaveOneOutKernelRidge().fit(X, np.arange(LARGEST_KERNEL + 1.0))
 
 
-@pytest.mark.parametrize("model", [ConformalRidge(random_state=0), ConformalKernelRidge(gamma=0.3, random_state=0)])
+@pytest.mark.parametrize(
+    "model",
+    [
+        SplitConformalRegressor(LeaveOneOutRidge(), random_state=0),
+        SplitConformalRegressor(LeaveOneOutKernelRidge(gamma=0.3), random_state=0),
+    ],
+)
 def test_the_penalty_is_chosen_on_the_training_part_only(model, rng):
     X, y = made(rng, (80, 3))
-    model.fit(X, y)
+    model = SplitConformalRegressor(estimator, random_state=0).fit(X, y)
     kept = np.setdiff1d(np.arange(80), model.calibration_indices_)
 
     assert model.estimator_.ridge_ == model._regressor().fit(X[kept], y[kept]).ridge_

@@ -68,7 +68,7 @@ def test_a_scale_learns_from_leverages_above_one():
     X, y = drawn(n=200)
     geometry = NystroemGeometry(RBF, RIDGE, True, landmarks=12)
     model = frozen(geometry, "strength").fit_train(X, y)
-    width = model.calibrate(*drawn(2)).predict(drawn(3)[0], return_std=True)[1]
+    width = model.calibrate(*drawn(2)).predict(drawn(3)[0], return_width=True)[1]
 
     assert model.scale_.strength_ > 0
     assert width.max() > 1.01 * width.min()

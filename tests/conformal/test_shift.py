@@ -21,8 +21,8 @@ from sklearn.svm import LinearSVC
 from hatband import (
     CalibrationWarning,
     ClassifierRatio,
-    ConformalKernelRidge,
-    ConformalRidge,
+    LeaveOneOutKernelRidge,
+    LeaveOneOutRidge,
     SplitConformalRegressor,
 )
 
@@ -187,11 +187,13 @@ class TestConstructor:
             warnings.simplefilter("ignore", CalibrationWarning)
             assert 0.8 < inside(model.predict_interval(X_new)[1], y_new).mean() < 0.98
 
-    @pytest.mark.parametrize("estimator", [ConformalRidge, ConformalKernelRidge])
-    def test_of_every_split_estimator(self, rng, estimator):
+    @pytest.mark.parametrize("estimator", [LeaveOneOutRidge(), LeaveOneOutKernelRidge()])
+    def test_around_estimators_that_choose_their_ridge(self, rng, estimator):
         X, y = draw(rng, 150)
         target, _ = draw(rng, 100, 0.2)
-        model = estimator(likelihood_ratio=ClassifierRatio(), random_state=0).fit(X, y, X_target=target)
+        model = SplitConformalRegressor(estimator, likelihood_ratio=ClassifierRatio(), random_state=0).fit(
+            X, y, X_target=target
+        )
 
         assert np.isfinite(model.predict_interval(X[:20])[1]).any()
 

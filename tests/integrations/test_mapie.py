@@ -25,7 +25,7 @@ from mapie.regression import JackknifeAfterBootstrapRegressor as MapieBootstrap
 from mapie.regression import SplitConformalRegressor as MapieSplit
 
 import hatband.integrations.mapie as bridge
-from hatband.integrations.mapie import LeverageConformityScore
+from hatband.integrations.mapie import LeverageConformityScore, WidthAsStd
 
 LEVELS = [0.5, 0.8, 0.9]
 
@@ -71,9 +71,9 @@ class TestSplit:
     def test_their_standardised_score_gives_our_upper_bounds(self, scale):
         # MAPIE's lower bounds in this mode are those of one rank less.
         parts = made()
-        model = trained(SCALES[scale], parts=parts)
+        model = WidthAsStd(SplitConformalRegressor(scale=SCALES[scale], random_state=0)).fit(*parts.train)
         _, found = through_mapie(model, StdConformityScore(), parts)
-        _, interval = model.calibrate(*parts.calibration).predict_interval(parts.new[0], LEVELS)
+        _, interval = model.model_.calibrate(*parts.calibration).predict_interval(parts.new[0], LEVELS)
         assert relative_difference(found[:, 1], interval[:, 1]) <= 1e-12
 
     def test_of_separate_thresholds_the_upper_bounds_are_ours(self):
@@ -114,7 +114,7 @@ class TestManyModels:
     @pytest.mark.parametrize("method", ["base", "plus", "minmax"])
     def test_cross_conformal_regression_covers(self, method):
         parts = made(n_new=500)
-        model = SplitConformalRegressor(scale="leverage", calibration_size=0)
+        model = WidthAsStd(SplitConformalRegressor(scale="leverage"))
         mapie = MapieCross(model, confidence_level=LEVELS, cv=5, method=method, conformity_score=StdConformityScore())
         _, interval = mapie.fit_conformalize(*parts.train).predict_interval(parts.calibration[0])
         self.check(interval, parts.calibration[1])
@@ -122,7 +122,7 @@ class TestManyModels:
     @pytest.mark.parametrize("method", ["plus", "minmax"])
     def test_jackknife_after_bootstrap_covers(self, method):
         parts = made()
-        model = SplitConformalRegressor(scale="leverage", calibration_size=0)
+        model = WidthAsStd(SplitConformalRegressor(scale="leverage"))
         mapie = MapieBootstrap(
             model,
             confidence_level=LEVELS,
@@ -136,10 +136,10 @@ class TestManyModels:
 
     def test_every_fold_has_the_leverage_of_its_own_model(self):
         X, y = made().train
-        model = SplitConformalRegressor(scale="leverage", calibration_size=0)
+        model = WidthAsStd(SplitConformalRegressor(scale="leverage"))
         mapie = MapieCross(model, confidence_level=0.9, cv=5, conformity_score=StdConformityScore())
         mapie.fit_conformalize(X, y)
-        spaces = [fold.space_ for fold in mapie._mapie_regressor.estimator_.estimators_]
+        spaces = [fold.model_.space_ for fold in mapie._mapie_regressor.estimator_.estimators_]
         leverages = np.array([space.leverage(space.features(X[:5])) for space in spaces])
         assert (np.ptp(leverages, axis=0) > 0).all()
 
@@ -195,7 +195,7 @@ class TestBadInput:
         X, y = made().train
         logarithm = TransformedTargetRegressor(Ridge(), func=np.arcsinh, inverse_func=np.sinh)
         model = SplitConformalRegressor(logarithm, scale="leverage").fit_train(X, y)
-        with pytest.raises(ValueError, match="TransformedTargetRegressor learns a transformed target"):
+        with pytest.raises(ValueError, match="learns a transformed target"):
             LeverageConformityScore(model).get_signed_conformity_scores(y, y, X=X)
 
     def test_a_row_of_infinite_leverage_has_score_0_and_an_infinite_interval(self):

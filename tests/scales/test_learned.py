@@ -94,7 +94,7 @@ def test_a_quantile_scale_moves_the_centre_where_residuals_are_skewed(rng):
 
     assert shift[X[:, 0] > 0.3].mean() > shift[X[:, 0] < -0.3].mean() + 1
     with pytest.raises(ValueError, match="centred on the prediction"):
-        model.predict(X, return_std=True)
+        model.predict(X, return_width=True)
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0, 4.0])

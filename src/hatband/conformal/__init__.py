@@ -5,13 +5,11 @@ from hatband.conformal.calibration.shift import ClassifierRatio
 from hatband.conformal.distribution import PredictiveDistribution
 from hatband.conformal.full import FullConformalRegressor
 from hatband.conformal.held_out.approximate import ApproximateJackknifePlusRegressor
-from hatband.conformal.held_out.convex import ConvexFit, convex_fit
 from hatband.conformal.held_out.cross import CrossConformalRegressor
 from hatband.conformal.held_out.jackknife import JackknifePlusRegressor
 from hatband.conformal.online.levels import AdaptiveLevel, AggregatedLevel, FixedLevel, LevelAdaptation
 from hatband.conformal.online.regressor import OnlineConformalRegressor
-from hatband.conformal.predictive import leave_one_out_distribution, predictive_distribution
-from hatband.conformal.ridge import ConformalKernelRidge, ConformalRidge
+from hatband.conformal.regressor import IntervalRegressor
 from hatband.conformal.split import SplitConformalRegressor
 
 __all__ = [
@@ -19,20 +17,15 @@ __all__ = [
     "AggregatedLevel",
     "ApproximateJackknifePlusRegressor",
     "ClassifierRatio",
-    "ConformalKernelRidge",
-    "ConformalRidge",
-    "ConvexFit",
     "CrossConformalRegressor",
     "FixedLevel",
     "FullConformalRegressor",
     "Groups",
+    "IntervalRegressor",
     "JackknifePlusRegressor",
     "LevelAdaptation",
     "LeverageBins",
     "OnlineConformalRegressor",
     "PredictiveDistribution",
     "SplitConformalRegressor",
-    "convex_fit",
-    "leave_one_out_distribution",
-    "predictive_distribution",
 ]

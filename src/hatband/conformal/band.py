@@ -1,57 +1,189 @@
-"""The band of a trained model: its centre, its width, and the scores of rows in units of that width."""
+"""From scores to thresholds to bounds: the band of a trained model over some rows, and the arithmetic of its ends."""
 
-import warnings
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
 from hatband.arrays.typing import Array
-from hatband.checks import LeverageWarning, check_widths
+from hatband.checks import CalibrationWarning, LeverageWarning, warn_caller
+from hatband.conformal.target import PLAIN_TARGET, Target
 from hatband.fitted.rows import Rows
+from hatband.formulas.order_statistics import conformal_quantile, minimum_calibration_size, side_level
+from hatband.scales.base import band_of_one as shift_and_width
+
+#: Lower and upper ends (m, q).
+Ends: TypeAlias = tuple[Array, Array]
+#: Upper thresholds (q,) or (m, q) of scores (n, q) at a level.
+Quantile: TypeAlias = Callable[[Array, Any], Array]
 
 
-def shift_and_width(scale: Any, rows: Rows) -> tuple[Any, Array]:
-    """Return what a scale says of rows: its shift, and its width (m, 1) or (m, q) once that has been checked."""
-    shift, width = scale.predict(rows)
-    name = getattr(scale, "function", type(scale)).__name__
-    return shift, check_widths(width, lambda: np.isinf(rows.leverage), len(rows), name)
+@dataclass(frozen=True, eq=False)
+class Band:
+    """The band over m rows before it is calibrated: an interval is centre + threshold x width.
+
+    Parameters
+    ----------
+    prediction : array (m, q)
+        What the model predicts, on the scale of the scores.
+    center : array (m, q)
+        The prediction, plus the shift where the scale has one.
+    width : array (m, 1) or (m, q)
+        > 0, defined up to one factor that all rows share; infinite where nothing is known of a row.
+    target : Target
+        How the scale of the scores and that of y belong together.
+    """
+
+    prediction: Array
+    center: Array
+    width: Array
+    target: Target = PLAIN_TARGET
+
+    @classmethod
+    def of(cls, scale: Any, rows: Rows, target: Target = PLAIN_TARGET) -> Self:
+        """Return the band that a fitted scale puts around the predictions of rows."""
+        shift, width = shift_and_width(scale, rows)
+        prediction = target.read(rows.prediction)
+        return cls(prediction, prediction + shift, width, target)
+
+    def take(self, index: Any) -> "Band":
+        """Return the band over the rows at `index`."""
+        return replace(self, prediction=self.prediction[index], center=self.center[index], width=self.width[index])
+
+    @property
+    def point(self) -> Array:
+        """The prediction (m, q) on the scale of y, as the estimator's own `predict` gives it."""
+        return self.target.point(self.prediction)
+
+    def scores(self, y: Array) -> Array:
+        """Return signed scores (y - centre) / width (m, q) of calibration rows; warn if half have no finite width."""
+        infinite = np.isinf(np.broadcast_to(self.width, self.center.shape)).any(axis=1)
+        if 2 * infinite.sum() >= len(infinite):
+            warn_caller(
+                f"{infinite.sum()} of {len(infinite)} calibration rows lie outside the span of the training rows and "
+                "have infinite leverage: intervals will be infinite for such rows and too narrow to mean anything for "
+                "the others. Give the estimator a ridge > 0, or more training rows than features.",
+                LeverageWarning,
+            )
+        return self.scores_alone(y)
+
+    def scores_alone(self, y: Array) -> Array:
+        """Return the same, without the warning."""
+        return (self.target.forward(y) - self.center) / self.width
+
+    def ends(self, lower: Array, upper: Array) -> Ends:
+        """Return centre + threshold x width (m, q) in the units of y, for thresholds (q,) or (m, q).
+
+        Infinite where a threshold or a width is, and where the way back to y has no value.
+        """
+        low, high = bounds(self.center, self.width, lower, upper)
+        return mapped_back(self.target, low, -np.inf), mapped_back(self.target, high, np.inf)
+
+    def relative_width(self) -> Array:
+        """Return the width (m, q), where the interval is centred on the prediction and is one on the scale of y."""
+        if (self.center != self.prediction).any():
+            raise ValueError(
+                "return_width needs an interval that is centred on the prediction; this scale shifts it. Use "
+                "predict_interval."
+            )
+        self._check_scale_of_y("return_width")
+        return np.broadcast_to(self.width, self.center.shape).copy()
+
+    def deviation(self, scores: Array) -> Array:
+        """Return mean_i((shift + width s_i)^2)^1/2 (m, q) over scores (n, q); infinite where nothing is known."""
+        self._check_scale_of_y("return_std")
+        scores = scores[np.isfinite(scores).all(axis=1)]
+        if not len(scores):
+            return np.full(self.center.shape, np.inf)
+        mean, spread = scores.mean(axis=0), scores.std(axis=0)
+        known = np.isfinite(self.width)
+        finite = np.where(known, self.width, 0.0)
+        return np.where(known, np.hypot(self.center - self.prediction + finite * mean, finite * spread), np.inf)
+
+    def warn_if_outside(self) -> None:
+        """Say how many rows have infinite intervals because their leverage is infinite."""
+        outside = np.isinf(self.width).any(axis=1).sum()
+        if outside:
+            warn_caller(
+                f"{outside} of {len(self.width)} rows lie outside the span of the training rows (infinite leverage): "
+                "their intervals are (-inf, inf). A ridge > 0 in the estimator makes them finite.",
+                LeverageWarning,
+            )
+
+    def _check_scale_of_y(self, caller: str) -> None:
+        if not self.target.is_scale_of_y:
+            raise ValueError(
+                f"{caller} needs a width on the scale of y; that of a TransformedTargetRegressor is on the scale it "
+                "learns. Use predict_interval."
+            )
 
 
-def band_of(scale: Any, rows: Rows, target: Any) -> tuple[Array, Array]:
-    """Return centre (m, q) and width (m, 1) or (m, q) of the band, on the scale of the scores."""
-    shift, width = shift_and_width(scale, rows)
-    return target.read(rows.prediction) + shift, width
+def thresholds(scores: Array, confidence_level: Any, symmetric: bool, quantile: Quantile = conformal_quantile) -> Ends:
+    """Return (lower, upper) thresholds of signed scores (n, q): -q and q when symmetric, else half the miscoverage.
+
+    The lower threshold is minus the upper one of the scores with their signs changed.
+    """
+    if symmetric:
+        upper = quantile(np.abs(scores), confidence_level)
+        return -upper, upper
+    side = side_level(confidence_level)
+    return -quantile(-scores, side), quantile(scores, side)
 
 
-def scores_of(scale: Any, rows: Rows, target: Any, y: Array, stacklevel: int) -> Array:
-    """Return signed scores (y - prediction - shift) / width of rows that the model has not seen."""
-    center, width = band_of(scale, rows, target)
-    scores = (target.forward(y) - center) / width
-    infinite = np.isinf(np.broadcast_to(width, scores.shape)).any(axis=1)
-    if infinite.mean() >= 0.5:
-        warnings.warn(
-            f"{infinite.sum()} of {len(scores)} calibration rows lie outside the span of the training rows and "
-            "have infinite leverage: intervals will be infinite for such rows and too narrow to mean anything for "
-            "the others. Give the estimator a ridge > 0, or more training rows than features.",
-            LeverageWarning,
-            stacklevel=stacklevel + 1,
-        )
-    return scores
+def reach(width: Array, threshold: Any) -> Array:
+    """Return threshold x width, infinite where the width is: 0 x inf = inf, for nothing is known of such a row."""
+    infinite = np.isinf(width)
+    if not infinite.any():
+        return width * threshold
+    return np.where(infinite, np.inf, np.where(infinite, 1.0, width) * threshold)
 
 
-def warn_if_outside(width: Array, stacklevel: int) -> None:
-    """Say how many rows have infinite intervals because their leverage is infinite."""
-    outside = np.isinf(width).any(axis=1).sum()
-    if outside:
-        warnings.warn(
-            f"{outside} of {len(width)} rows lie outside the span of the training rows (infinite leverage): their "
-            "intervals are (-inf, inf). A ridge > 0 in the estimator makes them finite.",
-            LeverageWarning,
-            stacklevel=stacklevel + 1,
-        )
+def bounds(center: Array, width: Array, lower: Array, upper: Array) -> Ends:
+    """Return center + threshold x width (m, q); an infinite threshold or width makes an infinite bound."""
+    below, above = reach(width, -lower), reach(width, upper)
+    with np.errstate(invalid="ignore"):
+        low, high = center - below, center + above
+    # Where neither centre nor width is finite, nothing is known either.
+    return np.where(np.isposinf(below), -np.inf, low), np.where(np.isposinf(above), np.inf, high)
 
 
-def mapped_back(target: Any, bound: Array, unknown: float) -> Array:
+def uncrossed(low: Array, high: Array) -> Ends:
+    """Return ends in order: where they cross, as they may below level 1/2, the interval is the point between them."""
+    crossed = low > high
+    if not crossed.any():
+        return low, high
+    middle = np.where(crossed, low, 0.0) / 2 + np.where(crossed, high, 0.0) / 2
+    return np.where(crossed, middle, low), np.where(crossed, middle, high)
+
+
+def mapped_back(target: Target, bound: Array, unknown: float) -> Array:
     """Bring a bound to the scale of y; where the inverse has no value the bound is infinite."""
     mapped = target.backward(bound)
     return np.where(np.isnan(mapped), unknown, mapped)
+
+
+def layout(levels: list[Ends], single_target: bool, single_level: bool) -> Array:
+    """Stack per-level ends (m, q) into (m[, q], 2[, L]): no output axis for 1-D y, no level axis for one level."""
+    stacked = np.stack([np.stack(pair, axis=-1) for pair in levels], axis=-1)
+    if single_target:
+        stacked = stacked[:, 0]
+    return stacked[..., 0] if single_level else stacked
+
+
+def too_few(rows: str, level: Any, needed: int) -> str:
+    """Say that so many rows are too few for a level, and how many would do."""
+    kind = rows.partition(" ")[2]
+    return (
+        f"{rows} cannot support confidence level {level}: its intervals are (-inf, inf). At least {needed} {kind} are "
+        "needed."
+    )
+
+
+def warn_if_too_few(rows: str, n_samples: int, levels: list[Any], symmetric: bool) -> bool:
+    """Whether the rows are too few for the highest level; say so."""
+    highest = max(levels, key=float)
+    needed = minimum_calibration_size(highest, symmetric)
+    if n_samples < needed:
+        warn_caller(too_few(f"{n_samples} {rows}", highest, needed), CalibrationWarning)
+    return n_samples < needed

@@ -9,7 +9,8 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from hatband.arrays.typing import Array
-from hatband.checks import check_in, check_probabilities, check_target_for
+from hatband.checks import LeverageWarning, check_in, check_probabilities, check_target_for, warn_caller
+from hatband.conformal.band import Band
 from hatband.formulas.order_statistics import exact_level, kth_smallest, lower_rank, upper_rank
 
 
@@ -103,7 +104,9 @@ class PredictiveDistribution(ABC):
         return np.stack([self._shaped(self._atom(rank)) for rank in ranks], axis=-1)
 
     def pvalue(self, y: Any, tail: Literal["two-sided", "lower", "upper"] = "two-sided") -> Array:
-        """Return how strange y is: (#{C_i <= y} + 1) / (n + 1) for "lower", with >= for "upper", else twice the less.
+        """Return how strange y is: (#{C_i <= y} + 1) / (n + 1) for "lower", with >= for "upper".
+
+        "two-sided" is twice the smaller of the two, at most 1.
 
         Parameters
         ----------
@@ -296,3 +299,59 @@ def _crps_of_rows(atoms: Array, y: Array) -> Array:
     centred = np.sort(atoms[known] - y[known], axis=1)
     result[known] = np.abs(centred).mean(axis=1) - _spread(centred)
     return result
+
+
+# Numbers held at once where atoms of a transformed target are worked out.
+BLOCK_NUMBERS = 2**20
+
+
+def distribution_of(band: Band, scores: Array, single_target: bool) -> PredictiveDistribution:
+    """Return the distribution with atoms center(x) + width(x) s_i, brought to the scale of y.
+
+    Raises
+    ------
+    ValueError
+        If no score is defined: the model interpolates every row.
+    """
+    law = ScaledDistribution(band.center, band.width, scores[defined_rows(np.isfinite(scores))], single_target)
+    return law if band.target.is_scale_of_y else _mapped(law, band.target)
+
+
+def _mapped(law: ScaledDistribution, target: Any) -> RowwiseDistribution:
+    """Bring atoms to the scale of y by an increasing map; beyond its range they are infinite."""
+    rows = max(1, BLOCK_NUMBERS // (law.n_atoms * law.n_outputs))
+
+    def blocks() -> Iterator[tuple[slice, int, Array]]:
+        for start in range(0, law.n_rows, rows):
+            part = slice(start, min(start + rows, law.n_rows))
+            center, width = law.center[part, None, :], law.width[part, None, :]
+            atoms = center + width * law.scores
+            mapped = target.backward(atoms.reshape(-1, law.n_outputs)).reshape(atoms.shape)
+            mapped = np.where(np.isnan(mapped), np.copysign(np.inf, atoms - center), mapped)
+            yield from ((part, j, mapped[..., j]) for j in range(law.n_outputs))
+
+    return RowwiseDistribution(
+        blocks,
+        n_rows=law.n_rows,
+        n_outputs=law.n_outputs,
+        n_atoms=law.n_atoms,
+        single_target=law.single_target,
+    )
+
+
+def defined_rows(known: Array) -> Array:
+    """Return which rows have a held-out residual in all outputs (n,): those that the fit does not interpolate."""
+    defined = known.all(axis=1)
+    lost = int((~defined).sum())
+    if lost == len(defined):
+        raise ValueError(
+            "a predictive distribution needs rows that the model does not interpolate; it interpolates all "
+            f"{lost} rows. Give it a ridge > 0, or more rows than features."
+        )
+    if lost:
+        warn_caller(
+            f"the model interpolates {lost} of {len(defined)} rows: nothing is known of their held-out residuals, and "
+            "they are left out. A ridge > 0 keeps them.",
+            LeverageWarning,
+        )
+    return defined

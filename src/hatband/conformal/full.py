@@ -1,15 +1,9 @@
 """Full conformal prediction for ridge and kernel ridge: every row trains and every row calibrates."""
 
-import warnings
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clone
-from sklearn.linear_model import Ridge
-from sklearn.utils import check_consistent_length, get_tags
-from sklearn.utils.metadata_routing import MetadataRouter
-from sklearn.utils.validation import check_is_fitted
 
 from hatband.arrays.typing import Array
 from hatband.checks import (
@@ -17,21 +11,23 @@ from hatband.checks import (
     check_confidence_level,
     check_exactness,
     check_in,
-    check_target,
-    check_weights,
+    unchanged_on_failure,
+    warn_caller,
 )
+from hatband.conformal.band import Band, Ends, warn_if_too_few
+from hatband.conformal.calibration.row_metadata import check_alike
+from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, defined_rows
 from hatband.conformal.full_scores import SCORES
-from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
-from hatband.conformal.intervals import layout, warn_if_too_few
-from hatband.conformal.routing import fit_parameters, router_of
+from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows
+from hatband.conformal.training import TrainingData, fit_estimator
 from hatband.fitted.smoother import TrainedSmoother
-from hatband.formulas.full_conformal import Augmented
+from hatband.formulas.full_conformal import Augmented, predictive_atoms
 from hatband.formulas.order_statistics import upper_rank
 from hatband.geometry import as_geometry
 from hatband.geometry.convert import kept
 
 
-class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
+class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
     """Intervals of all t with |t - mu(x)| / sqrt(1 + h(x)) no stranger than the rows' own, each refitted with (x, t).
 
     No rows are set aside: the band comes from the residuals and leverages of one fit, as if the model had been
@@ -87,6 +83,8 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     (42, 2)
     """
 
+    _trained_by: ClassVar[tuple[str, str]] = ("smoother_", "fit")
+
     def __init__(
         self,
         estimator: Any = None,
@@ -127,24 +125,17 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         ValueError
             If the estimator is no fixed linear smoother of y, y is not finite, or a weight is negative.
         """
-        target, single = check_target(y)
-        check_consistent_length(X, target)
-        weight = None if sample_weight is None else check_weights(sample_weight, len(target))
+        data = TrainingData.checked(X, y, sample_weight, fit_params)
         check_confidence_level(self.confidence_level)
         check_in(self.method, tuple(SCORES), "method")
-        with input_names_kept_on_failure(self):
-            X = check_rows(self, X, reset=True)
-            smoother = self._trained(X, np.asarray(y), target, weight, fit_params)
-        self.estimator_, self.smoother_ = smoother.estimator, smoother
-        self.n_outputs_, self.single_target_ = target.shape[1], single
+        with unchanged_on_failure(self):
+            self.smoother_ = self._trained(data.with_rows(check_rows(self, X, reset=True)))
+            self.estimator_ = self.smoother_.estimator
+            self.n_outputs_, self.single_target_ = data.y.shape[1], data.is_single
         return self
 
-    def _trained(
-        self, X: Any, y: Array, target: Array, weight: Array | None, fit_params: dict[str, Any]
-    ) -> TrainedSmoother:
-        template = self._regressor()
-        params = fit_parameters(self, template, weight, fit_params)
-        estimator = clone(template).fit(kept(X, template), y, **params)
+    def _trained(self, data: TrainingData) -> TrainedSmoother:
+        estimator, weight = fit_estimator(self, self._regressor(), data)
         geometry = as_geometry(self.geometry, estimator)
         check_exactness(
             geometry.exactness,
@@ -153,65 +144,33 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
             type(estimator).__name__,
             "CrossConformalRegressor",
         )
-        # Metadata routing may keep the weights from the estimator; then the smoother is not weighted either.
-        routed = any(name.endswith("sample_weight") for name in params)
-        return TrainedSmoother.of(estimator, geometry, X, target, weight if routed else None)
+        return TrainedSmoother.of(estimator, geometry, data.X, data.y, weight)
 
-    def _regressor(self) -> Any:
-        return Ridge() if self.estimator is None else self.estimator
+    @property
+    def scores_(self) -> Array:
+        """Signed studentised residuals e_i / sqrt(1 - h_i) (n, q) of the training rows."""
+        return self.smoother_.studentised_residuals
 
     # ---------------------------------------------------------------- prediction
 
-    def predict(self, X: Any, *, return_interval: bool = False, confidence_level: Any = None) -> Any:
-        """Predict as the estimator does, on request with intervals.
+    def _predict(self, X: Any) -> Array:
+        return self.estimator_.predict(kept(X, self.estimator_))
 
-        Parameters
-        ----------
-        X : array-like, sparse matrix or DataFrame of m rows
-        return_interval : bool, default=False
-            Return (prediction, interval), as `predict_interval` does; this reaches through an outer Pipeline.
-        confidence_level : float or list of float, optional
-            As in `predict_interval`.
+    def _band(self, X: Any) -> Band:
+        features = self.smoother_.space.features(X)
+        prediction = self.smoother_.predict(features)
+        width = np.sqrt(1 + self.smoother_.space.leverage(features).reshape(len(features), -1))
+        return Band(prediction, prediction, width)
 
-        Returns
-        -------
-        prediction : array (m,) or (m, q)
-        """
-        if return_interval:
-            return self.predict_interval(X, confidence_level)
-        check_is_fitted(self, "smoother_")
-        return self._point(self.estimator_.predict(kept(check_rows(self, X, reset=False), self.estimator_)))
-
-    def predict_interval(self, X: Any, confidence_level: Any = None) -> tuple[Array, Array]:
-        """Predict, with the interval of all conforming candidates: for "absolute" and "deleted" the hull of their set.
-
-        Parameters
-        ----------
-        X : array-like, sparse matrix or DataFrame of m rows
-        confidence_level : float or list of float in (0, 1), optional
-            The constructor's level by default. A list gives the intervals one more axis.
-
-        Returns
-        -------
-        prediction : array (m,) or (m, q)
-        interval : array (m, 2), (m, q, 2), (m, 2, L) or (m, q, 2, L)
-            Lower and upper bound; -inf and inf where the set has no end.
-
-        Raises
-        ------
-        ValueError
-            If a level is not inside (0, 1).
-        """
-        check_is_fitted(self, "smoother_")
-        levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
-        features = self._features(X)
+    def _intervals(self, X: Any, levels: list[Any], groups: Any, likelihood_ratio: Any) -> tuple[Array, list[Ends]]:
+        check_alike(self, groups, likelihood_ratio)
+        features = self.smoother_.space.features(X)
         bounds = np.empty((len(levels), 2, len(features), self.n_outputs_))
         for part, j, fit in self._near(features, levels):
             for position, level in enumerate(levels):
                 bounds[position, 0, part, j], bounds[position, 1, part, j] = SCORES[self.method].bounds(fit, level)
         self._warn(levels, bounds)
-        point = self._point(self.smoother_.predict(features))
-        return point, layout([(low, high) for low, high in bounds], self.single_target_, single)
+        return self.smoother_.predict(features), [(low, high) for low, high in bounds]
 
     def predict_set(self, X: Any, confidence_level: float | None = None) -> list[Any]:
         """Return all conforming candidates of each row, as closed pieces in increasing order.
@@ -233,7 +192,7 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         ValueError
             If there is more than one level.
         """
-        check_is_fitted(self, "smoother_")
+        self._check_trained("predict_set")
         level = self.confidence_level if confidence_level is None else confidence_level
         if not check_confidence_level(level)[1]:
             raise ValueError(f"predict_set takes one confidence_level; got {level!r}. Call it once per level.")
@@ -246,8 +205,11 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         self._warn([level], np.moveaxis(hulls, -1, 0)[None])
         return [row[0] for row in sets] if self.single_target_ else sets
 
-    def leverage(self, X: Any) -> Array:
-        """Return h(x) = phi(x)' A^-1 phi(x) of each row, in the space that the fitted model works in.
+    def predictive_distribution(self, X: Any) -> PredictiveDistribution:
+        """Return the distribution whose atoms are exact for a refit with the new row; no row is set aside.
+
+        The studentised least squares prediction machine: atom i is the y at which the studentised residual of the new
+        row passes that of row i.
 
         Parameters
         ----------
@@ -255,13 +217,42 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
 
         Returns
         -------
-        leverage : array (m,), or (m, q) where the ridge differs per output
+        PredictiveDistribution
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If the model interpolates every row.
+
+        Notes
+        -----
+        The rank of y among the atoms is uniform under what the guarantee of the intervals needs. Cost: d^2 + n d +
+        n log n per row and question, in blocks of rows. Vovk, Shen, Manokhin and Xie (2019), "Nonparametric predictive
+        distributions based on conformal prediction".
         """
-        check_is_fitted(self, "smoother_")
-        return self.smoother_.space.leverage(self._features(X))
+        self._check_trained("predictive_distribution")
+        features = self._features(X)
+        defined = defined_rows(~self.smoother_.interpolated)
+
+        def atoms() -> Iterator[tuple[slice, int, Array]]:
+            for part, j, fit in self._blocks(features):
+                yield part, j, predictive_atoms(fit)[:, defined]
+
+        return RowwiseDistribution(
+            atoms,
+            n_rows=len(features),
+            n_outputs=self.n_outputs_,
+            n_atoms=int(defined.sum()),
+            single_target=self.single_target_,
+        )
+
+    def _leverage(self, X: Any) -> Array:
+        return self.smoother_.space.leverage(self.smoother_.space.features(X))
 
     def _features(self, X: Any) -> Any:
-        return self.smoother_.space.features(check_rows(self, X, reset=False))
+        return self.smoother_.space.features(self._checked(X))
 
     def _blocks(self, features: Any) -> Iterator[tuple[slice, int, Augmented]]:
         return self.smoother_.augmented(features, self.block_size)
@@ -273,17 +264,14 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         ranks = [upper_rank(self.smoother_.n_samples, level) for level in levels]
         return self.smoother_.near(features, self.block_size, ranks)
 
-    def _point(self, prediction: Array) -> Array:
-        return shaped_like_target(prediction, self.n_outputs_, self.single_target_)
-
-    # ---------------------------------------------------------------- warnings, scikit-learn
+    # ---------------------------------------------------------------- warnings
 
     def _warn(self, levels: list[Any], bounds: Array) -> None:
         """Say why intervals are infinite, if any is."""
         unbounded = np.isinf(bounds).any(axis=(0, 1, 3)).sum()
-        few = warn_if_too_few("rows", self.smoother_.n_samples, levels, symmetric=True, stacklevel=3)
+        few = warn_if_too_few("rows", self.smoother_.n_samples, levels, symmetric=True)
         if unbounded and not few:
-            warnings.warn(self._why_unbounded(unbounded, bounds.shape[2]), LeverageWarning, stacklevel=3)
+            warn_caller(self._why_unbounded(unbounded, bounds.shape[2]), LeverageWarning)
 
     def _why_unbounded(self, unbounded: int, rows: int) -> str:
         interpolated = self.smoother_.interpolated.any(axis=1)
@@ -293,14 +281,3 @@ class FullConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
             f"('studentised' is bounded), and when the fit interpolates its rows: "
             f"{interpolated.sum()} of {len(interpolated)} here."
         )
-
-    def get_metadata_routing(self) -> MetadataRouter:
-        """Return the routing: this estimator uses sample_weight itself and passes it on to the estimator's fit."""
-        return router_of(self, self._regressor())
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        tags.input_tags.sparse = get_tags(self._regressor()).input_tags.sparse
-        tags.regressor_tags.poor_score = True
-        return tags

@@ -1,13 +1,36 @@
 """Split conformal prediction around any regressor, with a band shaped by the leverage of the model as it was fitted."""
 
-from typing import Any, Literal
+from functools import cache, partial
+from typing import Any, ClassVar, Literal, Self
 
-from sklearn.linear_model import Ridge
+import numpy as np
+from sklearn.utils import check_consistent_length, check_random_state
 
-from hatband.conformal.base import BaseSplitConformal
+from hatband._checks_calibration import check_labels, check_ratio
+from hatband.arrays.typing import Array
+from hatband.checks import check_calibration_size, check_confidence_level, check_in, check_target, unchanged_on_failure
+from hatband.conformal.band import Band, Ends
+from hatband.conformal.calibration.calibration import CalibrationPlan, check_pooled
+from hatband.conformal.calibration.groups import Grouping
+from hatband.conformal.calibration.joint import EachOutput, fit_joint_box
+from hatband.conformal.calibration.shift import fit_ratio
+from hatband.conformal.distribution import PredictiveDistribution
+from hatband.conformal.regressor import (
+    IntervalRegressor,
+    RegressorWrapper,
+    check_calibrated,
+    check_rows,
+)
+from hatband.conformal.target import split_target
+from hatband.conformal.training import TrainingData, fit_estimator, fit_parameters
+from hatband.fitted.rows import Rows, TrainingRows, honest_rows, new_rows, take_rows, training_rows
+from hatband.formulas.order_statistics import minimum_calibration_size
+from hatband.geometry import as_geometry
+from hatband.geometry.convert import kept
+from hatband.scales import as_scale, fit_scale
 
 
-class SplitConformalRegressor(BaseSplitConformal):
+class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
     """Prediction intervals mu(x) -+ q (1 + h(x))^1/2 around any regressor, valid with a stated probability.
 
     The rows are split: one part trains the estimator and sets the space in which leverage h(x) is measured, the other
@@ -108,5 +131,223 @@ class SplitConformalRegressor(BaseSplitConformal):
         self.random_state = random_state
         self.n_jobs = n_jobs
 
-    def _regressor(self) -> Any:
-        return Ridge() if self.estimator is None else self.estimator
+    _trained_by: ClassVar[tuple[str, str]] = ("space_", "fit, or fit_train and calibrate,")
+
+    # ---------------------------------------------------------------- fitting
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        groups: Any = None,
+        likelihood_ratio: Any = None,
+        X_target: Any = None,
+        **fit_params: Any,
+    ) -> Self:
+        """Split the rows at random, train on one part and calibrate on the other.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or DataFrame of n rows
+            Handed to the estimator as it is.
+        y : array-like (n,) or (n, q)
+            Target, finite. One column as (n, 1) keeps its axis in the intervals.
+        sample_weight : array-like (n,), optional
+            Importance in training, >= 0. Calibration scores are never weighted by it.
+        groups, likelihood_ratio : array-like (n,), optional
+            Group of each row, and density of new rows over that of these: as in `calibrate`. The estimator itself gets
+            groups by metadata routing only.
+        X_target : array-like, sparse matrix or DataFrame, optional
+            Rows of the population to predict for, where `likelihood_ratio` is learned (`ClassifierRatio`): from the
+            training part and these, no calibration row.
+        **fit_params : dict
+            Further fit parameters of the estimator, sliced to the training rows where they have n rows.
+
+        Returns
+        -------
+        self
+            With `calibration_indices_`, the positions of the calibration rows.
+
+        Raises
+        ------
+        ValueError
+            If y holds NaN or infinity, a weight is negative, or the split leaves no training row.
+        """
+        data = TrainingData.checked(X, y, sample_weight, fit_params, groups=groups)
+        check_consistent_length(X, likelihood_ratio)
+        n = len(data)
+        # Here the rows of a message are those of the caller, and no rows escape by being trained on.
+        groups = None if groups is None else check_labels(groups, n)
+        likelihood_ratio = None if likelihood_ratio is None else check_ratio(likelihood_ratio, n)
+        size = check_calibration_size(self.calibration_size, n)
+        order = check_random_state(self.random_state).permutation(n)
+        calibration, training = np.sort(order[:size]), np.sort(order[size:])
+        with unchanged_on_failure(self):
+            data = data.with_rows(check_rows(self, X, reset=True))
+            self._train(data.take(training), X_target)
+            if size:
+                marks = (take_rows(entry, calibration, n) for entry in (groups, likelihood_ratio))
+                self._calibrate(take_rows(data.X, calibration, n), data.y[calibration], *marks)
+                self.calibration_indices_ = calibration
+        return self
+
+    def fit_train(self, X: Any, y: Any, sample_weight: Any = None, *, X_target: Any = None, **fit_params: Any) -> Self:
+        """Train on all rows given; `calibrate` must follow with other rows before intervals can be had.
+
+        Around a ``FrozenEstimator`` nothing is trained: the rows set the reference that leverage is measured against.
+
+        Parameters
+        ----------
+        X, y, sample_weight, X_target, **fit_params
+            As in `fit`.
+
+        Returns
+        -------
+        self
+            Earlier calibration scores are gone: they belonged to another model.
+        """
+        data = TrainingData.checked(X, y, sample_weight, fit_params)
+        with unchanged_on_failure(self):
+            self._train(data.with_rows(check_rows(self, X, reset=True)), X_target)
+        return self
+
+    def calibrate(self, X: Any, y: Any, *, groups: Any = None, likelihood_ratio: Any = None) -> Self:
+        """Score rows that the model has not seen; earlier scores are replaced.
+
+        Parameters
+        ----------
+        X, y
+            Calibration rows, exchangeable with the rows to come and apart from the training rows.
+        groups : array-like (n,), optional
+            Group of each row, any hashable labels: rows are calibrated by those of their own group (see `Groups`).
+        likelihood_ratio : array-like (n,), optional
+            Density of the new rows' population over that of these rows, at each row, >= 0, up to one factor.
+
+        Returns
+        -------
+        self
+            With `scores_` (n, q): signed residuals divided by the scale's width; `effective_sample_size_`.
+
+        Raises
+        ------
+        NotFittedError
+            If neither `fit` nor `fit_train` has run.
+        ValueError
+            If y holds NaN or infinity, a group is missing or a ratio negative; the object stays as it was.
+        """
+        self._check_trained("calibrate")
+        target, _ = check_target(y)
+        check_consistent_length(X, target, groups, likelihood_ratio)
+        with unchanged_on_failure(self):
+            self._calibrate(self._checked(X), target, groups, likelihood_ratio)
+            self.__dict__.pop("calibration_indices_", None)
+        return self
+
+    def _train(self, data: TrainingData, X_target: Any) -> None:
+        """Fit the estimator, the space that measures it and the scale, and plan the calibration."""
+        levels, _ = check_confidence_level(self.confidence_level)
+        check_in(self.residuals, ("auto", "unseen"), "residuals")
+        check_in(self.joint, (True, False), "joint")
+        check_in(self.symmetric, (True, False), "symmetric")
+        self.n_outputs_, self.single_target_ = data.y.shape[1], data.is_single
+        ratio = fit_ratio(
+            self.likelihood_ratio, data.X, None if X_target is None else check_rows(self, X_target, reset=False)
+        )
+        self.estimator_, weight = fit_estimator(self, self._regressor(), data)
+        self.model_, self.target_ = split_target(self.estimator_, data.y)
+        self.space_ = as_geometry(self.geometry, self.estimator_).fit(data.X, weight)
+        self.scale_ = as_scale(self.scale, levels[0], self.random_state)
+        # Refits may stand behind these residuals: they are made once, and only for what asks.
+        held_out = cache(partial(self._training_rows, data, weight))
+        self.residuals_from_ = fit_scale(self.scale_, held_out)
+        joint = self.joint and self.n_outputs_ > 1
+        outputs = fit_joint_box(self.scale_, held_out, partial(self._seen, data), levels[0]) if joint else EachOutput()
+        grouping = None
+        if self.groups is not None:
+            grouping = Grouping.of(self.groups, partial(self._training_leverages, data.X, weight))
+        self.plan_ = CalibrationPlan(grouping, ratio, outputs)
+        for name in ("calibration_", "calibration_indices_"):
+            self.__dict__.pop(name, None)
+
+    def _training_rows(self, data: TrainingData, weight: Array | None) -> TrainingRows:
+        """Return the training rows as if each had not been seen, with residuals."""
+        return training_rows(
+            self.model_,
+            self.space_,
+            data.X,
+            data.y,
+            template=self._regressor(),
+            sample_weight=weight,
+            fit_params=fit_parameters(self, self._regressor(), data),
+            residuals=self.residuals,
+            random_state=self.random_state,
+            n_jobs=self.n_jobs,
+            target=self.target_,
+        )
+
+    def _seen(self, data: TrainingData) -> tuple[Rows, Array]:
+        """Return the training rows as the model sees them, and their residuals on the scale of the scores."""
+        rows = self._rows(data.X)
+        return rows, self.target_.forward(data.y) - self.target_.read(rows.prediction)
+
+    def _training_leverages(self, X: Any, weight: Array | None) -> Rows:
+        """Return the training rows with leave-one-out leverage, and no prediction."""
+        features = self.space_.features(X)
+        leverage = self.space_.leverage(features)
+        return honest_rows(self.space_, features, leverage, leverage, weight)
+
+    def _calibrate(self, X: Any, y: Array, groups: Any, likelihood_ratio: Any) -> None:
+        """Score rows that the model has not seen, and keep the scores with who they are ranked for."""
+        levels, _ = check_confidence_level(self.confidence_level)
+        rows = self._rows(X)
+        self.calibration_ = self.plan_.calibration(
+            Band.of(self.scale_, rows, self.target_).scores(y),
+            X,
+            rows,
+            groups=groups,
+            likelihood_ratio=likelihood_ratio,
+            needed=max(minimum_calibration_size(level, self.symmetric) for level in levels),
+        )
+
+    @property
+    def scores_(self) -> Array:
+        """Signed calibration scores (n_cal, q)."""
+        return self.calibration_.scores
+
+    @property
+    def effective_sample_size_(self) -> float:
+        """Equally heavy rows that the calibration rows are worth."""
+        return self.calibration_.effective_size
+
+    # ---------------------------------------------------------------- prediction
+
+    def _predict(self, X: Any) -> Array:
+        return self.estimator_.predict(kept(X, self.estimator_))
+
+    def _band(self, X: Any) -> Band:
+        return Band.of(self.scale_, self._rows(X), self.target_)
+
+    def _intervals(self, X: Any, levels: list[Any], groups: Any, likelihood_ratio: Any) -> tuple[Array, list[Ends]]:
+        rows = self._rows(X)
+        new = self.calibration_.reader.read(X, rows, groups, likelihood_ratio)
+        band = Band.of(self.scale_, rows, self.target_)
+        return band.point, self.calibration_.ends(band, new, levels, self.symmetric)
+
+    def predictive_distribution(self, X: Any) -> PredictiveDistribution:
+        """Return the predictive distribution of each row; see `IntervalRegressor.predictive_distribution`."""
+        self._check_calibrated("predictive_distribution")
+        check_pooled(self.calibration_.is_pooled)
+        return super().predictive_distribution(X)
+
+    def _leverage(self, X: Any) -> Array:
+        return self.space_.leverage(self.space_.features(X))
+
+    def _rows(self, X: Any) -> Rows:
+        """Return rows as scale and calibration see them; X runs through the model's preprocessing once."""
+        return new_rows(self.model_, self.space_, X, self.n_outputs_)
+
+    def _check_calibrated(self, caller: str) -> None:
+        self._check_trained(caller)
+        check_calibrated(self)

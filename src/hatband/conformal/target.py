@@ -1,7 +1,7 @@
 """On which scale scores are formed: that of y, or the one that a TransformedTargetRegressor learns on."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
@@ -13,6 +13,11 @@ from hatband.arrays.typing import Array
 
 class Target(Protocol):
     """How predictions and y reach the scale of the scores, and how bounds come back."""
+
+    @property
+    def is_scale_of_y(self) -> bool:
+        """Whether scores are formed on the scale of y itself."""
+        ...
 
     def read(self, prediction: Array) -> Array:
         """Bring what the model predicts to the scale of the scores."""
@@ -30,13 +35,16 @@ class Target(Protocol):
         """Bring bounds (m, q) to the scale of y, infinities to infinities; NaN where it has no finite value."""
         ...
 
-    def point(self, prediction: Array) -> Array:
-        """Bring what the model predicts to the scale of y, as the estimator's own `predict` does."""
+    def point(self, read: Array) -> Array:
+        """Bring a prediction that was read to the scale of y, as the estimator's own `predict` does."""
         ...
 
 
+@dataclass(frozen=True)
 class PlainTarget:
     """The model predicts y itself."""
+
+    is_scale_of_y: ClassVar[bool] = True
 
     def read(self, prediction: Array) -> Array:
         """Bring what the model predicts to the scale of the scores."""
@@ -54,9 +62,9 @@ class PlainTarget:
         """Bring bounds to the scale of y."""
         return bound
 
-    def point(self, prediction: Array) -> Array:
+    def point(self, read: Array) -> Array:
         """Return what the model predicts."""
-        return prediction
+        return read
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class MonotoneTarget:
     """Scores on the transformed scale; bounds are mapped back, which keeps coverage because the map is monotone."""
 
     transformer: Any
+    is_scale_of_y: ClassVar[bool] = False
 
     def read(self, prediction: Array) -> Array:
         """Bring what the model predicts to the scale of the scores."""
@@ -84,9 +93,9 @@ class MonotoneTarget:
         # Beyond the range of the inverse nothing is known: the bound is infinite on its own side.
         return np.where(finite & np.isfinite(mapped), mapped, np.where(finite, np.nan, bound))
 
-    def point(self, prediction: Array) -> Array:
+    def point(self, read: Array) -> Array:
         """Bring what the model predicts to the scale of y, as the estimator's own `predict` does."""
-        return _columns(self.transformer.inverse_transform, prediction)
+        return _columns(self.transformer.inverse_transform, read)
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class BackTransformedTarget:
     """Scores on the scale of y, because the transformation cannot be inverted for every bound."""
 
     transformer: Any
+    is_scale_of_y: ClassVar[bool] = True
 
     def read(self, prediction: Array) -> Array:
         """Bring what the model predicts to the scale of the scores."""
@@ -111,9 +121,13 @@ class BackTransformedTarget:
         """Bring bounds to the scale of y."""
         return bound
 
-    def point(self, prediction: Array) -> Array:
-        """Bring what the model predicts to the scale of y, which is that of the scores."""
-        return self.read(prediction)
+    def point(self, read: Array) -> Array:
+        """Return what was read: the scale of the scores is that of y."""
+        return read
+
+
+#: The model predicts y itself.
+PLAIN_TARGET = PlainTarget()
 
 
 def _columns(function: Any, values: Array) -> Array:
@@ -128,7 +142,7 @@ def split_target(estimator: Any, y: Array) -> tuple[Any, Target]:
     while isinstance(inner, (FrozenEstimator, BaseSearchCV)):
         inner = inner.estimator if isinstance(inner, FrozenEstimator) else inner.best_estimator_
     if not isinstance(inner, TransformedTargetRegressor):
-        return estimator, PlainTarget()
+        return estimator, PLAIN_TARGET
     transformer = inner.transformer_
     monotone = is_increasing(transformer, y)
     return inner.regressor_, MonotoneTarget(transformer) if monotone else BackTransformedTarget(transformer)

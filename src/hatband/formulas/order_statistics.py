@@ -7,6 +7,7 @@ that is one too small has no coverage guarantee. So a level becomes a fraction f
 
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -57,7 +58,13 @@ def exact_level(level: Level) -> Fraction:
         return Fraction(level)
     if isinstance(level, (np.float32, np.float16)):
         return _snap(Fraction(str(level)), Fraction(f"{level:.6f}"), SNAP_SINGLE)
-    exact = Fraction(float(level))
+    return _nearest_fraction(float(level))
+
+
+@lru_cache(maxsize=1024)
+def _nearest_fraction(level: float) -> Fraction:
+    """The fraction that a level is meant to be; kept, because it costs more than a threshold does."""
+    exact = Fraction(level)
     return _snap(exact, exact.limit_denominator(LARGEST_DENOMINATOR), SNAP)
 
 

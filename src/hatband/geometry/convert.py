@@ -31,6 +31,8 @@ def kept(X: Any, estimator: Any) -> Any:
 
 def as_numbers(X: Any) -> Any:
     """Return rows as a float array or CSR matrix, without a copy where they are one; NaN and infinity pass."""
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype in (np.float64, np.float32) and X.size > 0:
+        return X
     return check_array(X, accept_sparse="csr", dtype=[np.float64, np.float32], ensure_all_finite=False)
 
 

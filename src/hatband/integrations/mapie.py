@@ -15,12 +15,13 @@ any scale, also one that shifts the centre:
 >>> interval.shape
 (142, 2, 2)
 
-In its CrossConformalRegressor and JackknifeAfterBootstrapRegressor each fold needs the leverage of its own model. Our
-estimators give it to StdConformityScore, which asks every fold's model for ``predict(X, return_std=True)``: take
-``calibration_size=0`` (MAPIE calibrates) and a scale without shift.
+In its CrossConformalRegressor and JackknifeAfterBootstrapRegressor each fold needs the leverage of its own model.
+MAPIE's StdConformityScore asks every fold's model for ``predict(X, return_std=True)``; `WidthAsStd` answers with the
+width of one of our models, which MAPIE calibrates. Take a scale without shift.
 
 >>> from mapie.conformity_scores import StdConformityScore
->>> model = SplitConformalRegressor(scale="leverage", calibration_size=0)
+>>> from hatband.integrations.mapie import WidthAsStd
+>>> model = WidthAsStd(SplitConformalRegressor(scale="leverage"))
 >>> bridge = CrossConformalRegressor(model, confidence_level=0.9, cv=5, conformity_score=StdConformityScore())
 >>> y_pred, interval = bridge.fit_conformalize(X[:300], y[:300]).predict_interval(X[300:])
 >>> interval.shape
@@ -32,16 +33,18 @@ StdConformityScore takes some lower bounds of split intervals one rank too close
 where ours are.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from mapie.conformity_scores import BaseRegressionScore
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clone
+from sklearn.utils.validation import check_is_fitted
 
 from hatband._checks_bridges import check_gives_widths
 from hatband.arrays.typing import Array
 from hatband.integrations.bands import relative_band
 
-__all__ = ["LeverageConformityScore"]
+__all__ = ["LeverageConformityScore", "WidthAsStd"]
 
 
 class LeverageConformityScore(BaseRegressionScore):
@@ -127,3 +130,49 @@ class LeverageConformityScore(BaseRegressionScore):
         infinite = np.isinf(width)
         distance = np.where(infinite, np.copysign(np.inf, scores), scores * np.where(infinite, 1.0, width))
         return prediction + shift + distance
+
+
+class WidthAsStd(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
+    """A regressor whose ``predict(X, return_std=True)`` returns the width of the band, for MAPIE's StdConformityScore.
+
+    Parameters
+    ----------
+    model : SplitConformalRegressor
+        Trained on all rows of each fold, and not calibrated: MAPIE does that. Its scale must not shift the centre.
+
+    Attributes
+    ----------
+    model_ : fitted SplitConformalRegressor
+
+    Raises
+    ------
+    ValueError
+        In predict, if the scale shifts the centre or the target is learned on another scale than y.
+
+    Examples
+    --------
+    >>> from mapie.conformity_scores import StdConformityScore
+    >>> from mapie.regression import CrossConformalRegressor
+    >>> from sklearn.datasets import load_diabetes
+    >>> from hatband import SplitConformalRegressor
+    >>> from hatband.integrations.mapie import WidthAsStd
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = WidthAsStd(SplitConformalRegressor(scale="leverage"))
+    >>> bridge = CrossConformalRegressor(model, confidence_level=0.9, cv=5, conformity_score=StdConformityScore())
+    >>> bridge.fit_conformalize(X, y).predict_interval(X[:3])[1].shape
+    (3, 2, 1)
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train a clone of the model on all rows."""
+        self.model_ = clone(self.model).fit_train(X, y, sample_weight)
+        self.n_features_in_ = self.model_.n_features_in_
+        return self
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Return the prediction, and on request the relative width in the place of a standard deviation."""
+        check_is_fitted(self, "model_")
+        return self.model_.predict(X, return_width=return_std)

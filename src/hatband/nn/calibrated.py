@@ -6,8 +6,7 @@ import numpy as np
 from sklearn.exceptions import NotFittedError
 
 from hatband.arrays.typing import Array
-from hatband.conformal.band import warn_if_outside
-from hatband.conformal.intervals import bounds, layout, thresholds, warn_if_too_few
+from hatband.conformal.band import Band, layout, thresholds, warn_if_too_few
 
 
 def check_calibrated(model: Any) -> None:
@@ -29,7 +28,8 @@ def calibrated_interval(model: Any, center: Array, width: Array, levels: list[An
 
     To be called by what the user calls: the warnings point there.
     """
-    warn_if_too_few("calibration rows", len(model.scores_), levels, model.symmetric, stacklevel=3)
-    warn_if_outside(width, stacklevel=3)
-    pairs = [bounds(center, width, *thresholds(model.scores_, level, model.symmetric)) for level in levels]
+    warn_if_too_few("calibration rows", len(model.scores_), levels, model.symmetric)
+    band = Band(center, center, width)
+    band.warn_if_outside()
+    pairs = [band.ends(*thresholds(model.scores_, level, model.symmetric)) for level in levels]
     return layout(pairs, model.single_target_, single_level)

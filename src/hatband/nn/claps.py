@@ -11,7 +11,7 @@ from torch import nn
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_confidence_level, check_in
-from hatband.conformal.inputs import shaped_like_target
+from hatband.conformal.regressor import shaped_like_target
 from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
 from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.claps_diagnostics import CalibrationArrays, VarianceShares, calibration_arrays, variance_shares

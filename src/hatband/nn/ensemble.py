@@ -14,9 +14,8 @@ from torch import nn
 from hatband._checks_network import check_at_least
 from hatband.arrays.typing import Array
 from hatband.checks import check_confidence_level, check_in
-from hatband.conformal.band import band_of
-from hatband.conformal.inputs import shaped_like_target
-from hatband.conformal.target import PlainTarget
+from hatband.conformal.band import Band
+from hatband.conformal.regressor import shaped_like_target
 from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.files.ensemble import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
@@ -369,8 +368,8 @@ def _block(member: LastLayerConformalRegressor, batch: tuple[Any, Any], start: i
 
 def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any], start: int = 0) -> _Band:
     block = _block(member, batch, start)
-    center, width = band_of(member.scale_, block.new_rows(member.space_), PlainTarget())
-    return _Band(block.prediction, center, np.broadcast_to(width, center.shape), block.target)
+    band = Band.of(member.scale_, block.new_rows(member.space_))
+    return _Band(block.prediction, band.center, np.broadcast_to(band.width, band.center.shape), block.target)
 
 
 def _check_same_outputs(counts: Sequence[int]) -> None:

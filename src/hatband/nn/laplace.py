@@ -12,7 +12,7 @@ from torch import nn
 from hatband.arrays.backend import EPS
 from hatband.arrays.typing import Array
 from hatband.checks import check_in
-from hatband.conformal.inputs import shaped_like_target
+from hatband.conformal.regressor import shaped_like_target
 from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
 from hatband.nn.measure.batches import as_batches
 from hatband.nn.measure.gather import Gathered, gathered, head_of

@@ -14,9 +14,8 @@ from torch import nn
 
 from hatband.arrays.typing import Array
 from hatband.checks import LeverageWarning, check_confidence_level, check_in
-from hatband.conformal.band import band_of
-from hatband.conformal.inputs import shaped_like_target
-from hatband.conformal.target import PlainTarget
+from hatband.conformal.band import Band
+from hatband.conformal.regressor import shaped_like_target
 from hatband.fitted.rows import NoHonestResiduals, TrainingRows
 from hatband.linalg import GramStatistics
 from hatband.nn.calibrated import calibrated_deviation, calibrated_interval, check_calibrated
@@ -376,8 +375,8 @@ class LastLayerConformalRegressor(BaseEstimator):
 
     def _band(self, block: Block) -> tuple[Array, Array]:
         """Return centre and width, both (b, q)."""
-        center, width = band_of(self.scale_, block.new_rows(self.space_), PlainTarget())
-        return center, np.broadcast_to(width, center.shape)
+        band = Band.of(self.scale_, block.new_rows(self.space_))
+        return band.center, np.broadcast_to(band.width, band.center.shape)
 
     def _shaped(self, prediction: Array) -> Array:
         return shaped_like_target(prediction, self.n_outputs_, self.single_target_)

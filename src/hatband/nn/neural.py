@@ -11,8 +11,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hatband.arrays.typing import Array
-from hatband.checks import check_calibration_size, check_target, check_weights
-from hatband.conformal.inputs import input_names_kept_on_failure
+from hatband.checks import check_calibration_size, check_target, check_weights, unchanged_on_failure
 from hatband.nn.files.neural import load_neural, save_neural
 from hatband.nn.train.fit import Epoch
 from hatband.nn.train.table import Table, less, train
@@ -159,7 +158,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         TrainingDivergedError
             If the loss becomes NaN or infinite; the object stays as it was.
         """
-        with input_names_kept_on_failure(self):
+        with unchanged_on_failure(self):
             rows = self._checked(X, y, sample_weight)
             random = check_random_state(self.random_state)
             size = check_calibration_size(self.calibration_size, len(rows.X))
@@ -186,7 +185,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         self
             Earlier calibration scores are gone.
         """
-        with input_names_kept_on_failure(self):
+        with unchanged_on_failure(self):
             rows = self._checked(X, y, sample_weight)
             self._replace(train(self, rows, check_random_state(self.random_state)))
         return self

@@ -1,32 +1,38 @@
 """Calibration: scores, who they are ranked for, and how their thresholds are shared by outputs."""
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from hatband.arrays.typing import Array
-from hatband.checks import CalibrationWarning
+from hatband.checks import CalibrationWarning, warn_caller
+from hatband.conformal.band import Band, Ends, thresholds
 from hatband.conformal.calibration.groups import Grouping, Groups
-from hatband.conformal.calibration.joint import Outputs
+from hatband.conformal.calibration.joint import EachOutput, Outputs
 from hatband.conformal.calibration.ranking import PooledRanking, Ranking, WeightedRanking
-from hatband.conformal.calibration.row_metadata import Absent, FromInputs, Marker, Marks, Passed, Source
-from hatband.conformal.intervals import thresholds
+from hatband.conformal.calibration.row_metadata import (
+    Absent,
+    FromInputs,
+    MetadataReader,
+    MetadataSource,
+    Passed,
+    RowMetadata,
+)
 from hatband.fitted.rows import Rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Calibration scores, asked for the thresholds of new rows.
+    """Calibration scores, asked for the intervals of new rows.
 
     Parameters
     ----------
     scores : array (n, q)
         Signed.
-    marker : Marker
+    reader : MetadataReader
         Reads the group and weight of rows.
     ranking : Ranking
         Among which calibration rows a new one is ranked, and how heavily each counts.
@@ -35,16 +41,29 @@ class Calibration:
     """
 
     scores: Array
-    marker: Marker
-    ranking: Ranking
-    outputs: Outputs
+    reader: MetadataReader = field(default_factory=lambda: MetadataReader(Absent(), Absent()))
+    ranking: Ranking = field(default_factory=PooledRanking)
+    outputs: Outputs = field(default_factory=EachOutput)
 
     @property
     def effective_size(self) -> float:
         """How many equally heavy rows the calibration rows are worth."""
         return self.ranking.effective_size(len(self.scores))
 
-    def thresholds(self, level: Any, symmetric: bool, new: Marks) -> tuple[Array, Array]:
+    @property
+    def is_pooled(self) -> bool:
+        """Whether all scores count alike for every new row."""
+        return isinstance(self.ranking, PooledRanking)
+
+    def ends(self, band: Band, new: RowMetadata, levels: list[Any], symmetric: bool) -> list[Ends]:
+        """Return the ends of the calibrated band at each level, and warn of rows whose interval is infinite."""
+        found = [self.thresholds(level, symmetric, new) for level in levels]
+        highest = max(range(len(levels)), key=lambda index: float(levels[index]))
+        self._warn_if_infinite(found[highest][1], levels[highest], symmetric, new)
+        band.warn_if_outside()
+        return [band.ends(*pair) for pair in found]
+
+    def thresholds(self, level: Any, symmetric: bool, new: RowMetadata) -> Ends:
         """Return lower and upper thresholds, (q,) or (m, q), of new rows."""
 
         def quantile(scores: Array, level: Any) -> Array:
@@ -52,17 +71,17 @@ class Calibration:
 
         return thresholds(self.scores, level, symmetric, quantile)
 
-    def warn_if_infinite(self, upper: Array, level: Any, symmetric: bool, new: Marks, stacklevel: int) -> None:
+    def _warn_if_infinite(self, upper: Array, level: Any, symmetric: bool, new: RowMetadata) -> None:
         """Say which rows have infinite thresholds at a level, and what would help."""
         infinite = np.broadcast_to(np.isinf(upper).reshape(-1, upper.shape[-1]).any(axis=1), new.n_samples)
         if infinite.any():
             needed = minimum_calibration_size(level, symmetric)
             for sentence in self.ranking.explain(infinite, new, len(self.scores), level, needed):
-                warnings.warn(sentence, CalibrationWarning, stacklevel=stacklevel + 1)
+                warn_caller(sentence, CalibrationWarning)
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class CalibrationPlan:
     """How to calibrate: what training left to be filled with scores.
 
     Parameters
@@ -74,9 +93,9 @@ class Plan:
     outputs : Outputs
     """
 
-    grouping: Grouping | None
-    ratio: Callable[[Any], Any] | None
-    outputs: Outputs
+    grouping: Grouping | None = None
+    ratio: Callable[[Any], Any] | None = None
+    outputs: Outputs = field(default_factory=EachOutput)
 
     def calibration(
         self, scores: Array, X: Any, rows: Rows, *, groups: Any, likelihood_ratio: Any, needed: int
@@ -84,14 +103,23 @@ class Plan:
         """Return the calibration by scores (n, q) of these rows and the metadata passed with them."""
         grouping = Grouping(Groups()) if self.grouping is None and groups is not None else self.grouping
         grouping = None if grouping is None else grouping.at(len(scores), needed)
-        marker = Marker(Absent() if grouping is None else grouping.source, self._weights(likelihood_ratio))
-        marks = marker.marks(X, rows, groups, likelihood_ratio)
-        ranking: Ranking = PooledRanking() if marks.weights is None else WeightedRanking(marks.weights)
-        if grouping is not None and marks.groups is not None:
-            ranking = grouping.ranking(marks.groups, ranking)
-        return Calibration(scores, marker, ranking, self.outputs)
+        reader = MetadataReader(Absent() if grouping is None else grouping.source, self._weights(likelihood_ratio))
+        metadata = reader.read(X, rows, groups, likelihood_ratio)
+        ranking: Ranking = PooledRanking() if metadata.weights is None else WeightedRanking(metadata.weights)
+        if grouping is not None and metadata.groups is not None:
+            ranking = grouping.ranking(metadata.groups, ranking)
+        return Calibration(scores, reader, ranking, self.outputs)
 
-    def _weights(self, given: Any) -> Source:
+    def _weights(self, given: Any) -> MetadataSource:
         if self.ratio is not None:
             return FromInputs(self.ratio)
         return Absent() if given is None else Passed()
+
+
+def check_pooled(pooled: bool) -> None:
+    """Raise for a model whose scores do not all count alike."""
+    if not pooled:
+        raise ValueError(
+            "predictive_distribution needs calibration scores that all count alike; this model was calibrated by "
+            "groups or with a likelihood ratio. Calibrate it without, or one model per group."
+        )

@@ -12,7 +12,7 @@ from hatband._checks_calibration import check_at_least, check_columns, check_mer
 from hatband.arrays.typing import Array
 from hatband.checks import check_in
 from hatband.conformal.calibration.ranking import GroupedRanking, Ranking, positions
-from hatband.conformal.calibration.row_metadata import FromInputs, FromLeverage, Passed, Source, one_leverage
+from hatband.conformal.calibration.row_metadata import FromInputs, FromLeverage, MetadataSource, Passed, one_leverage
 from hatband.fitted.rows import Rows
 
 #: Bins of leverage expect this many times the rows that the level needs: fewer than it needs are then very rare.
@@ -198,7 +198,7 @@ class Grouping:
         return replace(self, bins=self.bins.merged(n_samples, minimum))
 
     @property
-    def source(self) -> Source:
+    def source(self) -> MetadataSource:
         """Where the label of a row comes from."""
         by = self.settings.by
         if self.bins is not None:

@@ -50,26 +50,23 @@ class JointBox(Outputs):
         return rank((scores / self.spread).max(axis=1, keepdims=True)) * self.spread
 
 
-def fit_outputs(
-    joint: bool, scale: Any, honest: Callable[[], TrainingRows], seen: Callable[[], tuple[Rows, Array]], level: Any
-) -> Outputs:
-    """Return how outputs share a threshold; a joint box takes its proportions from scores of training rows.
+def fit_joint_box(
+    scale: Any, held_out: Callable[[], TrainingRows], seen: Callable[[], tuple[Rows, Array]], level: Any
+) -> JointBox:
+    """Return the box that all outputs share; it takes its proportions from scores of training rows.
 
     Parameters
     ----------
-    joint : bool
     scale : fitted scale
-    honest : callable() -> TrainingRows
+    held_out : callable() -> TrainingRows
         Rows as if each had not been seen, with residuals.
     seen : callable() -> (Rows, residuals)
-        The same rows as the model sees them, for a frozen model that has no honest residuals.
+        The same rows as the model sees them, for a frozen model that has no held-out residuals.
     level : float
         The box is cut where the outputs hold with this probability each.
     """
-    if not joint:
-        return EachOutput()
     try:
-        rows, residuals = honest()[:2]
+        rows, residuals = held_out()[:2]
     except NoHonestResiduals:
         rows, residuals = seen()
     shift, width = scale.predict(rows)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from hatband.arrays.typing import Array
-from hatband.conformal.calibration.row_metadata import Marks
-from hatband.conformal.intervals import too_few
+from hatband.conformal.band import too_few
+from hatband.conformal.calibration.row_metadata import RowMetadata
 from hatband.formulas.order_statistics import conformal_quantile, effective_sample_size, weighted_quantile
 
 
@@ -17,7 +17,7 @@ class Ranking(ABC):
     """Which calibration rows the score of a new row is ranked among, and how heavily each counts."""
 
     @abstractmethod
-    def quantile(self, scores: Array, level: Any, new: Marks) -> Array:
+    def quantile(self, scores: Array, level: Any, new: RowMetadata) -> Array:
         """Return upper thresholds, (q,) or (m, q), of scores (n, q) for new rows; +inf where there are too few."""
 
     @abstractmethod
@@ -29,14 +29,14 @@ class Ranking(ABC):
         """Return how many equally heavy calibration rows these are worth."""
 
     @abstractmethod
-    def explain(self, infinite: Array, new: Marks, n_samples: int, level: Any, needed: int) -> list[str]:
+    def explain(self, infinite: Array, new: RowMetadata, n_samples: int, level: Any, needed: int) -> list[str]:
         """Return sentences on why the new rows (m,) that are marked `infinite` have no finite threshold."""
 
 
 class PooledRanking(Ranking):
     """Every calibration row counts as one."""
 
-    def quantile(self, scores: Array, level: Any, new: Marks) -> Array:
+    def quantile(self, scores: Array, level: Any, new: RowMetadata) -> Array:
         """Return the ceil((n + 1) level)-th smallest score of each output (q,)."""
         return conformal_quantile(scores, level)
 
@@ -48,7 +48,7 @@ class PooledRanking(Ranking):
         """Return the number of rows."""
         return float(n_samples)
 
-    def explain(self, infinite: Array, new: Marks, n_samples: int, level: Any, needed: int) -> list[str]:
+    def explain(self, infinite: Array, new: RowMetadata, n_samples: int, level: Any, needed: int) -> list[str]:
         """Name the number of calibration rows that would do."""
         return [too_few(f"{n_samples} calibration rows", level, needed)]
 
@@ -64,7 +64,7 @@ class WeightedRanking(Ranking):
 
     weights: Array
 
-    def quantile(self, scores: Array, level: Any, new: Marks) -> Array:
+    def quantile(self, scores: Array, level: Any, new: RowMetadata) -> Array:
         """Return weighted quantiles (m, q), with the new row's own weight at +inf."""
         columns = [weighted_quantile(column, self.weights, new.weights, level) for column in scores.T]
         return np.column_stack(columns)
@@ -77,7 +77,7 @@ class WeightedRanking(Ranking):
         """Return (sum w)^2 / sum w^2."""
         return effective_sample_size(self.weights)
 
-    def explain(self, infinite: Array, new: Marks, n_samples: int, level: Any, needed: int) -> list[str]:
+    def explain(self, infinite: Array, new: RowMetadata, n_samples: int, level: Any, needed: int) -> list[str]:
         """Name the effective sample size."""
         return [
             f"{infinite.sum()} of {len(infinite)} rows weigh too much for confidence level {level}: their intervals "
@@ -111,7 +111,7 @@ class GroupedRanking(Ranking):
     minimum_size: int
     inner: Ranking
 
-    def quantile(self, scores: Array, level: Any, new: Marks) -> Array:
+    def quantile(self, scores: Array, level: Any, new: RowMetadata) -> Array:
         """Return the inner ranking's thresholds (m, q) among each row's own group."""
         result = np.empty((new.n_samples, scores.shape[1]))
         for label, at in positions(new.groups or []).items():
@@ -127,7 +127,7 @@ class GroupedRanking(Ranking):
         """Return the effective size of all groups together."""
         return self.inner.effective_size(n_samples)
 
-    def explain(self, infinite: Array, new: Marks, n_samples: int, level: Any, needed: int) -> list[str]:
+    def explain(self, infinite: Array, new: RowMetadata, n_samples: int, level: Any, needed: int) -> list[str]:
         """Name the groups that calibration has not seen, those that are too small, and what others say."""
         at = positions(new.groups or [])
         found = {label: rows[infinite[rows]] for label, rows in at.items() if infinite[rows].any()}

@@ -13,7 +13,7 @@ from hatband.fitted.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)
-class Marks:
+class RowMetadata:
     """The group (None: one group) and the weight (None: all equal) of each of some rows.
 
     Parameters
@@ -29,12 +29,12 @@ class Marks:
     groups: list[Any] | None = None
     weights: Array | None = None
 
-    def take(self, index: Array) -> "Marks":
-        """Return the marks of the rows at `index`; their groups are settled and left out."""
-        return Marks(len(index), None, None if self.weights is None else self.weights[index])
+    def take(self, index: Array) -> "RowMetadata":
+        """Return the metadata of the rows at `index`, without groups: rows of one group are not grouped again."""
+        return RowMetadata(len(index), None, None if self.weights is None else self.weights[index])
 
 
-class Source(ABC):
+class MetadataSource(ABC):
     """Where the entry of each row comes from."""
 
     @abstractmethod
@@ -42,7 +42,7 @@ class Source(ABC):
         """Return one entry per row, or None; `given` is what the caller passed as metadata of this name."""
 
 
-class Absent(Source):
+class Absent(MetadataSource):
     """Nowhere: all rows are alike."""
 
     def read(self, name: str, X: Any, rows: Rows, given: Any) -> None:
@@ -50,7 +50,7 @@ class Absent(Source):
         check_not_given(given, name, "calibration had none. Pass it to fit or calibrate as well, or leave it out")
 
 
-class Passed(Source):
+class Passed(MetadataSource):
     """Metadata that the caller passes with the rows."""
 
     def read(self, name: str, X: Any, rows: Rows, given: Any) -> Any:
@@ -60,7 +60,7 @@ class Passed(Source):
 
 
 @dataclass(frozen=True)
-class FromInputs(Source):
+class FromInputs(MetadataSource):
     """A function of X."""
 
     function: Callable[[Any], Any]
@@ -72,7 +72,7 @@ class FromInputs(Source):
 
 
 @dataclass(frozen=True, eq=False)
-class FromLeverage(Source):
+class FromLeverage(MetadataSource):
     """The bin of leverage that a row falls into, of 0, 1, ..., len(edges)."""
 
     edges: Array
@@ -89,24 +89,31 @@ def one_leverage(rows: Rows) -> Array:
 
 
 @dataclass(frozen=True)
-class Marker:
-    """Reads the marks of rows.
+class MetadataReader:
+    """Reads the metadata of rows.
 
     Parameters
     ----------
-    groups, weights : Source
+    groups, weights : MetadataSource
     """
 
-    groups: Source
-    weights: Source
+    groups: MetadataSource
+    weights: MetadataSource
 
-    def marks(self, X: Any, rows: Rows, groups: Any, likelihood_ratio: Any) -> Marks:
-        """Return the marks of rows, from X or from the metadata that came with it."""
+    def read(self, X: Any, rows: Rows, groups: Any, likelihood_ratio: Any) -> RowMetadata:
+        """Return the metadata of rows, made from X or passed with it."""
         n = len(rows)
         labels = self.groups.read("groups", X, rows, groups)
         weights = self.weights.read("likelihood_ratio", X, rows, likelihood_ratio)
-        return Marks(
+        return RowMetadata(
             n,
             None if labels is None else check_labels(labels, n),
             None if weights is None else check_ratio(weights, n),
         )
+
+
+def check_alike(model: Any, groups: Any, likelihood_ratio: Any) -> None:
+    """Raise if metadata was passed to a model that ranks all rows alike."""
+    reason = f"{type(model).__name__} ranks all rows alike. Leave it out, or use SplitConformalRegressor"
+    check_not_given(groups, "groups", reason)
+    check_not_given(likelihood_ratio, "likelihood_ratio", reason)

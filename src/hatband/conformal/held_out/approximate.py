@@ -1,25 +1,24 @@
 """Jackknife+ for convex losses by one Newton step per row: approximate leave-one-out from one factorisation."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import clone
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_single_output, check_two_rows
-from hatband.conformal.held_out.base import BaseEveryRow
+from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.convex import ConvexFit, convex_fit
-from hatband.conformal.held_out.plus import Given, HeldOut, Reach
-from hatband.conformal.routing import fit_parameters, weights_used
+from hatband.conformal.held_out.plus import HeldOut, Reach
+from hatband.conformal.training import TrainingData, fit_estimator
 from hatband.fitted.cross_leverage import FeatureCrossing, row_blocks
 from hatband.fitted.rows import predict_features
 from hatband.formulas.leave_one_out import loo_predictions, loo_residuals
 from hatband.geometry import FeatureGeometry, Features, Space, steps_of
 from hatband.geometry.composite import Preprocessed, transformed
-from hatband.geometry.convert import as_numbers, kept
+from hatband.geometry.convert import as_numbers
 from hatband.geometry.features import selected
 from hatband.scales import ConstantScale
 
@@ -85,11 +84,6 @@ class NewtonLeaveOneOut(HeldOut):
         """Return 1 (m, 1)."""
         return np.ones((len(features), 1))
 
-    def center(self, features: Features, spread: Array) -> tuple[Array, Array]:
-        """Return mu(x) -+ spread (m, 1)."""
-        mu = self.prediction(features)
-        return mu - spread, mu + spread
-
     def around(self, features: Features, spread: Array) -> Iterator[Reach]:
         """Yield mu_-i(x) -+ spread_i, in blocks of new rows."""
         eta = _linear(self.prediction(features)[:, 0], self.link)
@@ -103,12 +97,13 @@ class NewtonLeaveOneOut(HeldOut):
         return self.around(features, spread)
 
 
-class ApproximateJackknifePlusRegressor(BaseEveryRow):
+class ApproximateJackknifePlusRegressor(HeldOutRegressor):
     """APPROXIMATE jackknife+ mu_-i(x) -+ R_i for convex losses: mu_-i is one Newton step from the fit to all rows.
 
     For HuberRegressor, Lasso and ElasticNet, PoissonRegressor, GammaRegressor, TweedieRegressor, alone or behind
-    transformers in a Pipeline; more by ``hatband.conformal.convex_fit.register``. For least squares and ridge the step
-    is exact: use `JackknifePlusRegressor`.
+    transformers in a Pipeline; more by
+    ``hatband.conformal.held_out.convex.convex_fit.register``. For least squares and ridge the step is exact: use
+    `JackknifePlusRegressor`.
 
     Parameters
     ----------
@@ -161,7 +156,6 @@ class ApproximateJackknifePlusRegressor(BaseEveryRow):
     """
 
     _methods: ClassVar[tuple[str, ...]] = ("plus", "minmax")
-    _multi_output: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -199,19 +193,24 @@ class ApproximateJackknifePlusRegressor(BaseEveryRow):
         """
         return self._fit(X, y, sample_weight, fit_params)
 
+    held_out_: NewtonLeaveOneOut
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = False
+        return tags
+
     @property
     def kept_share_(self) -> float | None:
         """Share of rows that can be left out without a change of the active set; None for smooth losses."""
         return self.held_out_.kept_share
 
-    def _held_out(self, given: Given) -> NewtonLeaveOneOut:
-        check_two_rows(given.y, type(self).__name__)
-        check_single_output(given.y, type(self).__name__)
-        template = self._regressor()
-        params = fit_parameters(self, template, given.weight, given.fit_params)
+    def _hold_out(self, data: TrainingData) -> NewtonLeaveOneOut:
+        check_two_rows(data.y, type(self).__name__)
+        check_single_output(data.y, type(self).__name__)
         # Models of one output warn about a column; (n, 1) is the same to them.
-        estimator = clone(template).fit(kept(given.X, template), given.values.ravel(), **params)
-        return NewtonLeaveOneOut.of(estimator, given.X, given.y, weights_used(params, given.weight), self.block_size)
+        estimator, weight = fit_estimator(self, self._regressor(), replace(data, values=data.values.ravel()))
+        return NewtonLeaveOneOut.of(estimator, data.X, data.y, weight, self.block_size)
 
 
 def _kept_share(fit: ConvexFit, crossing: FeatureCrossing, features: Features, left: Array) -> float | None:

@@ -8,10 +8,11 @@ from typing import Any, Self
 import numpy as np
 
 from hatband.arrays.typing import Array
-from hatband.conformal.base import BaseSplitConformal
-from hatband.conformal.held_out.plus import Given, HeldOut, Reach
+from hatband.conformal.held_out.plus import HeldOut, Reach
 from hatband.conformal.held_out.refits import Fold
 from hatband.conformal.pointwise import widths_at
+from hatband.conformal.split import SplitConformalRegressor
+from hatband.conformal.training import TrainingData
 from hatband.fitted.cross_leverage import Crossing, crossing_of, row_blocks
 from hatband.fitted.rows import predict_features
 from hatband.formulas.leave_one_out import block_factor
@@ -87,7 +88,9 @@ class BlockOut(HeldOut):
     refitted: bool = field(default=False, init=False)
 
     @classmethod
-    def of(cls, whole: BaseSplitConformal, folds: Sequence[Fold], given: Given, block_size: int | None) -> Self | None:
+    def of(
+        cls, whole: SplitConformalRegressor, folds: Sequence[Fold], given: TrainingData, block_size: int | None
+    ) -> Self | None:
         """Return the models, or None where leaving some block out leaves no model."""
         space, scale, y = whole.space_, whole.scale_, given.y
         features = space.features(given.X)
@@ -118,12 +121,6 @@ class BlockOut(HeldOut):
         """Return the width at h(x) (m, 1)."""
         verbs = partial(self.space.leverage, features), partial(self.space.sampling_leverage, features)
         return widths_at(self.scale, (len(features), 1), *verbs)
-
-    def center(self, features: Features, spread: Array) -> tuple[Array, Array]:
-        """Return mu(x) -+ spread width(x) (m, q)."""
-        mu, width = self.prediction(features), self.width(features)
-        reach = np.where(np.isinf(width), np.inf, spread * np.where(np.isinf(width), 1.0, width))
-        return mu - reach, mu + reach
 
     def around(self, features: Features, spread: Array) -> Iterator[Reach]:
         """Yield mu_-B(x) -+ spread_i width_-B(x), B the block of row i."""

@@ -47,7 +47,7 @@ class ConvexFit:
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband.conformal import ConvexFit
+    >>> from hatband.conformal.held_out.convex import ConvexFit
     >>> residuals = np.array([0.5, -0.5])
     >>> fit = ConvexFit(slope=-residuals, curvature=np.ones(2), penalty=1.0, fit_intercept=True)  # ridge regression
     """
@@ -154,7 +154,7 @@ def convex_fit(model: Any, features: Any, y: Array, weights: Array) -> ConvexFit
     --------
     >>> import numpy as np
     >>> from sklearn.linear_model import PoissonRegressor
-    >>> from hatband.conformal import convex_fit
+    >>> from hatband.conformal.held_out.convex import convex_fit
     >>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 2.0, 4.0])
     >>> fit = convex_fit(PoissonRegressor().fit(X, y), X, y, np.ones(3))
     >>> bool(np.allclose(fit.curvature, fit.slope + y))  # l' = exp(eta) - y, l'' = exp(eta)
@@ -163,7 +163,7 @@ def convex_fit(model: Any, features: Any, y: Array, weights: Array) -> ConvexFit
     raise ValueError(
         "approximate leave-one-out needs the loss and penalty of a convex model: ElasticNet, Lasso, HuberRegressor, "
         f"PoissonRegressor, GammaRegressor, TweedieRegressor; got {type(model).__name__}. Register yours with "
-        "hatband.conformal.convex_fit.register, or use CrossConformalRegressor."
+        "hatband.conformal.held_out.convex.convex_fit.register, or use CrossConformalRegressor."
     )
 
 

@@ -9,18 +9,18 @@ from sklearn.utils import get_tags
 
 from hatband._compat import CallbackSupportMixin, with_callbacks
 from hatband.checks import check_refittable
-from hatband.conformal.held_out.base import BaseEveryRow
+from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.blocks import LARGEST_BLOCK, BlockOut
-from hatband.conformal.held_out.plus import Given, HeldOut
+from hatband.conformal.held_out.plus import HeldOut
 from hatband.conformal.held_out.refits import Fold, Refitted, folds_of
-from hatband.conformal.routing import fit_parameters, weights_used
 from hatband.conformal.split import SplitConformalRegressor
+from hatband.conformal.training import TrainingData, fit_parameters, weight_in
 from hatband.geometry import Space
 from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace
 from hatband.scales import ConstantScale, LeverageScale
 
 
-class CrossConformalRegressor(CallbackSupportMixin, BaseEveryRow):
+class CrossConformalRegressor(CallbackSupportMixin, HeldOutRegressor):
     """Intervals from K fold models mu_-k(x) -+ R_i w_-k(x), any regressor; each row is scored by a model without it.
 
     Every row trains K - 1 models and calibrates one. Leverage and scale are fitted inside each fold, learned scales
@@ -32,7 +32,8 @@ class CrossConformalRegressor(CallbackSupportMixin, BaseEveryRow):
     estimator : regressor, default=Ridge()
         Any scikit-learn regressor, Pipeline or search.
     cv : int, splitter or iterable of (training, held-out) positions, default=5
-        The folds. An integer means K consecutive folds, not shuffled. Splitters that need groups get those of `fit`.
+        The folds. An integer means K consecutive folds, not shuffled. Splitters that need groups get the `cv_groups`
+        of `fit`.
     method : {"plus", "minmax", "base"}, default="plus"
         "plus": CV+, quantiles of mu_-k(x) -+ R_i w_-k(x). "minmax": the extremes of the fold models -+ one quantile of
         all scores. "base": the model of all rows -+ that quantile, without a guarantee.
@@ -112,7 +113,7 @@ class CrossConformalRegressor(CallbackSupportMixin, BaseEveryRow):
         self.block_size = block_size
 
     @with_callbacks
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None, **fit_params: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, cv_groups: Any = None, **fit_params: Any) -> Self:
         """Fit the model of all rows and the models of the folds.
 
         Parameters
@@ -123,8 +124,8 @@ class CrossConformalRegressor(CallbackSupportMixin, BaseEveryRow):
             Target, finite. One column as (n, 1) keeps its axis in the intervals.
         sample_weight : array-like (n,), optional
             Importance in training, >= 0. Ranks of scores are never weighted by it.
-        groups : array-like (n,), optional
-            For splitters that keep groups together.
+        cv_groups : array-like (n,), optional
+            For splitters that keep the rows of a group together. They have no part in calibration.
         **fit_params : dict
             Further fit parameters of the estimator, sliced to the rows of a fold where they have n rows.
 
@@ -137,25 +138,24 @@ class CrossConformalRegressor(CallbackSupportMixin, BaseEveryRow):
         ValueError
             If y holds NaN or infinity, a weight is negative, or a fold is empty.
         """
-        return self._fit(X, y, sample_weight, fit_params, groups)
+        return self._fit(X, y, sample_weight, fit_params, cv_groups)
 
-    def _held_out(self, given: Given) -> HeldOut:
+    def _hold_out(self, data: TrainingData) -> HeldOut:
         check_refittable(self._regressor())
-        folds = folds_of(self.cv, given)
+        folds = folds_of(self.cv, data)
         whole = SplitConformalRegressor(
             self._regressor(),
             geometry=self.geometry,
             scale=self.scale,
             confidence_level=self.confidence_level,
             random_state=self.random_state,
-        ).fit_train(given.X, given.values, given.weight, **given.fit_params)
-        if _in_closed_form(whole, folds, len(given.y)):
-            params = fit_parameters(self, self._regressor(), given.weight, given.fit_params)
-            used = replace(given, weight=weights_used(params, given.weight))
-            block_out = BlockOut.of(whole, folds, used, self.block_size)
+        ).fit_train(data.X, data.values, data.weight, **data.fit_params)
+        if _in_closed_form(whole, folds, len(data)):
+            weight = weight_in(fit_parameters(self, self._regressor(), data), data)
+            block_out = BlockOut.of(whole, folds, replace(data, weight=weight), self.block_size)
             if block_out is not None:
                 return block_out
-        return Refitted.of(whole, folds, given, n_jobs=self.n_jobs, block_size=self.block_size, owner=self)
+        return Refitted.of(whole, folds, data, n_jobs=self.n_jobs, block_size=self.block_size, owner=self)
 
 
 def _in_closed_form(whole: SplitConformalRegressor, folds: Sequence[Fold], n_samples: int) -> bool:

@@ -3,21 +3,17 @@
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
-from sklearn.base import clone
-
 from hatband.checks import check_exactness, check_kernel_size, check_pointwise, check_two_rows
-from hatband.conformal.held_out.base import BaseEveryRow
-from hatband.conformal.held_out.plus import Given
+from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.rows import LeaveOneOut
-from hatband.conformal.routing import fit_parameters, weights_used
+from hatband.conformal.training import TrainingData, fit_estimator
 from hatband.fitted.loo_ridge import LARGEST_KERNEL
 from hatband.geometry import KernelGeometry, as_geometry
 from hatband.geometry.composite import Preprocessed
-from hatband.geometry.convert import kept
 from hatband.scales import as_scale
 
 
-class JackknifePlusRegressor(BaseEveryRow):
+class JackknifePlusRegressor(HeldOutRegressor):
     """Intervals from all leave-one-out models mu_-i(x) -+ R_i (1 + h_-i(x))^1/2, read off one factorisation.
 
     No rows are set aside for calibration and none is refitted for: with residuals e_i and cross-leverage h(x, x_i) of
@@ -134,23 +130,18 @@ class JackknifePlusRegressor(BaseEveryRow):
         """
         return self._fit(X, y, sample_weight, fit_params)
 
-    def _held_out(self, given: Given) -> LeaveOneOut:
-        check_two_rows(given.y, type(self).__name__)
-        template, scale = self._regressor(), as_scale(self.scale)
-        check_pointwise(scale, self.allow_tuned, type(self).__name__)
-        params = fit_parameters(self, template, given.weight, given.fit_params)
-        estimator = clone(template).fit(kept(given.X, template), given.values, **params)
+    def _hold_out(self, data: TrainingData) -> LeaveOneOut:
+        name = type(self).__name__
+        check_two_rows(data.y, name)
+        scale = as_scale(self.scale)
+        check_pointwise(scale, self.allow_tuned, name)
+        estimator, weight = fit_estimator(self, self._regressor(), data)
         geometry = as_geometry(self.geometry, estimator)
         check_exactness(
-            geometry.exactness,
-            self.allow_tuned,
-            type(self).__name__,
-            type(template).__name__,
-            "CrossConformalRegressor",
+            geometry.exactness, self.allow_tuned, name, type(self._regressor()).__name__, "CrossConformalRegressor"
         )
         inner = geometry.geometry if isinstance(geometry, Preprocessed) else geometry
         if isinstance(inner, KernelGeometry):
-            check_kernel_size(len(given.y), LARGEST_KERNEL)
-        used = replace(given, weight=weights_used(params, given.weight))
-        space = geometry.fit(used.X, used.weight)
-        return LeaveOneOut.of(estimator, space, used, scale, self.block_size)
+            check_kernel_size(len(data), LARGEST_KERNEL)
+        space = geometry.fit(data.X, weight)
+        return LeaveOneOut.of(estimator, space, replace(data, weight=weight), scale, self.block_size)

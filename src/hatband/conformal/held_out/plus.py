@@ -2,37 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hatband.arrays.typing import Array
+from hatband.conformal.band import Band, Ends, uncrossed
 from hatband.formulas.order_statistics import conformal_quantile, kth_smallest, upper_rank
-
-
-@dataclass(frozen=True, eq=False)
-class Given:
-    """What `fit` was given, after its checks.
-
-    Parameters
-    ----------
-    X : array, sparse matrix or DataFrame of n rows
-    y : array (n, q)
-        Targets.
-    values : array (n,) or (n, q)
-        The same in the shape that they came in, which is what an estimator gets.
-    weight : array (n,), or None
-    fit_params : dict
-    groups : array (n,), or None
-    """
-
-    X: Any
-    y: Array
-    values: Array
-    weight: Array | None
-    fit_params: dict[str, Any]
-    groups: Any = None
 
 
 class Reach(NamedTuple):
@@ -90,15 +66,13 @@ class HeldOut(ABC):
     def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
         """Yield what `around` does, but for held-out rows that cannot hold these ranks among the n `high`."""
 
-    @abstractmethod
-    def center(self, features: Any, spread: Array) -> tuple[Array, Array]:
-        """Return mu(x) -+ spread width(x) (m, q) of the model of all rows, for spread (q,)."""
+    def band(self, features: Any) -> Band:
+        """Return the band of the model of all rows."""
+        prediction = self.prediction(features)
+        return Band(prediction, prediction, self.width(features))
 
 
-Bounds = tuple[Array, Array]
-
-
-def plus(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Bounds]:
+def plus(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Ends]:
     """Return the floor((n+1)(1-level))-th smallest mu_-i - R_i w_-i, the ceil((n+1)level)-th smallest mu_-i + R_i w_-i.
 
     Barber, Candes, Ramdas and Tibshirani (2021), *Predictive inference with the jackknife+*, equations 1.5 and 4.1.
@@ -112,31 +86,24 @@ def plus(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Bounds
             for place, k in finite:
                 bounds[place, 0, part, j] = kth_smallest(low, n + 1 - k - above, axis=1)
                 bounds[place, 1, part, j] = kth_smallest(high, k - below, axis=1)
-    return [_uncrossed(lower, upper) for lower, upper in bounds]
+    return [uncrossed(lower, upper) for lower, upper in bounds]
 
 
-def _uncrossed(lower: Array, upper: Array) -> Bounds:
-    """Below level 1/2 the ends may cross, and the interval is one point between them."""
-    crossed = lower > upper
-    middle = np.where(crossed, (np.where(crossed, lower, 0) + np.where(crossed, upper, 0)) / 2, 0)
-    return np.where(crossed, middle, lower), np.where(crossed, middle, upper)
-
-
-def minmax(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Bounds]:
+def minmax(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Ends]:
     """Return min_i and max_i of mu_-i -+ t w_-i, t the conformal quantile of the scores: Barber et al. (2021), A.3."""
     return [_extremes(held, features, m, threshold) for threshold in _thresholds(held, levels)]
 
 
-def _extremes(held: HeldOut, features: Any, m: int, threshold: Array) -> Bounds:
+def _extremes(held: HeldOut, features: Any, m: int, threshold: Array) -> Ends:
     lower, upper = np.empty((2, m, held.scores.shape[1]))
     for part, j, low, high, *_ in held.around(features, np.broadcast_to(threshold, held.scores.shape)):
         lower[part, j], upper[part, j] = low.min(axis=1), high.max(axis=1)
     return lower, upper
 
 
-def base(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Bounds]:
+def base(held: HeldOut, features: Any, m: int, levels: list[Any]) -> list[Ends]:
     """Return mu -+ t w of the model of all rows, t the conformal quantile of the held-out scores: no guarantee."""
-    return [held.center(features, threshold) for threshold in _thresholds(held, levels)]
+    return [held.band(features).ends(-threshold, threshold) for threshold in _thresholds(held, levels)]
 
 
 def _thresholds(held: HeldOut, levels: list[Any]) -> list[Array]:

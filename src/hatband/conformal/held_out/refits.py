@@ -13,12 +13,12 @@ from sklearn.utils.validation import _num_samples
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_folds
-from hatband.conformal.band import band_of
-from hatband.conformal.base import BaseSplitConformal
-from hatband.conformal.held_out.plus import Given, HeldOut, Reach
+from hatband.conformal.band import Band, Ends, mapped_back, reach
+from hatband.conformal.held_out.plus import HeldOut, Reach
 from hatband.conformal.held_out.progress import reported
+from hatband.conformal.split import SplitConformalRegressor
+from hatband.conformal.training import TrainingData
 from hatband.fitted.cross_leverage import row_blocks
-from hatband.fitted.rows import new_rows, take_rows
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Fold:
     scores: Array
 
 
-def folds_of(cv: Any, given: Given) -> list[Fold]:
+def folds_of(cv: Any, data: TrainingData) -> list[Fold]:
     """Return the folds of a splitter, an iterable of pairs, or a number of folds.
 
     Scores stand in the order of the rows when each row is held out once, else fold after fold.
@@ -48,9 +48,9 @@ def folds_of(cv: Any, given: Given) -> list[Fold]:
     ValueError
         If a fold holds out no row or trains on none.
     """
-    y = given.y
+    y = data.y
     target = y[:, 0] if y.shape[1] == 1 else y
-    splits = check_cv(cv).split(given.X, target, given.groups)
+    splits = check_cv(cv).split(data.X, target, data.cv_groups)
     pairs = [(np.asarray(training), np.asarray(held)) for training, held in splits]
     check_folds([(len(training), len(held)) for training, held in pairs])
     every = np.concatenate([held for _, held in pairs])
@@ -66,9 +66,9 @@ class Refitted(HeldOut):
 
     Parameters
     ----------
-    whole : BaseSplitConformal
+    whole : SplitConformalRegressor
         Trained on all rows.
-    models : sequence of BaseSplitConformal
+    models : sequence of SplitConformalRegressor
         Trained on one fold each.
     places : sequence of array of int
         Places of each model's scores.
@@ -76,8 +76,8 @@ class Refitted(HeldOut):
     block_size : int or None
     """
 
-    whole: BaseSplitConformal
-    models: Sequence[BaseSplitConformal]
+    whole: SplitConformalRegressor
+    models: Sequence[SplitConformalRegressor]
     places: Sequence[Array]
     scores: Array
     block_size: int | None = None
@@ -86,9 +86,9 @@ class Refitted(HeldOut):
     @classmethod
     def of(
         cls,
-        whole: BaseSplitConformal,
+        whole: SplitConformalRegressor,
         folds: Sequence[Fold],
-        given: Given,
+        data: TrainingData,
         *,
         n_jobs: int | None,
         block_size: int | None,
@@ -96,7 +96,7 @@ class Refitted(HeldOut):
     ) -> Self:
         """Train a model like `whole` on each fold, and tell the callbacks of `owner` about each."""
         runs = Parallel(n_jobs=n_jobs, return_as="generator")(
-            delayed(_trained)(clone(whole), given, fold) for fold in folds
+            delayed(_trained)(clone(whole), data, fold) for fold in folds
         )
         trained = list(runs if owner is None else reported(owner, runs, len(folds)))
         scores = np.empty((sum(len(fold.held) for fold in folds), whole.n_outputs_))
@@ -129,22 +129,20 @@ class Refitted(HeldOut):
 
     def width(self, features: Any) -> Array:
         """Return the width of the model of all rows (m, 1) or (m, q)."""
-        width = self.whole.predict(features, return_std=True)[1]
-        return np.asarray(width).reshape(-1, self.whole.n_outputs_)
+        return self.band(features).width
 
-    def center(self, features: Any, spread: Array) -> tuple[Array, Array]:
-        """Return mu(x) -+ spread width(x) (m, q)."""
-        low, high = _ends(self.whole, *_band(self.whole, features), spread[None])
-        return low[:, 0], high[:, 0]
+    def band(self, features: Any) -> Band:
+        """Return the band of the model of all rows."""
+        return self.whole._band(features)
 
     def around(self, features: Any, spread: Array) -> Iterator[Reach]:
         """Yield mu_-k(x) -+ spread_i width_-k(x), k the model that has not seen row i."""
         m, (n, q) = _num_samples(features), spread.shape
         for outer in row_blocks(m, len(self.models) * q, None):
             rows = _safe_indexing(features, np.arange(m)[outer])
-            bands = [_band(model, rows) for model in self.models]
+            bands = [model._band(rows) for model in self.models]
             for inner in row_blocks(outer.stop - outer.start, n * q, self.block_size):
-                low, high = self._block([(center[inner], width[inner]) for center, width in bands], spread)
+                low, high = self._block([band.take(inner) for band in bands], spread)
                 part = slice(outer.start + inner.start, outer.start + inner.stop)
                 yield from (Reach(part, j, low[..., j], high[..., j]) for j in range(q))
 
@@ -152,34 +150,27 @@ class Refitted(HeldOut):
         """Yield what `around` does."""
         return self.around(features, spread)
 
-    def _block(self, bands: list[tuple[Array, Array]], spread: Array) -> tuple[Array, Array]:
-        low, high = np.empty((2, len(bands[0][0]), *spread.shape))
-        for model, band, places in zip(self.models, bands, self.places, strict=True):
-            low[:, places], high[:, places] = _ends(model, *band, spread[places])
+    def _block(self, bands: list[Band], spread: Array) -> Ends:
+        low, high = np.empty((2, len(bands[0].center), *spread.shape))
+        for band, places in zip(bands, self.places, strict=True):
+            low[:, places], high[:, places] = _ends(band, spread[places])
         return low, high
 
 
-def _trained(model: BaseSplitConformal, given: Given, fold: Fold) -> tuple[BaseSplitConformal, Array]:
+def _trained(model: SplitConformalRegressor, data: TrainingData, fold: Fold) -> tuple[SplitConformalRegressor, Array]:
     """Return a model trained on the rows of a fold, and the scores of the rows held out."""
-    n, rows, weight = len(given.y), fold.training, given.weight
-    params = {name: take_rows(value, rows, n) for name, value in given.fit_params.items()}
-    weight = None if weight is None else weight[rows]
-    model.fit_train(take_rows(given.X, rows, n), given.values[rows], weight, **params)
-    center, width = _band(model, take_rows(given.X, fold.held, n))
-    return model, (model.target_.forward(given.y[fold.held]) - center) / width
+    rows = data.take(fold.training)
+    model.fit_train(rows.X, rows.values, rows.weight, **rows.fit_params)
+    held = data.take(fold.held)
+    return model, model._band(held.X).scores_alone(held.y)
 
 
-def _band(model: BaseSplitConformal, X: Any) -> tuple[Array, Array]:
-    return band_of(model.scale_, new_rows(model.model_, model.space_, X, model.n_outputs_), model.target_)
-
-
-def _ends(model: BaseSplitConformal, center: Array, width: Array, spread: Array) -> tuple[Array, Array]:
-    """Return center -+ spread_i width (m, k, q) in the units of y; infinite where the width is, or y has no value."""
-    shape = (len(center), *spread.shape)
-    with np.errstate(invalid="ignore"):
-        reach = np.where(np.isinf(width)[:, None], np.inf, width[:, None] * spread)
+def _ends(band: Band, spread: Array) -> Ends:
+    """Return center -+ spread_i width (m, k, q) in the units of y, for spread (k, q)."""
+    shape = (len(band.center), *spread.shape)
+    away, center = reach(band.width[:, None], spread), band.center[:, None]
     low, high = (
-        model.target_.backward(end.reshape(-1, shape[2])).reshape(shape)
-        for end in (center[:, None] - reach, center[:, None] + reach)
+        mapped_back(band.target, end.reshape(-1, shape[2]), unknown).reshape(shape)
+        for end, unknown in ((center - away, -np.inf), (center + away, np.inf))
     )
-    return np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
+    return low, high

@@ -8,8 +8,9 @@ from typing import Any, Self
 import numpy as np
 
 from hatband.arrays.typing import Array
-from hatband.conformal.held_out.plus import Given, HeldOut, Reach
+from hatband.conformal.held_out.plus import HeldOut, Reach
 from hatband.conformal.pointwise import widths_at
+from hatband.conformal.training import TrainingData
 from hatband.fitted.cross_leverage import Crossing, check_predictions, crossing_of, row_blocks
 from hatband.fitted.rank_bounds import Contenders, value_range
 from hatband.fitted.rows import Rows, honest_rows, left_out, predict_features
@@ -57,7 +58,7 @@ class LeaveOneOut(HeldOut):
     block_size: int | None = None
 
     @classmethod
-    def of(cls, estimator: Any, space: Space, given: Given, scale: Any, block_size: int | None) -> Self:
+    def of(cls, estimator: Any, space: Space, given: TrainingData, scale: Any, block_size: int | None) -> Self:
         """Return the leave-one-out models of an estimator that was fitted to the rows given.
 
         Raises
@@ -93,11 +94,6 @@ class LeaveOneOut(HeldOut):
         """Return the width at h(x) (m, 1) or (m, q)."""
         verbs = partial(self.space.leverage, features), partial(self.space.sampling_leverage, features)
         return widths_at(self.scale, (len(features), self.leverage.shape[1]), *verbs)
-
-    def center(self, features: Features, spread: Array) -> tuple[Array, Array]:
-        """Return mu(x) -+ spread width(x) (m, q)."""
-        mu, reach = self.prediction(features), spread * self.width(features)
-        return mu - reach, mu + reach
 
     def around(self, features: Features, spread: Array) -> Iterator[Reach]:
         """Yield mu_-i(x) -+ spread_i width_-i(x); per block, a handful of arrays of its size times n."""

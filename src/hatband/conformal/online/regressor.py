@@ -1,12 +1,10 @@
 """Conformal prediction for streams: predict a row, learn from it, and move the level towards the coverage asked for."""
 
-import warnings
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hatband._checks_online import (
@@ -24,21 +22,22 @@ from hatband.checks import (
     check_confidence_level,
     check_finite,
     check_in,
-    check_target,
-    check_weights,
+    unchanged_on_failure,
+    warn_caller,
 )
-from hatband.conformal.inputs import check_rows, input_names_kept_on_failure, shaped_like_target
-from hatband.conformal.intervals import layout
-from hatband.conformal.online.calibration import Calibration
+from hatband.conformal.band import Band, Ends, layout
+from hatband.conformal.calibration.row_metadata import check_alike
 from hatband.conformal.online.levels import as_adaptation
-from hatband.conformal.online.ridge import Block, Seen, StreamingRidge
-from hatband.conformal.online.stream import Followed, Stream
+from hatband.conformal.online.ridge import Forecast, StreamingRidge, StreamRows
+from hatband.conformal.online.stream import Followed, Stream, StreamCalibration
+from hatband.conformal.regressor import IntervalRegressor, check_rows
+from hatband.conformal.training import TrainingData
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry.convert import as_numbers, dense_inputs, kept
 from hatband.scales import as_scale
 
 
-class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
+class OnlineConformalRegressor(IntervalRegressor):
     """Intervals mu(x) -+ q_t (1 + h(x))^1/2 for streams: ridge that learns row by row, at a level that corrects itself.
 
     Every row is predicted by the model of the rows before it, scored, and then learned; the threshold q_t is an order
@@ -60,7 +59,7 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
         The shape of the band.
     adaptation : "aggregated", "adaptive", "fixed" or LevelAdaptation, default="aggregated"
         How the level moves: `AggregatedLevel` (DtACI), `AdaptiveLevel` (adaptive conformal inference), `FixedLevel`.
-    calibration_size : int, default=1000
+    score_window : int, default=1000
         Number of latest scores that thresholds are taken from.
     confidence_level : float or list of float, default=0.9
         Levels that are followed.
@@ -70,7 +69,7 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
     Attributes
     ----------
     scores_ : array (n, q)
-        Signed scores (y - mu) / (1 + h)^1/2 of the latest rows, at most `calibration_size` of them.
+        Signed scores (y - mu) / (1 + h)^1/2 of the latest rows, at most `score_window` of them.
     window_size_ : int
         Number of latest rows that the model is made of.
     n_samples_seen_ : int
@@ -88,7 +87,7 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
     before there are scores enough for a level have infinite intervals too and do not move it.
 
     O(d^2) operations per row: one factorisation per block of b = max(64, d) rows (window / 8, where that is less), and
-    rank-one steps between. Memory: d^2 numbers, b (b + 2 d) for rows since the factorisation, 4 `calibration_size` per
+    rank-one steps between. Memory: d^2 numbers, b (b + 2 d) for rows since the factorisation, 4 `score_window` per
     output, and, with a window, d^2 for each of window / b blocks, of which none is ever subtracted. The parameters are
     read when a stream starts. Gibbs and Candes (2021, 2024); Brown, Durbin and Evans (1975) for the scores, their
     recursive residuals.
@@ -111,7 +110,7 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
 
     transformer_: Any
     _stream: Stream
-    _single_target: bool
+    _trained_by: ClassVar[tuple[str, str]] = ("_stream", "fit or partial_fit")
 
     def __init__(
         self,
@@ -122,7 +121,7 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
         window: int | None = None,
         scale: Any = "leverage",
         adaptation: Any = "aggregated",
-        calibration_size: int = 1000,
+        score_window: int = 1000,
         confidence_level: Any = 0.9,
         symmetric: bool = True,
     ) -> None:
@@ -132,7 +131,7 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
         self.window = window
         self.scale = scale
         self.adaptation = adaptation
-        self.calibration_size = calibration_size
+        self.score_window = score_window
         self.confidence_level = confidence_level
         self.symmetric = symmetric
 
@@ -202,30 +201,30 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
             As in `partial_fit`.
         """
         followed = self._follow(X, y, sample_weight, starts=not self._is_started())
+        ends = [self._stream.ends(followed.seen, *pair) for pair in followed.thresholds()]
         single_level = np.ndim(self.confidence_level) == 0
-        return self._shaped(followed.seen), self._intervals(followed.seen, followed.thresholds(), single_level)
+        return self._shaped(followed.seen.prediction), layout(ends, self.single_target_, single_level)
 
     def _follow(self, X: Any, y: Any, sample_weight: Any, *, starts: bool) -> Followed:
         """Follow rows, and change nothing before all of them are through."""
-        target, single = check_target(y)
-        check_consistent_length(X, target)
-        weight = np.ones(len(target)) if sample_weight is None else check_weights(sample_weight, len(target))
-        with input_names_kept_on_failure(self):
-            X = self._checked(X, reset=starts)
+        data = TrainingData.checked(X, y, sample_weight, {})
+        weight = np.ones(len(data)) if data.weight is None else data.weight
+        with unchanged_on_failure(self):
+            X = self._as_rows(X, reset=starts)
             transformer = self._fitted_transformer(X) if starts else self.transformer_
             features = _features(transformer, X)
-            stream = self._start(features.shape[1], target.shape[1]) if starts else self._stream
-            check_same_outputs(target.shape[1], stream.calibration.n_outputs)
-            followed, stream = stream.follow(Block(features, target, weight))
-        if starts:
-            self.transformer_, self._single_target = transformer, single
-        self._stream = stream
+            stream = self._start(features.shape[1], data.y.shape[1]) if starts else self._stream
+            check_same_outputs(data.y.shape[1], stream.calibration.n_outputs)
+            followed, self._stream = stream.follow(StreamRows(features, data.y, weight))
+            if starts:
+                self.transformer_ = transformer
+                self.n_outputs_, self.single_target_ = data.y.shape[1], data.is_single
         return followed
 
     def _start(self, n_features: int, n_outputs: int) -> Stream:
         """Read the parameters, and return a stream before its first row."""
         levels, _ = check_confidence_level(self.confidence_level)
-        size = check_count(self.calibration_size, "calibration_size")
+        size = check_count(self.score_window, "score_window")
         check_in(self.symmetric, (True, False), "symmetric")
         scale = as_scale(self.scale, levels[0])
         check_streaming_scale(scale)
@@ -237,7 +236,7 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
             window=check_window(self.window),
         )
         adaptation = as_adaptation(self.adaptation)
-        calibration = Calibration.empty(adaptation, levels, bool(self.symmetric), n_outputs, size)
+        calibration = StreamCalibration.empty(adaptation, levels, bool(self.symmetric), n_outputs, size)
         return Stream(model, scale.fit(None), calibration)
 
     def _fitted_transformer(self, X: Any) -> Any:
@@ -247,70 +246,22 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
 
     # ---------------------------------------------------------------- prediction
 
-    def predict(self, X: Any, *, return_interval: bool = False, confidence_level: Any = None) -> Any:
-        """Predict with what has been learned so far, on request with intervals.
+    def _predict(self, X: Any) -> Array:
+        return self._seen(X).prediction
 
-        Parameters
-        ----------
-        X : array-like or DataFrame of m rows
-        return_interval : bool, default=False
-            Return (prediction, interval), as `predict_interval` does; this reaches through an outer Pipeline.
-        confidence_level : float or list of float, optional
-            As in `predict_interval`.
+    def _band(self, X: Any) -> Band:
+        return self._stream.band(self._seen(X))
 
-        Returns
-        -------
-        prediction : array (m,) or (m, q)
-        """
-        if return_interval:
-            return self.predict_interval(X, confidence_level)
-        return self._shaped(self._seen(X, "predict"))
-
-    def predict_interval(self, X: Any, confidence_level: Any = None) -> tuple[Array, Array]:
-        """Predict rows to come, with intervals at the level as it stands now.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of m rows
-        confidence_level : float or list of float in (0, 1), optional
-            The constructor's by default. A level that is not among those is taken through the latest
-            `calibration_size` rows first, as if it had been followed since.
-
-        Returns
-        -------
-        prediction : array (m,) or (m, q)
-        interval : array (m, 2), (m, q, 2), (m, 2, L) or (m, q, 2, L)
-
-        Raises
-        ------
-        NotFittedError
-            If no row has been followed.
-        ValueError
-            If a level is not inside (0, 1).
-
-        Notes
-        -----
-        The long-run guarantee counts one row at a time. All rows of one call get the level of the first.
-        """
-        levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
-        seen = self._seen(X, "predict_interval")
+    def _intervals(self, X: Any, levels: list[Any], groups: Any, likelihood_ratio: Any) -> tuple[Array, list[Ends]]:
+        # The long-run guarantee counts one row at a time: all rows of one call get the level of the first.
+        check_alike(self, groups, likelihood_ratio)
+        seen = self._seen(X)
         self._warn_if_infinite(levels, seen)
-        thresholds = [self._stream.calibration.thresholds(level) for level in levels]
-        return self._shaped(seen), self._intervals(seen, thresholds, single)
+        found = [self._stream.calibration.thresholds(level) for level in levels]
+        return seen.prediction, [self._stream.ends(seen, *pair) for pair in found]
 
-    def leverage(self, X: Any) -> Array:
-        """Return h(x) = phi(x)' A^-1 phi(x) of each row under the rows that the model is made of now.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of m rows
-
-        Returns
-        -------
-        leverage : array (m,)
-            Infinite outside the row space of a model without ridge.
-        """
-        return self._seen(X, "leverage").leverage
+    def _leverage(self, X: Any) -> Array:
+        return self._seen(X).leverage
 
     @property
     def scores_(self) -> Array:
@@ -336,38 +287,23 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
         check_is_fitted(self, "_stream")
         return self._stream.n_samples
 
-    def _seen(self, X: Any, caller: str) -> Seen:
-        if not self._is_started():
-            check_is_fitted(
-                self,
-                "_stream",
-                msg=f"This %(name)s instance is not fitted yet. Call fit or partial_fit before {caller}.",
-            )
-        return self._stream.model.seen(_features(self.transformer_, self._checked(X, reset=False)))
+    def _seen(self, X: Any) -> Forecast:
+        return self._stream.model.seen(_features(self.transformer_, X))
 
-    def _shaped(self, seen: Seen) -> Array:
-        return shaped_like_target(seen.prediction, seen.prediction.shape[1], self._single_target)
-
-    def _intervals(self, seen: Seen, thresholds: list[tuple[Array, Array]], single_level: bool) -> Array:
-        pairs = [self._stream.bounds(seen, lower, upper) for lower, upper in thresholds]
-        return layout(pairs, self._single_target, single_level)
-
-    def _warn_if_infinite(self, levels: list[Any], seen: Seen) -> None:
+    def _warn_if_infinite(self, levels: list[Any], seen: Forecast) -> None:
         needed = max(minimum_calibration_size(level, bool(self.symmetric)) for level in levels)
         if len(self.scores_) < needed:
-            warnings.warn(
+            warn_caller(
                 f"{len(self.scores_)} scores cannot support confidence level {max(levels, key=float)}: its intervals "
-                f"are (-inf, inf). At least {needed} rows must be followed first, and calibration_size allow as many.",
+                f"are (-inf, inf). At least {needed} rows must be followed first, and score_window allow as many.",
                 CalibrationWarning,
-                stacklevel=3,
             )
         outside = int(np.isinf(seen.leverage).sum())
         if outside:
-            warnings.warn(
+            warn_caller(
                 f"{outside} of {len(seen.leverage)} rows lie outside the span of the rows so far (infinite leverage): "
                 "their intervals are (-inf, inf). A ridge > 0 makes them finite.",
                 LeverageWarning,
-                stacklevel=3,
             )
 
     # ---------------------------------------------------------------- input, scikit-learn
@@ -378,17 +314,14 @@ class OnlineConformalRegressor(RegressorMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return self._is_started()
 
-    def _checked(self, X: Any, *, reset: bool) -> Any:
+    def _checked(self, X: Any) -> Any:
+        return self._as_rows(X, reset=False)
+
+    def _as_rows(self, X: Any, *, reset: bool) -> Any:
         """Check X: as numbers when it is the features itself, else for shape and names only."""
         if (self.transformer if reset else self.transformer_) is not None:
             return check_rows(self, X, reset=reset)
         return validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite=False)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        tags.regressor_tags.poor_score = True
-        return tags
 
 
 def _features(transformer: Any, X: Any) -> Array:

@@ -7,13 +7,13 @@ h_ii - sum_j<i L_ij^2, and L^-1 (y - prediction) are its standardised errors - w
 """
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from itertools import accumulate
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import scipy.linalg
 
 from hatband.arrays.typing import Array, Float
-from hatband.conformal.online.window import RowMemory, row_memory
 from hatband.linalg import Factor, TriangularStatistics
 
 # Pending rows are worked out as differences from the factor: beyond this leverage they would lose too many digits.
@@ -24,28 +24,145 @@ _BLOCK = 64
 _LEAST_WEIGHT = 1e-300
 
 
-class Block(NamedTuple):
+class StreamRows(NamedTuple):
     """Consecutive rows of a stream."""
 
     features: Float[Array, "b d"]
     y: Float[Array, "b q"]
     weights: Float[Array, " b"]
 
-    def take(self, part: slice) -> "Block":
+    def take(self, part: slice) -> "StreamRows":
         """Return some of the rows."""
-        return Block(self.features[part], self.y[part], self.weights[part])
+        return StreamRows(self.features[part], self.y[part], self.weights[part])
 
-    def join(self, other: "Block") -> "Block":
+    def join(self, other: "StreamRows") -> "StreamRows":
         """Return these rows and others after them."""
         features, y, weights = (np.concatenate(pair) for pair in zip(self, other, strict=True))
-        return Block(features, y, weights)
+        return StreamRows(features, y, weights)
 
 
-class Seen(NamedTuple):
+class Forecast(NamedTuple):
     """What the model of the rows before each row said of it."""
 
     prediction: Float[Array, "m q"]
     leverage: Float[Array, " m"]
+
+
+class RowMemory(Protocol):
+    """What a stream keeps of its rows. Nothing is ever subtracted, so no error accumulates."""
+
+    def add(self, features: Float[Array, "b d"], y: Float[Array, "b q"], weights: Float[Array, " b"]) -> "RowMemory":
+        """Return the memory with a block more."""
+        ...
+
+    def total(self) -> TriangularStatistics:
+        """Return the statistics of the rows that are remembered."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class GrowingMemory:
+    """Statistics of all rows: O(d^2) numbers, 2 d^2 operations per row.
+
+    Parameters
+    ----------
+    statistics : TriangularStatistics
+        Of all rows so far.
+    """
+
+    statistics: TriangularStatistics
+
+    def add(
+        self, features: Float[Array, "b d"], y: Float[Array, "b q"], weights: Float[Array, " b"]
+    ) -> "GrowingMemory":
+        """Return the memory with a block more."""
+        return GrowingMemory(self.statistics.add(features, y, weights))
+
+    def total(self) -> TriangularStatistics:
+        """Return the statistics of all rows."""
+        return self.statistics
+
+
+@dataclass(frozen=True, eq=False)
+class SlidingMemory:
+    """Statistics of the latest rows, as a queue of blocks made of two stacks: dropping a block subtracts nothing.
+
+    Parameters
+    ----------
+    window, block_size : int
+        At least `window` rows are kept, in blocks of at least `block_size` rows.
+    old : tuple of TriangularStatistics
+        Statistics of the older blocks from some block on; the last entry has all of them.
+    new : tuple of TriangularStatistics
+        Statistics of each newer block.
+    recent : TriangularStatistics
+        All newer blocks together.
+    open : TriangularStatistics
+        Rows of the block that is being filled.
+
+    Notes
+    -----
+    Three merges per block on average; one block in window / block_size pays for all of them. Memory: a triangle of d^2
+    numbers per block. Rows kept: at least `window`, fewer than `window` + 3 `block_size`.
+    """
+
+    window: int
+    block_size: int
+    old: tuple[TriangularStatistics, ...]
+    new: tuple[TriangularStatistics, ...]
+    recent: TriangularStatistics
+    open: TriangularStatistics
+
+    def add(
+        self, features: Float[Array, "b d"], y: Float[Array, "b q"], weights: Float[Array, " b"]
+    ) -> "SlidingMemory":
+        """Return the memory with a block more, less the blocks that the window has left."""
+        grown = replace(self, open=self.open.add(features, y, weights))
+        if grown.open.n_samples >= self.block_size:
+            grown = grown._closed()
+        while grown._rows() - grown._oldest() >= self.window:
+            grown = grown._turned()._dropped()
+        return grown
+
+    def total(self) -> TriangularStatistics:
+        """Return the statistics of the rows in the window."""
+        newest = self.recent.merge(self.open)
+        return self.old[-1].merge(newest) if self.old else newest
+
+    def _closed(self) -> "SlidingMemory":
+        empty = _empty_like(self.open)
+        return replace(self, new=(*self.new, self.open), recent=self.recent.merge(self.open), open=empty)
+
+    def _turned(self) -> "SlidingMemory":
+        """When the older stack is used up, the newer blocks become it."""
+        if self.old:
+            return self
+        suffixes = tuple(accumulate(reversed(self.new), lambda later, block: block.merge(later)))
+        return replace(self, old=suffixes, new=(), recent=_empty_like(self.recent))
+
+    def _dropped(self) -> "SlidingMemory":
+        return replace(self, old=self.old[:-1])
+
+    def _rows(self) -> int:
+        return (self.old[-1].n_samples if self.old else 0) + self.recent.n_samples + self.open.n_samples
+
+    def _oldest(self) -> int:
+        """Number of rows in the oldest closed block; all rows where there is none."""
+        if self.old:
+            return self.old[-1].n_samples - (self.old[-2].n_samples if len(self.old) > 1 else 0)
+        return self.new[0].n_samples if self.new else self._rows()
+
+
+def _empty_like(statistics: TriangularStatistics) -> TriangularStatistics:
+    return TriangularStatistics.empty(statistics.n_features, statistics.n_targets)
+
+
+def row_memory(n_features: int, n_targets: int, window: int | None, block_size: int) -> RowMemory:
+    """Return an empty memory for all rows (window None) or the latest ones."""
+    empty = TriangularStatistics.empty(n_features, n_targets)
+    if window is None:
+        return GrowingMemory(empty)
+    return SlidingMemory(window, block_size, (), (), empty, empty)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +199,12 @@ class Base:
         """Number of rows at the last factorisation."""
         return 0 if self.factor is None else self.factor.n_samples
 
-    def seen(self, features: Float[Array, "m d"]) -> Seen:
+    def seen(self, features: Float[Array, "m d"]) -> Forecast:
         """Return predictions and leverages; leverages are infinite where there were no rows."""
         prediction = (features - self.mean) @ self.slopes + self.y_mean
         if self.factor is None:
-            return Seen(prediction, np.full(len(features), np.inf))
-        return Seen(prediction, self.factor.leverage(features))
+            return Forecast(prediction, np.full(len(features), np.inf))
+        return Forecast(prediction, self.factor.leverage(features))
 
     def half(self, features: Float[Array, "m d"]) -> Float[Array, "k m"]:
         """Return Z with Z'Z the cross-leverages of these rows, the intercept's share included."""
@@ -105,7 +222,7 @@ class Pending:
 
     Parameters
     ----------
-    rows : Block
+    rows : StreamRows
         As they came.
     half : array of shape (k, r)
         Z with Z'Z = H, their cross-leverages.
@@ -115,7 +232,7 @@ class Pending:
         L^-1 (y - prediction of the base).
     """
 
-    rows: Block
+    rows: StreamRows
     half: Float[Array, "k r"]
     lower: Float[Array, "r r"]
     errors: Float[Array, "r q"]
@@ -124,7 +241,7 @@ class Pending:
     def none(cls, base: Base) -> "Pending":
         """Return no rows."""
         d, q = base.slopes.shape
-        rows = Block(np.zeros((0, d)), np.zeros((0, q)), np.zeros(0))
+        rows = StreamRows(np.zeros((0, d)), np.zeros((0, q)), np.zeros(0))
         return cls(rows, base.half(rows.features), np.zeros((0, 0)), np.zeros((0, q)))
 
     def __len__(self) -> int:
@@ -136,12 +253,12 @@ class Pending:
             return np.zeros((0, half.shape[1]))
         return scipy.linalg.solve_triangular(self.lower, self.half.T @ half, lower=True, check_finite=False)
 
-    def update(self, seen: Seen, shared: Float[Array, "r m"]) -> Seen:
+    def update(self, seen: Forecast, shared: Float[Array, "r m"]) -> Forecast:
         """Return what the base said of other rows, with these rows learned too."""
         left = seen.leverage - np.einsum("ij,ij->j", shared, shared)
-        return Seen(seen.prediction + shared.T @ self.errors, left.clip(0.0))
+        return Forecast(seen.prediction + shared.T @ self.errors, left.clip(0.0))
 
-    def followed(self, base: Base, rows: Block, seen: Seen) -> tuple[Seen, "Pending"]:
+    def followed(self, base: Base, rows: StreamRows, seen: Forecast) -> tuple[Forecast, "Pending"]:
         """Return what was known of each of some rows before it, and the pending rows with these."""
         half = base.half(rows.features)
         shared = self.shared(half)
@@ -155,7 +272,7 @@ class Pending:
         pending = Pending(
             self.rows.join(rows), np.hstack([self.half, half]), lower, np.concatenate([self.errors, errors])
         )
-        return Seen(known.prediction + earlier @ errors, leverage.clip(0.0)), pending
+        return Forecast(known.prediction + earlier @ errors, leverage.clip(0.0)), pending
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,45 +323,45 @@ class StreamingRidge:
         """Number of latest rows that the model is made of."""
         return self.base.n_samples + len(self.pending)
 
-    def seen(self, features: Float[Array, "m d"]) -> Seen:
+    def seen(self, features: Float[Array, "m d"]) -> Forecast:
         """Return predictions and leverages of new rows."""
         size = 4096
         parts = [self._seen(features[start : start + size]) for start in range(0, max(len(features), 1), size)]
-        return Seen(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+        return Forecast(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
-    def _seen(self, features: Array) -> Seen:
+    def _seen(self, features: Array) -> Forecast:
         return self.pending.update(self.base.seen(features), self.pending.shared(self.base.half(features)))
 
-    def follow(self, rows: Block) -> tuple[Seen, "StreamingRidge"]:
+    def follow(self, rows: StreamRows) -> tuple[Forecast, "StreamingRidge"]:
         """Return what was known of each row before it was used, and the model that has used them all."""
         model, parts, start = self, [], 0
         while start < len(rows.weights):
             known, model = model._taken(rows.take(slice(start, start + model._room())))
             parts.append(known)
             start += len(known.leverage)
-        return Seen(*(np.concatenate(values) for values in zip(*parts, strict=True))), model
+        return Forecast(*(np.concatenate(values) for values in zip(*parts, strict=True))), model
 
     def _room(self) -> int:
         """Rows until the next factorisation: early blocks are as long as all rows before them."""
         return min(self.block_size, max(1, self.base.n_samples)) - len(self.pending)
 
-    def _taken(self, rows: Block) -> tuple[Seen, "StreamingRidge"]:
+    def _taken(self, rows: StreamRows) -> tuple[Forecast, "StreamingRidge"]:
         """Take as many of the rows as this factorisation can stand, at least one."""
         seen = self.base.seen(rows.features)
         trusted = seen.leverage * np.maximum(rows.weights, 1.0) <= _LARGEST_LEVERAGE
         count = len(trusted) if trusted.all() else int(np.argmin(trusted))
         if count:
-            return self._joined(rows.take(slice(count)), Seen(*(values[:count] for values in seen)))
+            return self._joined(rows.take(slice(count)), Forecast(*(values[:count] for values in seen)))
         if len(self.pending):
             return self._refactored(self.pending.rows)._taken(rows.take(slice(1)))
-        return Seen(*(values[:1] for values in seen)), self._refactored(rows.take(slice(1)))
+        return Forecast(*(values[:1] for values in seen)), self._refactored(rows.take(slice(1)))
 
-    def _joined(self, rows: Block, seen: Seen) -> tuple[Seen, "StreamingRidge"]:
+    def _joined(self, rows: StreamRows, seen: Forecast) -> tuple[Forecast, "StreamingRidge"]:
         known, pending = self.pending.followed(self.base, rows, seen)
         model = replace(self, pending=pending)
         return known, model if model._room() else model._refactored(pending.rows)
 
-    def _refactored(self, rows: Block) -> "StreamingRidge":
+    def _refactored(self, rows: StreamRows) -> "StreamingRidge":
         """Return the model with these rows in its memory and none pending."""
         memory = self.memory.add(*rows)
         base = Base.of(memory.total(), self.ridge, self.fit_intercept)

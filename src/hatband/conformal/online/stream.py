@@ -1,21 +1,221 @@
-"""A stream so far: its ridge regression, its band and its levels, which follow rows together."""
+"""A stream so far: its latest scores in order, the levels that follow them, its ridge regression and its band."""
 
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hatband.arrays.typing import Array, Bool, Float
-from hatband.conformal.intervals import bounds
-from hatband.conformal.online.calibration import Calibration
-from hatband.conformal.online.ridge import Block, Seen, StreamingRidge
+from hatband.conformal.band import Band, uncrossed
+from hatband.conformal.online.levels import LevelAdaptation
+from hatband.conformal.online.ridge import Forecast, StreamingRidge, StreamRows
 from hatband.conformal.pointwise import widths_at
+from hatband.formulas.order_statistics import exact_level, minimum_calibration_size
+
+
+def rank_at(miscoverage: float, n: int) -> int:
+    """Return the rank of the threshold among n scores: the number of ranks r with 1 - (r - 1) / (n + 1) > miscoverage.
+
+    At a miscoverage of 1 - level this is `order_statistics.upper_rank(n, level)`. Adapted miscoverages are arbitrary
+    numbers, at and beyond 0 and 1 too: rank n + 1 (infinite) at <= 0, and rank 1 (the least score) at its limit of 0.
+    Comparing rounded quotients makes "p-value <= miscoverage" and "score > threshold" the same event.
+    """
+    dropped = min(int(min(max(miscoverage, 0.0), 1.0) * (n + 1)), n)
+    while dropped < n and (dropped + 1) / (n + 1) <= miscoverage:
+        dropped += 1
+    while dropped and dropped / (n + 1) > miscoverage:
+        dropped -= 1
+    return n + 1 - dropped
+
+
+class ScoreWindow:
+    """The latest `size` scores of one column of a stream, larger being stranger, with the p-values they came with.
+
+    Parameters
+    ----------
+    size : int
+        How many scores are kept.
+
+    Notes
+    -----
+    O(log size) comparisons per row and one move within a list of `size` numbers. Memory: three numbers per score.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._recent: deque[float] = deque()
+        self._ordered: list[float] = []
+        self._p_values: deque[float] = deque(maxlen=size)
+
+    def copy(self) -> "ScoreWindow":
+        """Return a window that moves on its own."""
+        other = ScoreWindow(self.size)
+        other._recent, other._ordered = self._recent.copy(), self._ordered.copy()
+        other._p_values = self._p_values.copy()
+        return other
+
+    def __len__(self) -> int:
+        return len(self._ordered)
+
+    @property
+    def p_values(self) -> Float[Array, " n"]:
+        """P-values of the scores that are kept, oldest first."""
+        return np.array(self._p_values, dtype=np.float64)
+
+    def threshold(self, miscoverage: float) -> float:
+        """Return the threshold that a score exceeds when its p-value is at most the miscoverage; inf at rank n + 1."""
+        rank = rank_at(miscoverage, len(self._ordered))
+        return self._ordered[rank - 1] if rank <= len(self._ordered) else float("inf")
+
+    def follow(self, scores: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Take scores in, one after the other, and return the p-value of each among those before it."""
+        p_values = np.array([self._met(score) for score in scores.tolist()], dtype=np.float64)
+        self._p_values.extend(p_values.tolist())
+        return p_values
+
+    def thresholds(self, scores: Float[Array, " n"], miscoverages: Float[Array, " k n"]) -> Float[Array, " k n"]:
+        """Return the thresholds before each of these scores is taken in, one row per sequence of miscoverages."""
+        walk = self.copy()
+        found = [[walk.threshold(value) for value in column] for column in walk._before_each(scores, miscoverages)]
+        return np.array(found, dtype=np.float64).reshape(len(scores), len(miscoverages)).T
+
+    def _before_each(self, scores: Array, miscoverages: Array) -> Iterator[list[float]]:
+        """Yield the miscoverages of each row while the window stands before it."""
+        for score, column in zip(scores.tolist(), miscoverages.T.tolist(), strict=True):
+            yield column
+            self._push(score)
+
+    def _met(self, score: float) -> float:
+        """Return (1 + number of scores >= score) / (n + 1), then take the score in."""
+        n = len(self._ordered)
+        p_value = (1 + n - bisect_left(self._ordered, score)) / (n + 1)
+        self._push(score)
+        return p_value
+
+    def _push(self, score: float) -> None:
+        insort(self._ordered, score)
+        self._recent.append(score)
+        if len(self._recent) > self.size:
+            del self._ordered[bisect_left(self._ordered, self._recent.popleft())]
+
+
+@dataclass(frozen=True, eq=False)
+class StreamCalibration:
+    """The latest scores of a stream and where its levels stand; every verb leaves it as it was.
+
+    Parameters
+    ----------
+    adaptation : LevelAdaptation
+        How levels move.
+    levels : tuple of float
+        Confidence levels that are followed.
+    symmetric : bool
+        One column |score| per output; else two, score and -score, each with half of the miscoverage.
+    scores : array of shape (n, q)
+        Signed scores, oldest first.
+    windows : tuple of ScoreWindow
+        One for each column.
+    states : tuple of tuple
+        State of each column at each level.
+    """
+
+    adaptation: LevelAdaptation
+    levels: tuple[Any, ...]
+    symmetric: bool
+    scores: Float[Array, "n q"]
+    windows: tuple[ScoreWindow, ...]
+    states: tuple[tuple[Any, ...], ...]
+
+    @classmethod
+    def empty(
+        cls, adaptation: LevelAdaptation, levels: Sequence[Any], symmetric: bool, n_outputs: int, size: int
+    ) -> "StreamCalibration":
+        """Return the calibration before the first score."""
+        columns = n_outputs * (1 if symmetric else 2)
+        start = tuple(adaptation.start(_share(level, symmetric)) for level in levels)
+        windows = tuple(ScoreWindow(size) for _ in range(columns))
+        return cls(adaptation, tuple(levels), symmetric, np.empty((0, n_outputs)), windows, (start,) * columns)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs."""
+        return self.scores.shape[1]
+
+    def followed(self, scores: Float[Array, "b q"]) -> tuple[Float[Array, "c L b"], "StreamCalibration"]:
+        """Return the miscoverage that each column met each score with at each level, and the calibration after."""
+        used, windows, states = [], [], []
+        for column, window, before in zip(self._columns(scores), self.windows, self.states, strict=True):
+            grown = window.copy()
+            p_values = grown.follow(column)
+            met = [
+                self._advanced(state, p_values, self._wait(level) - len(window))
+                for level, state in zip(self.levels, before, strict=True)
+            ]
+            used.append([miscoverage for miscoverage, _ in met])
+            states.append(tuple(state for _, state in met))
+            windows.append(grown)
+        kept = np.concatenate([self.scores, scores])[-self.windows[0].size :]
+        after = replace(self, scores=kept, windows=tuple(windows), states=tuple(states))
+        return np.array(used).reshape(len(windows), len(self.levels), len(scores)), after
+
+    def _advanced(self, state: Any, p_values: Array, wait: int) -> tuple[Array, Any]:
+        """Move a level on; rows met with too few scores to support it get infinite intervals and teach it nothing."""
+        wait = min(max(wait, 0), len(p_values))
+        used, after = self.adaptation.advance(state, p_values[wait:])
+        return np.concatenate([np.zeros(wait), used]), after
+
+    def _wait(self, level: Any) -> int:
+        return minimum_calibration_size(level, self.symmetric)
+
+    def thresholds_met(
+        self, scores: Float[Array, "b q"], used: Float[Array, "c L b"]
+    ) -> list[tuple[Float[Array, "b q"], Float[Array, "b q"]]]:
+        """Return lower and upper thresholds, for each level, as they stood before each of these scores."""
+        columns = zip(self.windows, self._columns(scores), used, strict=True)
+        found = np.stack([window.thresholds(column, miscoverages) for window, column, miscoverages in columns])
+        return [self._pair(found[:, index].T) for index in range(len(self.levels))]
+
+    def thresholds(self, level: Any) -> tuple[Float[Array, " q"], Float[Array, " q"]]:
+        """Return lower and upper thresholds of the next row at a confidence level, followed or not."""
+        columns = zip(self.windows, self.states, strict=True)
+        found = [window.threshold(self._miscoverage(window, states, level)) for window, states in columns]
+        return self._pair(np.array(found))
+
+    def _miscoverage(self, window: ScoreWindow, states: tuple[Any, ...], level: Any) -> float:
+        """Miscoverage of a column now; a level that is not followed is taken through the p-values that are kept."""
+        wanted, wait = exact_level(level), self._wait(level)
+        if len(window) < wait:
+            return 0.0
+        for followed, state in zip(self.levels, states, strict=True):
+            if exact_level(followed) == wanted:
+                return self.adaptation.miscoverage(state)
+        start = self.adaptation.start(_share(level, self.symmetric))
+        return self.adaptation.miscoverage(self._advanced(start, window.p_values, wait)[1])
+
+    def _columns(self, scores: Array) -> Array:
+        """One row per column, larger being stranger: all upper sides, then all lower sides."""
+        return np.abs(scores).T if self.symmetric else np.hstack([scores, -scores]).T
+
+    def _pair(self, found: Array) -> tuple[Array, Array]:
+        """Lower and upper thresholds (..., q) of columns (..., c)."""
+        if self.symmetric:
+            return -found, found
+        upper, lower = np.split(found, 2, axis=-1)
+        return -lower, upper
+
+
+def _share(level: Any, symmetric: bool) -> float:
+    """Miscoverage of one column, correctly rounded."""
+    return float((1 - exact_level(level)) / (1 if symmetric else 2))
 
 
 class Followed(NamedTuple):
     """Rows as they were met, each by what was known before it."""
 
-    seen: Seen
+    seen: Forecast
     """Predictions and leverages."""
     counted: Bool[Array, " b"]
     """Rows of finite leverage: those that are scored."""
@@ -23,7 +223,7 @@ class Followed(NamedTuple):
     """Their signed scores."""
     miscoverages: Float[Array, "c L s"]
     """What each column met them with, at each level."""
-    before: Calibration
+    before: StreamCalibration
     """Scores and levels before these rows."""
 
     def thresholds(self) -> list[tuple[Float[Array, "b q"], Float[Array, "b q"]]]:
@@ -47,7 +247,7 @@ class Stream:
         Of all rows, or of the latest.
     scale : fitted scale
         A function of leverage alone.
-    calibration : Calibration
+    calibration : StreamCalibration
         The latest scores, and where the levels stand.
     n_samples : int
         Number of rows so far.
@@ -55,10 +255,10 @@ class Stream:
 
     model: StreamingRidge
     scale: Any
-    calibration: Calibration
+    calibration: StreamCalibration
     n_samples: int = 0
 
-    def follow(self, rows: Block) -> tuple[Followed, "Stream"]:
+    def follow(self, rows: StreamRows) -> tuple[Followed, "Stream"]:
         """Predict, score and learn rows one after the other."""
         seen, model = self.model.follow(rows)
         counted = np.isfinite(seen.leverage)
@@ -73,14 +273,14 @@ class Stream:
             return np.empty((0, 1))
         return widths_at(self.scale, (len(leverage), 1), lambda: leverage, lambda: leverage)
 
-    def bounds(
-        self, seen: Seen, lower: Float[Array, "#m q"], upper: Float[Array, "#m q"]
+    def band(self, seen: Forecast) -> Band:
+        """Return the band over rows; infinite where their leverage is, whatever the scale."""
+        unknown = np.isinf(seen.leverage)
+        width = self.widths(np.where(unknown, 0.0, seen.leverage))
+        return Band(seen.prediction, seen.prediction, np.where(unknown[:, None], np.inf, width))
+
+    def ends(
+        self, seen: Forecast, lower: Float[Array, "#m q"], upper: Float[Array, "#m q"]
     ) -> tuple[Float[Array, "m q"], Float[Array, "m q"]]:
         """Return lower and upper ends; sides that were followed apart and cross meet in the middle."""
-        # Scores of rows without a leverage would be measured in a width of 1.
-        unknown = np.isinf(seen.leverage)[:, None]
-        width = np.where(unknown, np.inf, self.widths(np.where(unknown[:, 0], 0.0, seen.leverage)))
-        low, high = bounds(seen.prediction, width, lower, upper)
-        crossed = low > high
-        middle = np.where(crossed, low, 0.0) / 2 + np.where(crossed, high, 0.0) / 2
-        return np.where(crossed, middle, low), np.where(crossed, middle, high)
+        return uncrossed(*self.band(seen).ends(lower, upper))
