@@ -132,7 +132,10 @@ class KernelFactor:
         return self.frame.floor + a @ c.T + rest / self.ridge
 
     def training_complement(self) -> Float[Array, " n"]:
-        """1 - w_i h(x_i) = ridge P_ii of the training rows, without cancellation where h is close to 1 / w."""
+        """1 - w_i h(x_i) = ridge P_ii of the training rows, without cancellation where h is close to 1 / w.
+
+        `residuals` over it are the leave-one-out residuals: Rasmussen and Williams (2006), equation 5.12.
+        """
         complement = self.frame.backend.ones(self.n_samples)
         complement[slice(None) if self.frame.kept is None else self.frame.kept] = self.ridge * self.core.diagonal()
         return complement
