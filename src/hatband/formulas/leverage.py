@@ -52,8 +52,9 @@ def leverage(
     Notes
     -----
     sigma^2 (1 + h(x)) is the variance of a new response less its prediction, exactly at ridge 0, and on average over
-    the prior of a ridge regression. n d^2 operations for the factorisation and d^2 for each row. Hoaglin and Welsch (1978), *The hat matrix in regression and ANOVA*; with a
-    ridge Alaoui and Mahoney (2015), *Fast randomized kernel ridge regression with statistical guarantees*.
+    the prior of a ridge regression. n d^2 operations for the factorisation and d^2 for each row. Hoaglin and Welsch
+    (1978), *The hat matrix in regression and ANOVA*; with a ridge Alaoui and Mahoney (2015), *Fast randomized kernel
+    ridge regression with statistical guarantees*.
 
     Examples
     --------
