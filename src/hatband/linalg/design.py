@@ -156,11 +156,6 @@ def _provisional_shift(backend: AnyBackend, features: Any, weights: np.ndarray |
     return backend.asarray(mean)
 
 
-def provisional_mean(backend: AnyBackend, features: Any, weights: np.ndarray | None) -> Float[Array, " d"]:
-    """Mean of a few rows; a column that is constant in them keeps its value exactly."""
-    return backend.asarray(_mean(_sample(backend, features, weights)))
-
-
 def _sample(backend: AnyBackend, features: Any, weights: np.ndarray | None) -> np.ndarray:
     index = np.arange(features.shape[0]) if weights is None else np.flatnonzero(weights)
     count = min(_SAMPLE_ROWS, max(_SAMPLE_ENTRIES // features.shape[1], 8))
