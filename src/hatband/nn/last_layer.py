@@ -16,7 +16,7 @@ from hatband.arrays.typing import Array
 from hatband.checks import LeverageWarning, check_confidence_level, check_in
 from hatband.conformal.band import Band
 from hatband.conformal.regressor import shaped_like_target
-from hatband.fitted.rows import NoHonestResiduals, TrainingRows
+from hatband.fitted.rows import NoHeldOutResiduals, TrainingRows
 from hatband.linalg import GramStatistics
 from hatband.nn.calibrated import calibrated_deviation, calibrated_interval, check_calibrated
 from hatband.nn.files.last_layer import load_last_layer, save_last_layer
@@ -195,7 +195,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         if validation is not None:
             return validation_rows(space, as_batches(validation), seed)
         if space.exactness == "none" and self.residuals == "auto":
-            raise NoHonestResiduals(
+            raise NoHeldOutResiduals(
                 "The residuals of the rows that the network was trained on are too small to learn a scale from. Pass "
                 "validation= rows that it has not seen, residuals='unseen' if it has not seen those of fit_train, or "
                 "a scale that needs no residuals, such as 'leverage'."

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from hatband.arrays.typing import Array
-from hatband.fitted.rows import Rows, TrainingRows, honest_rows, left_out
+from hatband.fitted.rows import Rows, TrainingRows, held_out_rows
+from hatband.formulas.leave_one_out import loo_residuals
 from hatband.geometry import Features
 from hatband.nn.measure.batches import NO_ROWS, ArrayBatches, Batches, check_finite_from, targets, wide_on_host
 from hatband.nn.measure.parameter_subset import Seen
@@ -140,10 +141,10 @@ def training_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: in
     with closing(blocks_of(space, batches)) as blocks:
         for block in blocks:
             h, residuals = space.leverage(block.features), block.residuals()
-            honest = left_out(residuals, h, None) if own else residuals
-            rows = honest_rows(space, block.features, block.prediction + residuals - honest, h, None)
-            defined = np.isfinite(honest).all(axis=1)
-            kept.add(rows.take(defined), honest[defined])
+            held_out = loo_residuals(residuals, h) if own else residuals
+            rows = held_out_rows(space, block.features, block.prediction + residuals - held_out, h, None)
+            defined = np.isfinite(held_out).all(axis=1)
+            kept.add(rows.take(defined), held_out[defined])
     return kept.rows("leave-one-out of the last layer, features as trained" if own else "unseen rows")
 
 
