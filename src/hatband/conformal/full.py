@@ -22,7 +22,7 @@ from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, che
 from hatband.conformal.training import TrainingData
 from hatband.formulas.full_conformal import CrossedRows, predictive_atoms
 from hatband.formulas.order_statistics import upper_rank
-from hatband.geometry.convert import kept
+from hatband.geometry.base import kept
 
 
 class FullConformalRegressor(RegressorWrapper, IntervalRegressor):

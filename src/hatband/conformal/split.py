@@ -6,12 +6,17 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state
 
-from hatband._checks_calibration import check_labels, check_ratio
 from hatband.arrays.typing import Array
 from hatband.checks import check_calibration_size, check_confidence_level, check_in, check_target, unchanged_on_failure
 from hatband.conformal.band import Band, Ends, split_target
-from hatband.conformal.calibration.calibration import CalibrationPlan, EachOutput, check_pooled
-from hatband.conformal.calibration.groups import Grouping
+from hatband.conformal.calibration.calibration import (
+    CalibrationPlan,
+    EachOutput,
+    check_labels,
+    check_pooled,
+    check_ratio,
+)
+from hatband.conformal.calibration.groups import PASSED_LABELS, Grouping
 from hatband.conformal.calibration.joint import fit_joint_box
 from hatband.conformal.calibration.shift import fit_ratio
 from hatband.conformal.distribution import PredictiveDistribution
@@ -26,8 +31,8 @@ from hatband.fitted.rows import Rows, TrainingRows, held_out_rows, new_rows, tak
 from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry import as_geometry
-from hatband.geometry.convert import kept
-from hatband.scales import as_scale, fit_scale
+from hatband.geometry.base import kept
+from hatband.scales.named import as_scale, fit_scale
 
 
 class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
@@ -262,7 +267,9 @@ class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
         self.residuals_from_ = fit_scale(self.scale_, held_out)
         joint = self.joint and self.n_outputs_ > 1
         outputs = fit_joint_box(self.scale_, held_out, partial(self._seen, data), levels[0]) if joint else EachOutput()
-        grouping = Grouping.of(self.groups, partial(self._training_leverages, data.X, weight))
+        grouping = PASSED_LABELS
+        if self.groups is not None:
+            grouping = Grouping.of(self.groups, partial(self._training_leverages, data.X, weight))
         self.plan_ = CalibrationPlan(grouping, self.groups is not None, ratio, outputs)
         for name in ("calibration_", "calibration_indices_"):
             self.__dict__.pop(name, None)

@@ -19,9 +19,8 @@ from hatband.fitted.rows import predict_features
 from hatband.fitted.smoother import Smoother
 from hatband.formulas.leave_one_out import loo_predictions
 from hatband.geometry import FeatureGeometry, Features
+from hatband.geometry.base import as_numbers, selected
 from hatband.geometry.composite import Preprocessed, transformed
-from hatband.geometry.convert import as_numbers
-from hatband.geometry.features import selected
 from hatband.geometry.model import steps_of
 from hatband.scales import ConstantScale
 

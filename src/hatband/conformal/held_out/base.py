@@ -15,7 +15,7 @@ from hatband.conformal.held_out.plus import METHODS, HeldOut
 from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows
 from hatband.conformal.training import TrainingData
 from hatband.formulas.order_statistics import minimum_calibration_size
-from hatband.geometry.convert import kept
+from hatband.geometry.base import kept
 
 
 class HeldOutRegressor(RegressorWrapper, IntervalRegressor):
