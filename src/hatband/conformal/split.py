@@ -31,7 +31,6 @@ from hatband.fitted.rows import Rows, TrainingRows, held_out_rows, new_rows, tak
 from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry import as_geometry
-from hatband.geometry.base import kept
 from hatband.scales.named import as_scale, fit_scale
 
 
@@ -333,9 +332,6 @@ class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
 
     # ---------------------------------------------------------------- prediction
 
-    def _predict(self, X: Any) -> Array:
-        return self.estimator_.predict(kept(X, self.estimator_))
-
     def _band(self, X: Any) -> Band:
         return Band.of(self.scale_, self._rows(X), self.target_)
 
@@ -350,9 +346,6 @@ class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
         self._check_calibrated("predictive_distribution")
         check_pooled(self.calibration_.is_pooled)
         return super().predictive_distribution(X)
-
-    def _leverage(self, X: Any) -> Array:
-        return self.space_.leverage(self.space_.features(X))
 
     def _rows(self, X: Any) -> Rows:
         """Return rows as scale and calibration see them; X runs through the model's preprocessing once."""
