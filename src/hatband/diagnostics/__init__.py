@@ -1,12 +1,18 @@
 """Diagnostics: what intervals do over leverage, width and directions, as arrays in and small results out."""
 
 from hatband.diagnostics.alignment import LeverageAlignment, leverage_alignment, leverage_variation
-from hatband.diagnostics.binomial import binomial_interval
-from hatband.diagnostics.coverage import BinCoverage, CoverageTable, coverage_by_leverage, size_stratified_coverage
+from hatband.diagnostics.coverage import (
+    BinCoverage,
+    CoverageTable,
+    binomial_interval,
+    coverage_by_leverage,
+    size_stratified_coverage,
+)
 from hatband.diagnostics.extrapolation import ExtrapolationGuard, extrapolation_pvalue
 from hatband.diagnostics.flatness import CoverageGap, SquaredCoverageError, coverage_gap, squared_coverage_error
 from hatband.diagnostics.scorer import IntervalScorer, interval_scorer
 from hatband.diagnostics.slabs import SlabCoverage, worst_slab_coverage
+from hatband.diagnostics.stability import LeverageStability, leverage_stability
 from hatband.diagnostics.width import WidthDecomposition, width_decomposition
 from hatband.formulas.metrics import (
     GroupCoverage,
@@ -26,6 +32,7 @@ __all__ = [
     "GroupCoverage",
     "IntervalScorer",
     "LeverageAlignment",
+    "LeverageStability",
     "SlabCoverage",
     "SquaredCoverageError",
     "WidthDecomposition",
@@ -38,6 +45,7 @@ __all__ = [
     "interval_score",
     "interval_scorer",
     "leverage_alignment",
+    "leverage_stability",
     "leverage_variation",
     "mean_width",
     "pinball_loss",

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.func import vjp, vmap
 
-from hatband._checks_network import check_at_least, check_between
 from hatband.arrays.kinds import on_host
 from hatband.arrays.typing import Array
+from hatband.checks import check_at_least, check_between
 from hatband.nn.measure.batches import check_finite_from
 from hatband.nn.measure.tangent import DoubleNetwork, expansion
 
@@ -88,7 +88,7 @@ def conjugate_gradient_leverage(
 
 
 def _finite_rows(network: DoubleNetwork, X: Any) -> torch.Tensor:
-    """Return training rows; ValueError where there are none, or what the network makes of one is not finite."""
+    """Return training rows; ValueError if there is no row, or the output of the network for one is not finite."""
     rows = network.rows(X)
     if not len(rows):
         raise ValueError("X_train must hold at least one row; got none.")
