@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge, RidgeCV
 
@@ -95,10 +96,10 @@ def test_too_many_rows_for_a_kernel_are_refused_before_any_work():
 )
 def test_the_penalty_is_chosen_on_the_training_part_only(model, rng):
     X, y = made(rng, (80, 3))
-    model = SplitConformalRegressor(estimator, random_state=0).fit(X, y)
+    model.fit(X, y)
     kept = np.setdiff1d(np.arange(80), model.calibration_indices_)
 
-    assert model.estimator_.ridge_ == model._regressor().fit(X[kept], y[kept]).ridge_
+    assert model.estimator_.ridge_ == clone(model.estimator).fit(X[kept], y[kept]).ridge_
     assert model.space_.ridge == model.estimator_.ridge_
 
 

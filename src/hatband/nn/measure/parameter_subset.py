@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from hatband.geometry.convert import DENSE_COLUMNS
+from hatband.geometry.base import DENSE_COLUMNS
 from hatband.linalg import GramStatistics
 from hatband.nn.measure.batches import called, each, home, n_rows, placed, targets
 from hatband.nn.measure.state import evaluating

@@ -15,8 +15,7 @@ from hatband.arrays.kinds import on_host
 from hatband.arrays.typing import Array, Float
 from hatband.checks import check_finite, check_in, check_ridge
 from hatband.geometry import Exactness, Geometry
-from hatband.geometry.convert import combined_weights
-from hatband.geometry.features import FeatureSpace
+from hatband.geometry.base import FeatureSpace, combined_weights
 from hatband.linalg import Auto
 from hatband.nn.measure.batches import each, home, n_rows, placed, wide_on_host
 from hatband.nn.measure.state import check_initialised, copied
