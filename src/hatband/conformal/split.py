@@ -32,7 +32,7 @@ from hatband.conformal.regressor import (
 from hatband.fitted.rows import Rows, TrainingRows, held_out_rows, new_rows, take_rows
 from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
-from hatband.geometry import as_geometry
+from hatband.geometry.registry import as_geometry
 from hatband.scales.named import as_scale, fit_scale
 
 
