@@ -24,15 +24,13 @@ from scipy.stats import spearmanr
 from _report import Report, parser
 from hatband import datasets
 from hatband.checks import LeverageWarning
+from hatband.diagnostics import leverage_stability
+from hatband.diagnostics.stability import ensemble_means, run_leverages, spread_reading
 from hatband.geometry import InputsGeometry
 from hatband.nn import (
     MLP,
     LastLayerConformalRegressor,
-    ensemble_means,
     fit_ensemble,
-    leverage_stability,
-    run_leverages,
-    spread_reading,
 )
 
 MEMBERS = 5

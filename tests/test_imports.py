@@ -15,7 +15,7 @@ SOURCE = Path(hatband.__file__).parent
 # left, and within its own package what does not lead back to it.
 LAYERS = [
     ["_compat", "checks", "arrays", "_checks_bridges", "_checks_calibration", "_checks_diagnostics"],
-    ["_checks_network", "_checks_online"],
+    ["_checks_online"],
     ["linalg"],
     ["formulas"],
     ["geometry"],

@@ -26,17 +26,15 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from hatband.diagnostics import leverage_stability
+from hatband.diagnostics.stability import ensemble_means, run_leverages, spread_reading
 from hatband.nn import (
     MLP,
     EnsembleConformalRegressor,
     LastLayerConformalRegressor,
     NeuralConformalRegressor,
-    ensemble_means,
     fit_ensemble,
     fit_network,
-    leverage_stability,
-    run_leverages,
-    spread_reading,
 )
 from hatband.formulas.order_statistics import conformal_quantile
 

@@ -376,3 +376,18 @@ def warn_caller(message: str, category: type[Warning]) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "hatband":
         frame, depth = frame.f_back, depth + 1
     warnings.warn(message, category, stacklevel=depth)
+
+
+def check_at_least(value: Any, least: int, name: str) -> int:
+    """Return an integer that must not be below `least`."""
+    if not isinstance(value, Integral) or isinstance(value, (bool, np.bool_)) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}; got {value!r}.")
+    return int(value)
+
+
+def check_between(value: Any, low: float, high: float, name: str, *, low_allowed: bool = True) -> float:
+    """Return a number in [low, high), or in (low, high) where `low` itself is not allowed."""
+    number = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+    if not number or not low <= float(value) < high or (float(value) == low and not low_allowed):
+        raise ValueError(f"{name} must be a number in {'[' if low_allowed else '('}{low}, {high}); got {value!r}.")
+    return float(value)

@@ -6,18 +6,16 @@ import torch
 from scipy import stats
 from torch import nn
 
+from hatband.diagnostics.laplace import calibration_arrays, variance_shares
 from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
 from hatband.nn import (
     MLP,
     ClapsRegressor,
     LastLayerConformalRegressor,
-    calibration_arrays,
     fit_network,
     refit_head,
-    standard_score,
-    two_sided_probability,
-    variance_shares,
 )
+from hatband.nn.claps import standard_score, two_sided_probability
 from nn.cases import N_INPUTS, loader, network, phi, rows
 
 RIDGE = 0.7

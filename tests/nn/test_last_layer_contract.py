@@ -13,7 +13,7 @@ from torch import nn
 
 from hatband.checks import CalibrationWarning, LeverageWarning
 from hatband.nn import LastLayerConformalRegressor
-from hatband.nn.measure import blocks as blocks_module
+from hatband.nn.measure import network_rows as blocks_module
 from nn.cases import loader, rows
 
 # ---------------------------------------------------------------- what it leaves alone

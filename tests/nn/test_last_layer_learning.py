@@ -7,7 +7,7 @@ from torch import nn
 
 from hatband.checks import LeverageWarning
 from hatband.nn import LastLayerConformalRegressor
-from hatband.nn.measure import blocks as blocks_module
+from hatband.nn.measure import network_rows as blocks_module
 from hatband.scales import StrengthScale
 from nn.cases import WIDTH, network, phi, rows, solve_head
 

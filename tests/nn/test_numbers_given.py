@@ -9,6 +9,7 @@ from tests.nn.cases import N_INPUTS, network, rows
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from hatband.diagnostics import leverage_stability
 from hatband.nn import (
     ClapsRegressor,
     LastLayerConformalRegressor,
@@ -17,7 +18,6 @@ from hatband.nn import (
     TangentGeometry,
     conjugate_gradient_leverage,
     fit_network,
-    leverage_stability,
     refit_head,
 )
 

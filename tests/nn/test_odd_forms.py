@@ -23,7 +23,7 @@ from hatband.nn import (
     refit_head,
 )
 from hatband.nn.measure.batches import as_batches
-from hatband.nn.measure.gather import gathered
+from hatband.nn.measure.network_rows import gathered
 from hatband.scales import CallableScale
 from nn.cases import dense_leverage, network, rows
 

@@ -7,9 +7,9 @@ from sklearn.base import clone
 
 from hatband.nn import MLP, NeuralConformalRegressor, fit_network
 from hatband.nn.measure.state import seeded
-from hatband.nn.train.epochs import Batch, ShuffledRows
-from hatband.nn.train.moments import moments
-from hatband.nn.train.table import Table, train
+from hatband.nn.train.objective import moments
+from hatband.nn.train.table import TrainingTable, train
+from hatband.nn.train.training_rows import ShuffledRows, TrainingBatch
 
 # One batch of all rows, and none held out: repetition is exact but for rounding.
 WHOLE = {"batch_size": 10_000, "validation_size": 0, "epochs": 30, "random_state": 0}
@@ -108,7 +108,7 @@ def test_rows_of_weight_zero_may_hold_anything_finite():
 
 def test_weights_have_mean_one_over_all_rows_and_move_with_them():
     X, y, w = torch.arange(10.0)[:, None], torch.arange(10.0)[:, None], torch.arange(10.0)
-    batches = list(ShuffledRows(Batch(X, y, w), 3, torch.Generator().manual_seed(0)).shuffled())
+    batches = list(ShuffledRows(TrainingBatch(X, y, w), 3, torch.Generator().manual_seed(0)).shuffled())
 
     assert torch.cat([batch.weight for batch in batches]).mean() == pytest.approx(1.0)
     for batch in batches:
@@ -167,8 +167,8 @@ class SameSeeds:
 def test_training_and_leverage_of_an_estimator_with_integer_weights_are_those_of_repeated_rows(n_outputs):
     X, y = rows(n_outputs=n_outputs)
     w = weights()
-    one = train(estimator(**WHOLE), Table(X, y, w), SameSeeds())["model_"]
-    other = train(estimator(**WHOLE), Table(*repeated(X, y, w), None), SameSeeds())["model_"]
+    one = train(estimator(**WHOLE), TrainingTable(X, y, w), SameSeeds())["model_"]
+    other = train(estimator(**WHOLE), TrainingTable(*repeated(X, y, w), None), SameSeeds())["model_"]
 
     np.testing.assert_allclose(one.predict(X), other.predict(X), atol=1e-4)
     np.testing.assert_allclose(one.leverage(X), other.leverage(X), rtol=1e-3)

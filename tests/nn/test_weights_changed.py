@@ -9,8 +9,16 @@ import torch
 from torch import nn
 
 from hatband.nn import ClapsRegressor, EnsembleConformalRegressor, LastLayerConformalRegressor, WholeNetwork
-from hatband.nn.measure.state_fingerprint import Weights
+from hatband.nn.measure import state as state_module
+from hatband.nn.measure.state import StateFingerprint
 from nn.cases import network, rows
+
+
+@pytest.fixture(autouse=True, params=["read whole", "read as a large one"])
+def reading(request, monkeypatch):
+    if request.param == "read as a large one":
+        monkeypatch.setattr(state_module, "_READ_ALWAYS", 0)
+    return request.param
 
 
 def last_layer(net, layer=None):
@@ -147,7 +155,7 @@ def test_every_entry_of_any_type_counts_wherever_it_lies_in_memory(dtype, shape)
 
     apart = torch.ones(2 * max(1, int(np.prod(shape))) + 1, dtype=dtype)[1:]
     values = apart[: int(np.prod(shape))].reshape(shape)
-    known = Weights.of(Holder(values))
+    known = StateFingerprint.of(Holder(values))
     known.check(Holder(values.clone()))
     for place in range(values.numel()):
         other = values.clone()
@@ -173,3 +181,101 @@ def test_complex_weights_are_known_again():
         net.turn[0] += 1e-3j
     with pytest.raises(ValueError, match="the first difference is in 'turn'"):
         model.predict_interval(X)
+
+
+def known_twice(net) -> StateFingerprint:
+    """A fingerprint after its first check, when a large state has been read whole once."""
+    known = StateFingerprint.of(net)
+    known.check(net)
+    return known
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_values_that_changed_places_are_noticed(dtype):
+    net = nn.Linear(64, 8).to(dtype)
+    known = known_twice(net)
+    # Eight bytes for eight bytes: the sum of all words stays what it was.
+    size = 8 // dtype.itemsize
+    flat = net.weight.detach().reshape(-1)
+    flat[: 2 * size] = flat[: 2 * size].reshape(2, size).flip(0).reshape(-1).clone()
+
+    with pytest.raises(ValueError, match="the first difference is in 'weight'"):
+        known.check(net)
+
+
+def test_another_shape_of_the_same_bytes_is_noticed():
+    net = nn.Linear(4, 3, bias=False)
+    known = known_twice(net)
+    net.weight = nn.Parameter(net.weight.detach().reshape(4, 3))
+
+    with pytest.raises(ValueError, match="has changed since"):
+        known.check(net)
+
+
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        lambda parameters: torch.optim.SGD(parameters, lr=1e-6),
+        lambda parameters: torch.optim.AdamW(parameters, lr=1e-6, fused=True),
+        lambda parameters: torch.optim.Adam(parameters, lr=1e-6, foreach=True),
+    ],
+    ids=["plain", "fused", "foreach"],
+)
+def test_a_step_of_any_optimiser_is_noticed_in_a_network_of_a_million_weights(optimiser):
+    net = nn.Sequential(nn.Linear(1_000, 1_000), nn.Linear(1_000, 1))
+    known = known_twice(net)
+    net(torch.ones(2, 1_000)).square().sum().backward()
+    optimiser(net.parameters()).step()
+
+    with pytest.raises(ValueError, match="has changed since"):
+        known.check(net)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda net: net.weight.data.add_(1e-3),
+        lambda net: net.weight.detach().numpy().__setitem__(0, 0.0),
+        lambda net: setattr(net.weight, "data", net.weight.data + 1e-3),
+        lambda net: setattr(net, "weight", nn.Parameter(net.weight.detach() + 1e-3)),
+        lambda net: net.bfloat16().float(),
+    ],
+    ids=["data", "NumPy", "data exchanged", "parameter exchanged", "rounded"],
+)
+def test_what_is_written_past_the_count_of_writes_is_noticed(write):
+    net = nn.Linear(40, 3, bias=False)
+    known = known_twice(net)
+    write(net)
+
+    with pytest.raises(ValueError, match="the first difference is in 'weight'"):
+        known.check(net)
+
+
+def test_a_large_network_that_nobody_wrote_to_is_not_read_whole_again(monkeypatch):
+    net = nn.Linear(1_100, 1_100).eval()
+    known = known_twice(net)
+    read = []
+    digests = state_module._digests
+    monkeypatch.setattr(state_module, "_digests", lambda state: read.append(len(state)) or digests(state))
+
+    known.check(net)
+    assert not read
+    with torch.no_grad():
+        net.weight[5, 7] += 1e-3
+    with pytest.raises(ValueError, match="has changed since"):
+        known.check(net)
+    with torch.no_grad():
+        net.weight[5, 7] -= 1e-3
+    copy.deepcopy(known).check(copy.deepcopy(net.double()))
+    assert read == [2, 2]
+
+
+def test_weights_made_in_inference_mode_are_read_at_every_check():
+    with torch.inference_mode():
+        net = nn.Linear(4, 3)
+    known = known_twice(net)
+    with torch.inference_mode():
+        net.weight[0, 0] += 1e-3
+
+    with pytest.raises(ValueError, match="the first difference is in 'weight'"):
+        known.check(net)

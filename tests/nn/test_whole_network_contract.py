@@ -180,7 +180,7 @@ def test_inputs_that_are_no_table_are_seen_along_the_leading_of_few_directions()
 @LAYERS
 def test_an_ensemble_takes_it_too(layer, monkeypatch):
     monkeypatch.setattr("hatband.nn.measure.tangent.BLOCK_NUMBERS", 73 * 7)
-    monkeypatch.setattr("hatband.nn.measure.blocks.rows_per_block", lambda backend, n_columns: 10)
+    monkeypatch.setattr("hatband.nn.measure.network_rows.rows_per_block", lambda backend, n_columns: 10)
     nets, (X, y), new = (
         [network(), nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))],
         rows(60),

@@ -7,6 +7,7 @@ from hatband.diagnostics.extrapolation import ExtrapolationGuard, extrapolation_
 from hatband.diagnostics.flatness import CoverageGap, SquaredCoverageError, coverage_gap, squared_coverage_error
 from hatband.diagnostics.scorer import IntervalScorer, interval_scorer
 from hatband.diagnostics.slabs import SlabCoverage, worst_slab_coverage
+from hatband.diagnostics.stability import LeverageStability, leverage_stability
 from hatband.diagnostics.width import WidthDecomposition, width_decomposition
 from hatband.formulas.metrics import (
     GroupCoverage,
@@ -26,6 +27,7 @@ __all__ = [
     "GroupCoverage",
     "IntervalScorer",
     "LeverageAlignment",
+    "LeverageStability",
     "SlabCoverage",
     "SquaredCoverageError",
     "WidthDecomposition",
@@ -38,6 +40,7 @@ __all__ = [
     "interval_score",
     "interval_scorer",
     "leverage_alignment",
+    "leverage_stability",
     "leverage_variation",
     "mean_width",
     "pinball_loss",

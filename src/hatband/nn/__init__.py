@@ -5,8 +5,7 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("hatband.nn needs PyTorch; install it with: pip install 'hatband[torch]'.") from error
 
-from hatband.nn.claps import ClapsRegressor, standard_score, two_sided_probability
-from hatband.nn.claps_diagnostics import calibration_arrays, variance_shares
+from hatband.nn.claps import ClapsRegressor
 from hatband.nn.ensemble import EnsembleConformalRegressor, fit_ensemble
 from hatband.nn.laplace import LastLayerLaplace
 from hatband.nn.last_layer import LastLayerConformalRegressor
@@ -14,19 +13,11 @@ from hatband.nn.linearised import LinearisedConformalRegressor
 from hatband.nn.measure.conjugate_gradients import conjugate_gradient_leverage
 from hatband.nn.measure.head import find_head
 from hatband.nn.measure.layer_choice import WholeNetwork
-from hatband.nn.measure.low_rank_tangent import LowRankTangentGeometry
+from hatband.nn.measure.low_rank import LowRankTangentGeometry
 from hatband.nn.measure.streaming import all_reduce, feature_statistics
 from hatband.nn.measure.tangent import TangentFeatures, TangentGeometry
 from hatband.nn.neural import NeuralConformalRegressor
 from hatband.nn.refit import refit_head
-from hatband.nn.stability import (
-    LeverageStability,
-    ensemble_means,
-    leverage_spread,
-    leverage_stability,
-    run_leverages,
-    spread_reading,
-)
 from hatband.nn.train.fit import Epoch, History, TrainingDivergedError, fit_network
 from hatband.nn.train.mlp import MLP, NoisyNetwork
 
@@ -38,7 +29,6 @@ __all__ = [
     "History",
     "LastLayerConformalRegressor",
     "LastLayerLaplace",
-    "LeverageStability",
     "LinearisedConformalRegressor",
     "LowRankTangentGeometry",
     "NeuralConformalRegressor",
@@ -48,19 +38,10 @@ __all__ = [
     "TrainingDivergedError",
     "WholeNetwork",
     "all_reduce",
-    "calibration_arrays",
     "conjugate_gradient_leverage",
-    "ensemble_means",
     "feature_statistics",
     "find_head",
     "fit_ensemble",
     "fit_network",
-    "leverage_spread",
-    "leverage_stability",
     "refit_head",
-    "run_leverages",
-    "spread_reading",
-    "standard_score",
-    "two_sided_probability",
-    "variance_shares",
 ]

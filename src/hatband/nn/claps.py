@@ -12,13 +12,13 @@ from torch import nn
 from hatband.arrays.typing import Array
 from hatband.checks import check_confidence_level, check_in
 from hatband.conformal.regressor import shaped_like_target
+from hatband.diagnostics.laplace import CalibrationArrays, VarianceShares, calibration_arrays, variance_shares
 from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
 from hatband.nn.calibrated import calibrated_interval, check_calibrated
-from hatband.nn.claps_diagnostics import CalibrationArrays, VarianceShares, calibration_arrays, variance_shares
 from hatband.nn.laplace import conditioned, predicted
 from hatband.nn.measure.batches import as_batches
-from hatband.nn.measure.gather import Gathered, gathered, head_of
-from hatband.nn.measure.state_fingerprint import Weights
+from hatband.nn.measure.network_rows import Gathered, gathered, head_of
+from hatband.nn.measure.state import StateFingerprint
 from hatband.nn.noise import AsGathered, NoiseSource, ResidualNoise, TemperedNoise
 
 _TRAINED = ("head_", "posteriors_", "noise_", "n_outputs_", "single_target_", "weights_")
@@ -45,7 +45,7 @@ def standard_score(y: Array, mean: Array, variance: Array) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband.nn import standard_score
+    >>> from hatband.nn.claps import standard_score
     >>> standard_score(np.array([3.0, 40.0]), np.zeros(2), np.array([4.0, 1.0]))
     array([ 1.5, 40. ])
     """
@@ -74,7 +74,7 @@ def two_sided_probability(z: Array) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband.nn import two_sided_probability
+    >>> from hatband.nn.claps import two_sided_probability
     >>> two_sided_probability(np.array([0.0, 1.96, -9.0])).round(3)
     array([0.  , 0.95, 1.  ])
     """
@@ -196,7 +196,7 @@ class ClapsRegressor(BaseEstimator):
         rows = source.at_training(rows)
         values = (head, conditioned(rows, self.ridge, with_intercept), source)
         self.__dict__.pop("scores_", None)
-        state = (*values, rows.prediction.shape[1], rows.is_flat, Weights.of(self.module))
+        state = (*values, rows.prediction.shape[1], rows.is_flat, StateFingerprint.of(self.module))
         self.__dict__.update(zip(_TRAINED, state, strict=True))
         return self
 

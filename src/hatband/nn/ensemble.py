@@ -11,16 +11,15 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from torch import nn
 
-from hatband._checks_network import check_at_least
 from hatband.arrays.typing import Array
-from hatband.checks import check_confidence_level, check_in
 from hatband.conformal.band import Band
 from hatband.conformal.regressor import shaped_like_target
+from hatband.checks import check_at_least, check_confidence_level, check_in
 from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.files.ensemble import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.measure.batches import as_batches
-from hatband.nn.measure.blocks import Block, block_of, columns_like, stacked
+from hatband.nn.measure.network_rows import NetworkRows, block_of, columns_like, stacked
 from hatband.nn.measure.space import NetworkSpace
 from hatband.nn.measure.state import learning, seeded
 from hatband.nn.train.fit import fit_network
@@ -362,7 +361,7 @@ class _Band(NamedTuple):
     target: Array | None
 
 
-def _block(member: LastLayerConformalRegressor, batch: tuple[Any, Any], start: int = 0) -> Block:
+def _block(member: LastLayerConformalRegressor, batch: tuple[Any, Any], start: int = 0) -> NetworkRows:
     return block_of(member.space_, *batch, start)
 
 

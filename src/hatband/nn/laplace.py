@@ -15,7 +15,7 @@ from hatband.checks import check_in
 from hatband.conformal.regressor import shaped_like_target
 from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
 from hatband.nn.measure.batches import as_batches
-from hatband.nn.measure.gather import Gathered, gathered, head_of
+from hatband.nn.measure.network_rows import Gathered, gathered, head_of
 
 
 class LastLayerLaplace(BaseEstimator):

@@ -21,11 +21,17 @@ from hatband.linalg import GramStatistics
 from hatband.nn.calibrated import calibrated_deviation, calibrated_interval, check_calibrated
 from hatband.nn.files.last_layer import load_last_layer, save_last_layer
 from hatband.nn.measure.batches import as_batches
-from hatband.nn.measure.blocks import Block, blocks_of, columns_like, stacked, training_rows, validation_rows
-from hatband.nn.measure.layer_choice import Task, as_recipe
+from hatband.nn.measure.layer_choice import Task, as_choice
+from hatband.nn.measure.network_rows import (
+    NetworkRows,
+    blocks_of,
+    columns_like,
+    stacked,
+    training_rows,
+    validation_rows,
+)
 from hatband.nn.measure.space import NetworkSpace
-from hatband.nn.measure.state import copied, usable_device
-from hatband.nn.measure.state_fingerprint import Weights
+from hatband.nn.measure.state import StateFingerprint, copied, usable_device
 from hatband.scales import as_scale, fit_scale
 
 _TRAINED = ("space_", "weights_", "scale_", "learned_from_", "residuals_from_", "n_outputs_", "single_target_", "seed_")
@@ -176,7 +182,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         scale = as_scale(self.scale, levels[0], seed)
         module, layer = self._placed()
         batches = as_batches(data, y)
-        space, n_outputs, is_flat = as_recipe(layer).fit(Task(module, batches, self.ridge, self.penalise_bias, merge))
+        space, n_outputs, is_flat = as_choice(layer).fit(Task(module, batches, self.ridge, self.penalise_bias, merge))
         learned: TrainingRows | None = None
 
         def honest() -> TrainingRows:
@@ -185,7 +191,7 @@ class LastLayerConformalRegressor(BaseEstimator):
             return learned
 
         source = fit_scale(scale, honest)
-        values = (space, Weights.of(module), scale, learned, source, n_outputs, is_flat, seed)
+        values = (space, StateFingerprint.of(module), scale, learned, source, n_outputs, is_flat, seed)
         self._forget()
         self.__dict__.update(zip(_TRAINED, values, strict=True))
         return self
@@ -361,10 +367,10 @@ class LastLayerConformalRegressor(BaseEstimator):
             layer = next((name for name, part in self.module.named_modules() if part is layer), layer)
         return copied(self.module).to(usable_device(self.device)), layer
 
-    def _blocks(self, data: Any, y: Any = None) -> Generator[Block, None, None]:
+    def _blocks(self, data: Any, y: Any = None) -> Generator[NetworkRows, None, None]:
         return blocks_of(self.space_, as_batches(data, y))
 
-    def _of_each(self, data: Any, verb: Callable[[Block], Array]) -> Array:
+    def _of_each(self, data: Any, verb: Callable[[NetworkRows], Array]) -> Array:
         """Return what a function makes of every block, one below the other."""
         with closing(self._blocks(data)) as blocks:
             return stacked(map(verb, blocks))
@@ -373,7 +379,7 @@ class LastLayerConformalRegressor(BaseEstimator):
         """Return prediction, centre and width (3, m, q)."""
         return np.moveaxis(self._of_each(data, lambda one: np.stack((one.prediction, *self._band(one)), axis=1)), 1, 0)
 
-    def _band(self, block: Block) -> tuple[Array, Array]:
+    def _band(self, block: NetworkRows) -> tuple[Array, Array]:
         """Return centre and width, both (b, q)."""
         band = Band.of(self.scale_, block.new_rows(self.space_))
         return band.center, np.broadcast_to(band.width, band.center.shape)

@@ -15,7 +15,7 @@ from hatband.checks import check_calibration_size, check_target, check_weights
 from hatband.conformal.regressor import unchanged_on_failure
 from hatband.nn.files.neural import load_neural, save_neural
 from hatband.nn.train.fit import Epoch
-from hatband.nn.train.table import Table, less, train
+from hatband.nn.train.table import TrainingTable, less, train
 
 _STATE = ("model_", "module_", "history_", "offset_", "target_offset_", "calibration_indices_")
 
@@ -210,13 +210,13 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         self.__dict__.pop("calibration_indices_", None)
         return self
 
-    def _checked(self, X: Any, y: Any, sample_weight: Any) -> Table:
+    def _checked(self, X: Any, y: Any, sample_weight: Any) -> TrainingTable:
         """Return X and y as float64, y in the shape that it came in."""
         columns, single = check_target(y)
         rows = validate_data(self, X, reset=True, dtype=np.float64)
         check_consistent_length(rows, columns)
         weight = None if sample_weight is None else check_weights(sample_weight, len(rows))
-        return Table(rows, columns[:, 0] if single else columns, weight)
+        return TrainingTable(rows, columns[:, 0] if single else columns, weight)
 
     def _replace(self, state: dict[str, Any]) -> None:
         for name in _STATE:

@@ -10,7 +10,7 @@ from hatband.arrays.typing import Array
 from hatband.fitted.rows import Rows
 from hatband.formulas.leave_one_out import loo_leverage
 from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
-from hatband.nn.measure.gather import Gathered
+from hatband.nn.measure.network_rows import Gathered
 from hatband.scales import LaplaceScale
 from hatband.scales.noise import Temper
 

@@ -19,9 +19,8 @@ from hatband.nn.measure.batches import (
     targets,
     wide_on_host,
 )
-from hatband.nn.measure.blocks import columns_like
-from hatband.nn.measure.gather import head_of
 from hatband.nn.measure.head import Head
+from hatband.nn.measure.network_rows import columns_like, head_of
 from hatband.nn.measure.state import copied
 
 

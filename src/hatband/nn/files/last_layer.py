@@ -18,10 +18,9 @@ from hatband.fitted.rows import TrainingRows
 from hatband.nn.files.archive import read_archive, write_archive
 from hatband.nn.files.documents import check_schema, taken
 from hatband.nn.files.spaces import file_named, file_of
-from hatband.nn.measure.blocks import stored_rows
+from hatband.nn.measure.network_rows import stored_rows
 from hatband.nn.measure.space import NetworkSpace
-from hatband.nn.measure.state import check_initialised
-from hatband.nn.measure.state_fingerprint import Weights
+from hatband.nn.measure.state import StateFingerprint, check_initialised
 
 T = TypeVar("T")
 
@@ -181,7 +180,7 @@ def load_last_layer(kind: Callable[..., T], path: str | Path, module: nn.Module)
     if tensors:
         raise ValueError(f"the file holds tensors that do not belong there: {sorted(tensors)}.")
     module.load_state_dict(weights)
-    vars(model).update(state | {"weights_": Weights.of(module)})
+    vars(model).update(state | {"weights_": StateFingerprint.of(module)})
     return model
 
 

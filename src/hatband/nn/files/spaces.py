@@ -16,12 +16,11 @@ from hatband.linalg.moments import Centre
 from hatband.nn.files.documents import taken
 from hatband.nn.measure.batches import home
 from hatband.nn.measure.head import Head
-from hatband.nn.measure.layer_choice import WholeNetwork, as_recipe
+from hatband.nn.measure.layer_choice import WholeNetwork, as_choice
 from hatband.nn.measure.low_rank import Sketch
-from hatband.nn.measure.parameter_subset import Part
+from hatband.nn.measure.parameter_subset import AllParameters, Part
 from hatband.nn.measure.space import INTERCEPTS, GramSpace, NetworkSpace, SketchSpace, fit_sketch, space_at
 from hatband.nn.measure.tangent import n_parameters
-from hatband.nn.measure.whole import AllParameters
 
 _NUMBER = (int, float)
 _SPACE = {"intercept": str, "ridge": _NUMBER, "exactness": str}
@@ -208,7 +207,7 @@ def _gram_space(
 
 
 def _whole_document(layer: Any) -> dict[str, Any]:
-    recipe = as_recipe(layer)
+    recipe = as_choice(layer)
     return {name: int(getattr(recipe, name)) for name in _WHOLE}
 
 

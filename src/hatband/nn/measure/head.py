@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 
+from hatband.arrays.backend import EPS
+from hatband.arrays.typing import Array
 from hatband.formulas.ridge_choice import SMALL_RIDGE
 from hatband.linalg import GramStatistics
-from hatband.nn.measure.batches import called, home, placed
-from hatband.nn.measure.normal_equations import own_ridge
-from hatband.nn.measure.parameter_subset import Intercept, Part, Seen
-from hatband.nn.measure.state import check_initialised
+from hatband.nn.measure.batches import called, home, placed, wide_on_host
+from hatband.nn.measure.parameter_subset import ForwardPass, Intercept, Part
+from hatband.nn.measure.state import check_initialised, evaluating
 
 Pooling: TypeAlias = Literal["row", "first", "last", "mean"]
 _NO_KEYWORDS: Mapping[str, Any] = MappingProxyType({})
@@ -26,6 +28,8 @@ _POOLINGS: dict[Pooling, Callable[[torch.Tensor], torch.Tensor]] = {
     "last": lambda tokens: tokens[:, -1],
     "mean": lambda tokens: tokens.mean(dim=1),
 }
+# A solved head satisfies its normal equations to this; one trained by gradients seldom to 1e-3.
+_STATIONARY = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +74,7 @@ class Head(Part):
         return found.reshape(n_rows, -1), found.ndim < 2
 
     @contextmanager
-    def watching(self, module: nn.Module) -> Iterator[Callable[[Any], Seen]]:
+    def watching(self, module: nn.Module) -> Iterator[Callable[[Any], ForwardPass]]:
         """Give a function that runs the module on a batch and returns what entered the head and what came out."""
         device, dtype = home(module)
         entered: list[torch.Tensor] = []
@@ -82,14 +86,14 @@ class Head(Part):
                 # At once: what follows may write into the same memory.
                 entered[:] = [self.features(args[0] if args else kwargs["input"])]
 
-        def run(inputs: Any) -> Seen:
+        def run(inputs: Any) -> ForwardPass:
             entered.clear()
             there = placed(inputs, device, dtype)
             output = called(module, there)
             if not entered:
                 raise ValueError(f"the layer {self.name!r} was not called in a forward pass; pass another layer.")
             features = entered.pop()
-            return Seen(there, features, *self.prediction(output, len(features)))
+            return ForwardPass(there, features, *self.prediction(output, len(features)))
 
         handle = self.layer.register_forward_pre_hook(keep, with_kwargs=True)
         try:
@@ -125,19 +129,6 @@ class _Call:
     layer: nn.Linear
     entering: torch.Tensor
     output: torch.Tensor
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch to evaluation without gradients; leave every part in the mode that it was found in."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        module.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def find_head(module: nn.Module, inputs: Any, layer: str | nn.Module | None = None) -> Head:
@@ -311,3 +302,44 @@ def _candidates(calls: list[_Call], fits: list[str]) -> str:
         f"The head must be one linear layer whose output the module returns; {seen}. Linear layers in the order of "
         f"execution: {listed}. Name the head: layer={' or '.join(map(repr, fits or [calls[-1].name]))}."
     )
+
+
+def own_ridge(statistics: GramStatistics, layer: nn.Linear, intercept: Intercept, ridge: Any) -> float | None:
+    """Return the ridge r at which Phi'e = r W holds for a layer on these rows, if there is one, and it is allowed.
+
+    Phi'e = Phi'y - Phi'Phi W; what rounding of the weights of the layer does to it is allowed for.
+    """
+    weights, bias = layer_weights(layer)
+    if statistics.n_targets != weights.shape[1]:
+        return None
+    backend, precision = statistics.backend, torch.finfo(layer.weight.dtype).eps
+    if intercept == "penalised":
+        weights = np.vstack([weights, bias])
+    gram, products = statistics.products(intercept == "free")
+    there = backend.asarray(weights)
+    # The Gram matrix stays where it is: only columns of its size come to the host.
+    cross, fitted, size = map(backend.numpy, (products, gram @ there, abs(gram) @ abs(there)))
+    slope = cross - fitted
+    slack = _STATIONARY * np.linalg.norm(cross) + 4 * precision * np.linalg.norm(size)
+    found = float((slope * weights).sum() / max((weights**2).sum(), EPS))
+    # Below the slack a ridge cannot be told from none: least squares has to be asked for.
+    if ridge == "auto" and found * np.linalg.norm(weights) <= slack:
+        return None
+    own = found if ridge == "auto" else float(ridge)
+    if np.linalg.norm(slope - own * weights) > slack:
+        return None
+    return own if intercept != "free" or _is_balanced(statistics, weights, bias, precision) else None
+
+
+def _is_balanced(statistics: GramStatistics, weights: Array, bias: Array, precision: float) -> bool:
+    """Whether the residuals have mean 0, as those of a free intercept do."""
+    mean, y_mean, spread = map(statistics.backend.numpy, (statistics.mean, statistics.y_mean, statistics.y_square))
+    slack = _STATIONARY * (abs(y_mean) + np.sqrt(np.diag(spread) / statistics.weight))
+    slack = slack + 4 * precision * (abs(mean) @ abs(weights) + abs(bias))
+    return bool((abs(y_mean - mean @ weights - bias) <= slack).all())
+
+
+def layer_weights(layer: nn.Linear) -> tuple[Array, Array]:
+    """Return slopes (d, q) and intercepts (q,) of a layer in float64."""
+    slopes = wide_on_host(layer.weight).T
+    return slopes, np.zeros(slopes.shape[1]) if layer.bias is None else wide_on_host(layer.bias)

@@ -8,17 +8,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import nn
 
-from hatband._checks_network import check_at_least
+from hatband.checks import check_at_least
 from hatband.linalg import GramStatistics
 from hatband.nn.measure.batches import ArrayBatches, Batches
-from hatband.nn.measure.blocks import check_columns
 from hatband.nn.measure.head import find_head
 from hatband.nn.measure.low_rank import RunningProduct, SubspaceIteration
-from hatband.nn.measure.parameter_subset import Part
+from hatband.nn.measure.network_rows import check_one_column_per_output
+from hatband.nn.measure.parameter_subset import AllParameters, Part
 from hatband.nn.measure.space import NetworkSpace, fit_sketch, fit_space
 from hatband.nn.measure.streaming import Pass, RunningGram, streamed
 from hatband.nn.measure.tangent import n_parameters
-from hatband.nn.measure.whole import AllParameters
 
 Merge: TypeAlias = Callable[[GramStatistics], GramStatistics]
 
@@ -56,7 +55,7 @@ class Task:
     merge: Merge | None
 
 
-class Recipe(ABC):
+class LayerChoice(ABC):
     """A choice of features of a network, and how the space of its training rows is fitted."""
 
     @abstractmethod
@@ -65,7 +64,7 @@ class Recipe(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class OneLayer(Recipe):
+class OneLayer(LayerChoice):
     """The input of one linear layer.
 
     Parameters
@@ -82,7 +81,7 @@ class OneLayer(Recipe):
 
 
 @dataclass(frozen=True)
-class WholeNetwork(Recipe):
+class WholeNetwork(LayerChoice):
     """phi(x) = grad_w f(x; w) in all p parameters: h(x) = 1/n + phi_c(x)' (Phi_c'Phi_c + ridge I)^-1 phi_c(x).
 
     Of a network with one output; parameters that were not trained count too. This is what
@@ -142,9 +141,9 @@ class WholeNetwork(Recipe):
         return _by_sketch(task, SubspaceIteration(self.rank, self.iterations, self.random_state))
 
 
-def as_recipe(layer: Any) -> Recipe:
+def as_choice(layer: Any) -> LayerChoice:
     """Return what `layer=` asks for."""
-    if isinstance(layer, Recipe):
+    if isinstance(layer, LayerChoice):
         return layer
     if not (layer is None or isinstance(layer, (str, nn.Module))):
         raise TypeError(
@@ -186,5 +185,5 @@ def _by_sketch(task: Task, subspace: SubspaceIteration) -> Fitted:
 
 def _checked(passed: Any) -> Any:
     """Return a pass whose targets are as many as its outputs."""
-    check_columns(passed.n_targets or passed.n_outputs, passed.n_outputs)
+    check_one_column_per_output(passed.n_targets or passed.n_outputs, passed.n_outputs)
     return passed

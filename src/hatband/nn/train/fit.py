@@ -8,14 +8,12 @@ from typing import Any, Literal
 import torch
 from sklearn.utils import check_random_state
 
-from hatband._checks_network import check_at_least, check_between, check_callback
-from hatband.checks import check_in
+from hatband.checks import check_at_least, check_between, check_in
 from hatband.nn.measure.batches import home
 from hatband.nn.measure.state import check_trainable, copied_state, learning, put_back_on_failure, seeded, usable_device
-from hatband.nn.train.epochs import EpochRows
 from hatband.nn.train.mlp import MLP
 from hatband.nn.train.objective import LOSSES, Units, check_loss, standard_units
-from hatband.nn.train.training_rows import Source
+from hatband.nn.train.training_rows import EpochRows, RowFeed
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -167,13 +165,14 @@ def fit_network(
     """
     settings = _settings(loss, epochs, patience, learning_rate, weight_decay)
     check_at_least(batch_size, 1, "batch_size")
-    check_callback(progress)
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a callable(epoch) or None; got {progress!r}.")
     check_trainable(module)
     check_loss(module, loss)
     device = home(module)[0] if device is None else usable_device(device)
     module.to(device)
     random = check_random_state(random_state)
-    source = Source(device, home(module)[1], isinstance(module, MLP), batch_size)
+    source = RowFeed(device, home(module)[1], isinstance(module, MLP), batch_size)
     seed = int(random.randint(2**31 - 1))
     if validation is None and y is not None:
         training, held_out = source.held_out((X, y, sample_weight), validation_size, random, seed)

@@ -8,9 +8,8 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 import torch
 from torch import nn
 
-from hatband._checks_network import check_at_least, check_between, check_columns, check_widths_of_layers
 from hatband.arrays.typing import Array, Float
-from hatband.checks import check_in
+from hatband.checks import check_at_least, check_between, check_in
 
 ACTIVATIONS: Mapping[str, type] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
@@ -92,7 +91,7 @@ class MLP(nn.Module):
         super().__init__()
         check_in(activation, tuple(ACTIVATIONS), "activation")
         rate = check_between(dropout, 0.0, 1.0, "dropout")
-        sizes = (check_at_least(n_inputs, 1, "n_inputs"), *check_widths_of_layers(widths))
+        sizes = (check_at_least(n_inputs, 1, "n_inputs"), *_checked_widths(widths))
         outputs = check_at_least(n_outputs, 1, "n_outputs")
         self.design: dict[str, Any] = {
             "n_inputs": sizes[0],
@@ -116,7 +115,7 @@ class MLP(nn.Module):
         """Return phi(x), the output of the last hidden layer (n, width)."""
         # What has one column would be broadcast.
         if x.shape[-1:] != self.input_mean.shape:
-            check_columns(tuple(x.shape), len(self.input_mean), "X")
+            check_built_for(tuple(x.shape), len(self.input_mean), "X")
         # Subtraction in the precision of x: float64 inputs far from 0 keep their digits.
         standard = (x - self.input_mean) / self.input_scale
         return self.hidden(standard.to(self.head.weight.dtype))
@@ -172,3 +171,21 @@ def _without_slope(head: nn.Linear) -> nn.Linear:
     head.weight.zero_()
     head.bias.zero_()
     return head
+
+
+def _checked_widths(widths: Any) -> tuple[int, ...]:
+    """Return the widths of the hidden layers, one at least: the last one holds the features."""
+    if not isinstance(widths, Sequence) or isinstance(widths, str) or len(widths) == 0:
+        raise ValueError(
+            "widths must be a tuple or list with the width of at least one hidden layer, such as (64, 64): the output "
+            f"of the last one is what leverage is measured on; got {widths!r}."
+        )
+    return tuple(check_at_least(width, 1, "widths") for width in widths)
+
+
+def check_built_for(shape: tuple[int, ...], expected: int, name: str) -> None:
+    """Raise unless rows have as many columns as a network was built for."""
+    if len(shape) != 2 or shape[1] != expected:
+        raise ValueError(
+            f"{name} must have shape (n, {expected}), the columns for which the network was built; got shape {shape}."
+        )

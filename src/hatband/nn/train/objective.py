@@ -1,18 +1,58 @@
 """What training minimises: a loss in units in which the target has mean 0 and variance 1."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import singledispatch
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from hatband._checks_network import check_columns, check_outputs, check_standardisable
 from hatband.arrays.kinds import exact_device, on_host
-from hatband.nn.measure.batches import called, home
-from hatband.nn.train.epochs import Batch, EpochRows
-from hatband.nn.train.mlp import MLP, NoisyNetwork
-from hatband.nn.train.moments import Moments, moments
+from hatband.arrays.typing import Array
+from hatband.linalg.moments import Centre
+from hatband.nn.measure.batches import called, home, moved
+from hatband.nn.train.mlp import MLP, NoisyNetwork, check_built_for
+from hatband.nn.train.training_rows import EpochRows, TrainingBatch
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of columns; a column that does not vary has scale 1."""
+
+    mean: Array
+    scale: Array
+
+    def to(self, device: Any) -> "Moments":
+        """Return them on a device."""
+        return Moments(self.mean.to(device), self.scale.to(device))
+
+
+def moments(blocks: Iterable[tuple[Any, Any]]) -> Moments:
+    """Return mean and standard deviation of the columns of blocks (b, k) of rows with weights (b,), or None for 1.
+
+    Summed in float64, where the blocks are; their means and squares are merged.
+    """
+    whole: Centre | None = None
+    square: Any = 0.0
+    for block, given in blocks:
+        values = moved(block.detach(), exact_device(block.device), torch.float64)
+        weight = values.new_ones(len(values)) if given is None else given.to(values)
+        added = float(weight.sum())
+        if not added:
+            continue
+        own = Centre(len(values), added, weight @ values / added)
+        square = square + weight @ (values - own.mean) ** 2
+        if whole is None:
+            whole = own
+        else:
+            whole, between = whole.merged(own)
+            square = square + between**2
+    if whole is None:
+        raise ValueError("the loader gave no batch; pass one with at least one row.")
+    scale = (square / whole.weight).sqrt()
+    # Rounding leaves a constant column a spread of about eps times its size.
+    varies = (scale > 1e-12 * whole.mean.abs()) | ~torch.isfinite(scale)
+    return Moments(whole.mean, torch.where(varies, scale, torch.ones_like(scale)))
 
 
 class Units(NamedTuple):
@@ -43,7 +83,7 @@ def _standard_units_inside(module: MLP, rows: EpochRows) -> Iterator[Units]:
     _check_standardisable(inputs, module, "X")
     module.set_inputs(*inputs)
     target = _of_targets(module, rows)
-    check_columns((1, len(target.mean)), module.head.out_features, "y")
+    check_built_for((1, len(target.mean)), module.head.out_features, "y")
     with module.standard_target(*target):
         yield Units(target, Moments(torch.zeros_like(target.mean), torch.ones_like(target.scale)))
 
@@ -55,21 +95,31 @@ def _of_targets(module: Any, rows: EpochRows) -> Moments:
 
 
 def _check_standardisable(found: Moments, module: Any, name: str) -> None:
+    """Raise unless the numbers of a network can hold mean and spread of every column."""
     range_ = torch.finfo(home(module)[1])
-    check_standardisable(on_host(found.mean), on_host(found.scale), (10 * range_.tiny, range_.max / 10), name)
+    low, high = 10 * range_.tiny, range_.max / 10
+    mean, scale = on_host(found.mean), on_host(found.scale)
+    bad = ~((np.abs(mean) < high) & (scale > low) & (scale < high))
+    if bad.any():
+        j = int(np.flatnonzero(bad)[0])
+        raise ValueError(
+            f"column {j} of {name} must have a finite mean and a spread that the network can divide by, from {low:.0e} "
+            f"to {high:.0e}; its mean is {mean[j]:.3g} and its standard deviation {scale[j]:.3g}. Drop rows that hold "
+            "NaN or infinity, and rescale the column."
+        )
 
 
 def _table(inputs: Any, module: MLP) -> Any:
-    check_columns(tuple(inputs.shape), len(module.input_mean), "X")
+    check_built_for(tuple(inputs.shape), len(module.input_mean), "X")
     return inputs
 
 
-def _squared_error(module: Any, batch: Batch, units: Units) -> Any:
+def _squared_error(module: Any, batch: TrainingBatch, units: Units) -> Any:
     output = _columns(called(module, batch.inputs), batch.targets, module)
     return _mean(units.errors(output, batch.targets) ** 2, batch.weight)
 
 
-def _gaussian(module: Any, batch: Batch, units: Units) -> Any:
+def _gaussian(module: Any, batch: TrainingBatch, units: Units) -> Any:
     mean, log_noise = (_columns(part, batch.targets, module) for part in module.mean_and_log_noise(batch.inputs))
     log_noise = log_noise - units.output.scale.to(log_noise).log()
     # -log N(y; mu, sigma^2) without its constant.
@@ -81,7 +131,7 @@ def _mean(losses: Any, weight: Any) -> Any:
     return losses.mean() if weight is None else (losses.mean(dim=1) * weight.to(losses)).mean()
 
 
-LOSSES: Mapping[str, Callable[[Any, Batch, Units], Any]] = {"squared": _squared_error, "gaussian": _gaussian}
+LOSSES: Mapping[str, Callable[[Any, TrainingBatch, Units], Any]] = {"squared": _squared_error, "gaussian": _gaussian}
 
 
 def _columns(output: Any, target: Any, module: Any) -> Any:
@@ -91,7 +141,7 @@ def _columns(output: Any, target: Any, module: Any) -> Any:
     # A squeeze() in the network takes the axis of the rows as well when there is one row.
     alone = len(target) == 1 and output.numel() == target.numel()
     columns = output.reshape(target.shape) if alone else output[:, None] if output.ndim == 1 else output
-    check_outputs(tuple(columns.shape), tuple(target.shape), type(module).__name__)
+    _check_outputs(tuple(columns.shape), tuple(target.shape), type(module).__name__)
     return columns
 
 
@@ -103,4 +153,12 @@ def check_loss(module: Any, loss: str) -> None:
         raise ValueError(
             'loss="gaussian" needs a module with mean_and_log_noise(x) -> (mean, log sigma), such as '
             f"MLP(noise_head=True); {type(module).__name__} has none."
+        )
+
+
+def _check_outputs(shape: tuple[int, ...], expected: tuple[int, ...], name: str) -> None:
+    """Raise unless a network answered with one value per row and output: it must never broadcast against y."""
+    if shape != expected:
+        raise ValueError(
+            f"{name} must return one value per row and output, shape {expected} like y; got shape {shape}."
         )

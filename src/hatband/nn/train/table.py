@@ -5,46 +5,46 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from hatband._checks_network import check_some_weight, check_validation_size
 from hatband.arrays.backend import backend_of
 from hatband.arrays.typing import Array
 from hatband.linalg import GramStatistics
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.measure.batches import as_batches, home
-from hatband.nn.measure.gather import gathered, head_of
+from hatband.nn.measure.network_rows import gathered, head_of
 from hatband.nn.measure.state import learning, seeded
 from hatband.nn.train.fit import History, fit_network
 from hatband.nn.train.mlp import MLP
+from hatband.nn.train.training_rows import check_validation_size
 
 # Standard deviations from 0: at 1,000 the rounding of float32 is 6e-5 of one.
 _FAR = 1_000
 
 
-class Table(NamedTuple):
+class TrainingTable(NamedTuple):
     """Rows of a table, with weights where they have any."""
 
     X: Array
     y: Array
     weight: Array | None
 
-    def take(self, index: Array) -> "Table":
+    def take(self, index: Array) -> "TrainingTable":
         """Return the rows at an index."""
-        return Table(self.X[index], self.y[index], None if self.weight is None else self.weight[index])
+        return TrainingTable(self.X[index], self.y[index], None if self.weight is None else self.weight[index])
 
-    def less(self, offset: Array, target_offset: Array) -> "Table":
+    def less(self, offset: Array, target_offset: Array) -> "TrainingTable":
         """Return the rows with offsets subtracted."""
         return self._replace(X=self.X - offset, y=less(self.y, target_offset))
 
-    def counted(self) -> "Table":
+    def counted(self) -> "TrainingTable":
         """Return the rows without those of weight 0; ValueError if there are no others."""
         if self.weight is None:
             return self
-        check_some_weight(self.weight)
+        _check_some_weight(self.weight)
         return self.take(self.weight > 0)
 
 
 @learning()
-def train(owner: Any, rows: Table, random: np.random.RandomState) -> dict[str, Any]:
+def train(owner: Any, rows: TrainingTable, random: np.random.RandomState) -> dict[str, Any]:
     """Return what training produces, and change nothing before all of it is there."""
     rows = rows.counted()
     size = check_validation_size(owner.validation_size, len(rows.X))
@@ -59,7 +59,9 @@ def train(owner: Any, rows: Table, random: np.random.RandomState) -> dict[str, A
     return {"module_": module, "model_": model, "history_": history, **offsets}
 
 
-def _measured(owner: Any, module: MLP, kept: Table, held: Table | None, seed: int) -> LastLayerConformalRegressor:
+def _measured(
+    owner: Any, module: MLP, kept: TrainingTable, held: TrainingTable | None, seed: int
+) -> LastLayerConformalRegressor:
     """Return the last layer of a trained network, measured against the rows that it was trained on."""
     model = LastLayerConformalRegressor(
         module,
@@ -77,7 +79,7 @@ def _measured(owner: Any, module: MLP, kept: Table, held: Table | None, seed: in
     )
 
 
-def weighted_statistics(module: MLP, rows: Table) -> GramStatistics:
+def weighted_statistics(module: MLP, rows: TrainingTable) -> GramStatistics:
     """Return sum_i w_i (z_i - mean)(z_i - mean)' of z = (features, y): that of rows repeated w_i times."""
     batches = as_batches(rows.X, rows.y)
     seen = gathered(module, head_of(module, batches, "head"), batches)
@@ -93,7 +95,7 @@ def perceptron(owner: Any, n_inputs: int, n_outputs: int, seed: int) -> MLP:
         )
 
 
-def _taught(owner: Any, module: MLP, kept: Table, held: Table | None, seed: int) -> History:
+def _taught(owner: Any, module: MLP, kept: TrainingTable, held: TrainingTable | None, seed: int) -> History:
     history = fit_network(
         module,
         kept.X,
@@ -127,3 +129,12 @@ def far_means(X: Array, weight: Array | None) -> Array:
     with np.errstate(over="ignore"):
         spread = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
     return np.where(np.abs(mean) > _FAR * spread, mean, 0.0)
+
+
+def _check_some_weight(weight: Any) -> None:
+    """Raise if all rows that calibration left to train on have weight 0."""
+    if not (weight > 0).any():
+        raise ValueError(
+            f"sample_weight must not be zero for every training row; all {len(weight)} rows that the split left to "
+            "train on have weight 0. Leave rows of weight 0 out, or pass another random_state."
+        )

@@ -1,22 +1,114 @@
-"""Which rows a network is trained on, and which say when to stop."""
+"""Which rows a network is trained on, which say when to stop, and in what batches both come."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from sklearn.utils import check_consistent_length
 
-from hatband._checks_network import check_validation_size
 from hatband.arrays.kinds import exact_device
-from hatband.checks import check_finite, check_target, check_weights
-from hatband.nn.measure.batches import as_array, as_batches, numbers, placed
-from hatband.nn.train.epochs import Batch, EpochRows, LoaderRows, ShuffledRows, columns_on, taken
+from hatband.checks import check_at_least, check_between, check_finite, check_target, check_weights
+from hatband.nn.measure.batches import as_array, as_batches, as_tensor, check_real, numbers, placed
+
+# Rows that go through the network at once where no gradient is kept.
+BLOCK = 8192
+
+
+class TrainingBatch(NamedTuple):
+    """Inputs, targets (b, q), and weights (b,) of mean 1 over all rows, of some rows; None where all count alike."""
+
+    inputs: Any
+    targets: Any
+    weight: Any = None
+
+
+class EpochRows(ABC):
+    """The rows of an epoch, on the device of the network."""
+
+    @abstractmethod
+    def shuffled(self) -> Iterator[TrainingBatch]:
+        """Yield the batches of one epoch of training."""
+
+    @abstractmethod
+    def blocks(self) -> Iterator[TrainingBatch]:
+        """Yield every row once, in large blocks where that can be chosen."""
+
+
+class ShuffledRows(EpochRows):
+    """Rows of two tensors, drawn anew for every epoch into batches of about one size.
+
+    Batches of n // k or n // k + 1 rows: a last batch of one row would be an error in a BatchNorm layer.
+    """
+
+    def __init__(self, rows: TrainingBatch, batch_size: int, generator: torch.Generator) -> None:
+        self._rows = rows if rows.weight is None else rows._replace(weight=_of_mean_one(rows.weight))
+        self._parts = -(-len(rows.targets) // batch_size)
+        self._generator = generator
+
+    def shuffled(self) -> Iterator[TrainingBatch]:
+        """Yield batches in an order drawn from the generator."""
+        targets = self._rows.targets
+        order = torch.randperm(len(targets), generator=self._generator, device="cpu").to(targets.device)
+        for index in order.tensor_split(self._parts):
+            yield taken(self._rows, index)
+
+    def blocks(self) -> Iterator[TrainingBatch]:
+        """Yield blocks of 8,192 rows in their own order."""
+        for start in range(0, len(self._rows.targets), BLOCK):
+            yield taken(self._rows, slice(start, start + BLOCK))
+
+
+class LoaderRows(EpochRows):
+    """Batches (inputs, targets) as a loader gives them; floating inputs get the type, unless it is None."""
+
+    def __init__(self, loader: Iterable[tuple[Any, Any]], device: Any, dtype: Any) -> None:
+        self._loader = loader
+        self._device = device
+        self._dtype = dtype
+
+    def shuffled(self) -> Iterator[TrainingBatch]:
+        """Yield the loader's batches: its own sampler shuffles, or does not."""
+        return self.blocks()
+
+    def blocks(self) -> Iterator[TrainingBatch]:
+        """Yield the loader's batches, moved to the device."""
+        for inputs, targets in self._loader:
+            if targets is None:
+                raise ValueError(
+                    "rows to train on, and rows to stop by, need targets; pass y, or a loader of batches (inputs, y)."
+                )
+            yield TrainingBatch(placed(inputs, self._device, self._dtype), columns_on(self._device, targets))
+
+
+def taken(rows: TrainingBatch, index: Any) -> TrainingBatch:
+    """Return the rows at an index or in a slice; targets may lie on another device than inputs."""
+    fixed = isinstance(index, slice)
+    return TrainingBatch(*(None if part is None else part[index if fixed else index.to(part.device)] for part in rows))
+
+
+def _of_mean_one(weight: Any) -> Any:
+    """Return weights divided by their mean; by their largest first, for those whose sum is beyond all numbers."""
+    shares = weight / weight.max()
+    return shares / shares.mean()
+
+
+def columns_on(device: Any, y: Any) -> Any:
+    """Return targets as a tensor (n, q) in their own precision, on the device if that has float64."""
+    check_real(y)
+    values = as_tensor(y)
+    # True - 0.5 is no subtraction to torch.
+    values = values.float() if values.dtype == torch.bool else values
+    return (values[:, None] if values.ndim == 1 else values).to(exact_device(device))
+
 
 # The rows to train on, and those to stop by.
 Division: TypeAlias = tuple[EpochRows, EpochRows | None]
 
 
-class Source(NamedTuple):
+class RowFeed(NamedTuple):
     """How rows reach the network."""
 
     device: Any
@@ -30,13 +122,13 @@ class Source(NamedTuple):
         """Type of floating-point inputs; None for their own, which not every device has."""
         return None if self.keeps_precision and exact_device(self.device) == self.device else self.dtype
 
-    def arrays(self, X: Any, y: Any, sample_weight: Any = None) -> Batch:
+    def arrays(self, X: Any, y: Any, sample_weight: Any = None) -> TrainingBatch:
         """Return checked rows, those of weight 0 left out, on the device of the network."""
         target, _ = check_target(as_array(y))
         inputs = placed(_inputs(X), self.device, self.input_dtype)
         check_consistent_length(inputs, target)
         # Targets in float64 until they are standardised: y may lie far from 0.
-        rows = Batch(inputs, columns_on(self.device, target))
+        rows = TrainingBatch(inputs, columns_on(self.device, target))
         if sample_weight is None:
             return rows
         weight = torch.from_numpy(check_weights(as_array(sample_weight), len(target))).to(rows.targets.device)
@@ -68,7 +160,7 @@ class Source(NamedTuple):
         kept, stop = taken(known, order[held:]), taken(known, order[:held])
         return self._shuffled(kept, seed), self._shuffled(stop, seed) if held else None
 
-    def _shuffled(self, rows: Batch, seed: int) -> ShuffledRows:
+    def _shuffled(self, rows: TrainingBatch, seed: int) -> ShuffledRows:
         return ShuffledRows(rows, self.batch_size, torch.Generator().manual_seed(seed))
 
 
@@ -82,3 +174,18 @@ def _inputs(X: Any) -> Any:
     if not bool(torch.isfinite(tensor).all()):
         check_finite(as_array(tensor), "X")
     return tensor
+
+
+def check_validation_size(validation_size: Any, n_samples: int) -> int:
+    """Return how many of n_samples rows are held out; a fraction is rounded, to 1 at least."""
+    if isinstance(validation_size, Integral) and not isinstance(validation_size, bool):
+        size = check_at_least(validation_size, 0, "validation_size")
+    else:
+        fraction = check_between(validation_size, 0.0, 1.0, "validation_size")
+        size = max(1, round(n_samples * fraction)) if fraction else 0
+    if size >= n_samples:
+        raise ValueError(
+            f"validation_size={validation_size!r} holds out {size} of n_samples = {n_samples} rows, which leaves none "
+            "to train on; pass more rows, or validation_size=0 to train without early stopping."
+        )
+    return size

@@ -1,6 +1,6 @@
-"""Rows of a loader in blocks: what is known of a new row, and of training rows as if each had not been seen."""
+"""What a network makes of rows: in blocks, where they are many, or all of them as arrays on the host."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from hatband.arrays.typing import Array
+from hatband.checks import check_finite
 from hatband.fitted.rows import Rows, TrainingRows, honest_rows, left_out
 from hatband.geometry import Features
 from hatband.nn.measure.batches import NO_ROWS, ArrayBatches, Batches, check_finite_from, targets, wide_on_host
-from hatband.nn.measure.parameter_subset import Seen
+from hatband.nn.measure.head import Head, find_head
+from hatband.nn.measure.parameter_subset import ForwardPass
 from hatband.nn.measure.space import NetworkSpace
 from hatband.nn.measure.streaming import rows_per_block
 
@@ -22,7 +25,7 @@ LEARNING_ROWS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class NetworkRows:
     """Some rows: features on the device, predictions and targets on the host.
 
     Parameters
@@ -62,11 +65,11 @@ def columns_like(target: Array | None, prediction: Array) -> Array:
     if target is None:
         raise ValueError("targets are needed here; pass y, or a loader that yields batches (inputs, y).")
     columns = target.reshape(len(target), -1)
-    check_columns(columns.shape[1], prediction.shape[1])
+    check_one_column_per_output(columns.shape[1], prediction.shape[1])
     return columns
 
 
-def check_columns(n_targets: int, n_outputs: int) -> None:
+def check_one_column_per_output(n_targets: int, n_outputs: int) -> None:
     """Raise unless y has one column per output."""
     if n_targets != n_outputs:
         raise ValueError(f"y must have one column per output of the module, {n_outputs}; got {n_targets}.")
@@ -80,13 +83,15 @@ def stacked(parts: Iterable[Array]) -> Array:
     return np.concatenate(found)
 
 
-def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches, start: int = 0) -> Generator[Block, None, None]:
+def blocks_of(
+    space: NetworkSpace, batches: Batches | ArrayBatches, start: int = 0
+) -> Generator[NetworkRows, None, None]:
     """Run the module once over batches and yield blocks of rows that are worth a multiplication.
 
     The module is watched, and gradients are off, until it ends: close it, whatever becomes of the blocks. Errors
     number the rows from `start`.
     """
-    pending: list[tuple[Seen, Array | None]] = []
+    pending: list[tuple[ForwardPass, Array | None]] = []
     filled = 0
     with space.part.watching(space.module) as run:
         for inputs, y in space.part.pieces(space.module, batches):
@@ -102,20 +107,20 @@ def blocks_of(space: NetworkSpace, batches: Batches | ArrayBatches, start: int =
             yield _joined(pending, start)
 
 
-def block_of(space: NetworkSpace, inputs: Any, y: Any = None, start: int = 0) -> Block:
+def block_of(space: NetworkSpace, inputs: Any, y: Any = None, start: int = 0) -> NetworkRows:
     """Run the module once over one batch and return it as one block, in however many pieces it was taken."""
     found = list(blocks_of(space, Batches([(inputs, y)]), start))
     if len(found) == 1:
         return found[0]
     tables = [block.features.model_inputs for block in found]
-    return Block(
+    return NetworkRows(
         Features(None if tables[0] is None else torch.cat(tables), torch.cat([b.features.values for b in found])),
         np.concatenate([block.prediction for block in found]),
         None if y is None else np.concatenate([block.target for block in found]),
     )
 
 
-def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
+def _joined(pending: list[tuple[ForwardPass, Array | None]], start: int) -> NetworkRows:
     """Return one block; ValueError naming the first row whose features, prediction or target are not finite."""
     passes, found = zip(*pending, strict=True)
     values = torch.cat([seen.features for seen in passes])
@@ -127,7 +132,7 @@ def _joined(pending: list[tuple[Seen, Array | None]], start: int) -> Block:
     target = None if any(part is None for part in found) else np.concatenate(found)
     if target is not None:
         check_finite_from(torch.from_numpy(target), "y", start)
-    return Block(Features(inputs, values), wide_on_host(prediction), target)
+    return NetworkRows(Features(inputs, values), wide_on_host(prediction), target)
 
 
 def training_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: int) -> TrainingRows:
@@ -202,3 +207,111 @@ def stored_rows(inputs: Array, leverage: Array, sampling_leverage: Array, predic
 
 def _itself(value: Array) -> Array:
     return value
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """All rows of a loader.
+
+    Parameters
+    ----------
+    features : array (n, d)
+        What enters the head, float64.
+    prediction : array (n, q)
+        What the module predicts.
+    noise : array (n, 1) or (n, q), or None
+        What a noise function says of the inputs.
+    target : array (n,) or (n, q), or None
+        As the loader has it.
+    inputs : array (n, k), or None
+        The inputs where they are a table that a scale can learn from.
+    """
+
+    features: Array
+    prediction: Array
+    noise: Array | None
+    target: Array | None
+    inputs: Array | None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the targets came as one number per row."""
+        return self.target is not None and self.target.ndim == 1
+
+    @property
+    def columns(self) -> Array:
+        """Targets (n, q), one per output; ValueError where there are none."""
+        return columns_like(self.target, self.prediction)
+
+
+def head_of(module: nn.Module, batches: Batches | ArrayBatches, layer: str | nn.Module | None) -> Head:
+    """Return the head of a module, found with the first batch."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module; got {type(module).__name__}.")
+    for inputs, _ in batches:
+        return find_head(module, inputs, layer)
+    raise ValueError(NO_ROWS)
+
+
+def gathered(
+    module: nn.Module, head: Head, batches: Batches | ArrayBatches, noise: Callable[[Any], Any] | None = None
+) -> Gathered:
+    """Run a module once over batches and keep everything: 8 n d bytes.
+
+    Raises
+    ------
+    ValueError
+        If something is not finite, there is no row, or targets are missing from some batches only.
+    """
+    parts: list[tuple[Array | None, ...]] = []
+    found: list[Array | None] = []
+    with head.watching(module) as run:
+        for inputs, y in batches:
+            seen = run(inputs)
+            deviation = None if noise is None else _checked_noise(_host(noise(seen.inputs)), len(seen.features))
+            parts.append((_host(seen.features), _host(seen.prediction), deviation, _host(seen.table)))
+            found.append(None if y is None else targets(y, len(seen.features)))
+    if not parts:
+        raise ValueError(NO_ROWS)
+    features, prediction, deviations, table = map(_whole, zip(*parts, strict=True))
+    check_finite(features, "the features of the module")
+    check_finite(prediction, "the prediction of the module")
+    target = _whole(found)
+    if target is not None:
+        check_finite(target, "y")
+    return Gathered(features, prediction, _columns(deviations), target, table)
+
+
+def _host(values: Any) -> Array | None:
+    if values is None:
+        return None
+    return wide_on_host(values) if isinstance(values, torch.Tensor) else np.asarray(values, dtype=np.float64)
+
+
+def _whole(parts: Any) -> Array | None:
+    return None if any(part is None for part in parts) else np.concatenate(list(parts))
+
+
+def _columns(values: Array | None) -> Array | None:
+    return None if values is None else values.reshape(len(values), -1)
+
+
+def _checked_noise(deviation: Any, n_rows: int) -> Array:
+    """Return what a noise function said of a batch; ValueError unless it is a standard deviation for each row."""
+    if deviation is None:
+        raise ValueError("noise must return standard deviations; got None.")
+    if deviation.ndim not in {1, 2} or len(deviation) != n_rows:
+        raise ValueError(
+            f"noise must return one standard deviation per row, shape ({n_rows},) or ({n_rows}, outputs); got shape "
+            f"{deviation.shape}."
+        )
+    bad = ~(np.isfinite(deviation) & (deviation > 0))
+    if bad.any():
+        row = int(np.flatnonzero(bad.reshape(n_rows, -1).any(axis=1))[0])
+        raise ValueError(
+            f"noise must return standard deviations that are finite and > 0; row {row} of a batch has {deviation[row]}."
+        )
+    return deviation

@@ -6,17 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from hatband.nn import (
-    MLP,
-    LastLayerConformalRegressor,
-    ensemble_means,
-    fit_ensemble,
-    leverage_spread,
-    leverage_stability,
-    run_leverages,
-    spread_reading,
-)
-from nn.cases import rows
+from hatband.diagnostics import leverage_stability, leverage_variation
+from hatband.diagnostics.stability import ensemble_means, run_leverages, spread_reading
 
 
 def made(runs=4, m=30, seed=0):
@@ -39,7 +30,7 @@ def test_units_of_a_run_do_not_matter(seed, factor):
 
     np.testing.assert_allclose(leverage_stability(scaled).correlations, leverage_stability(h).correlations, atol=1e-12)
     assert leverage_stability(scaled).variation == pytest.approx(leverage_stability(h).variation, rel=1e-9)
-    assert leverage_spread(scaled[0]) == pytest.approx(leverage_spread(h[0]), rel=1e-9)
+    assert leverage_variation(scaled[0]) == pytest.approx(leverage_variation(h[0]), rel=1e-9)
 
 
 def test_runs_that_agree_have_correlation_one_and_no_variation():
@@ -47,13 +38,13 @@ def test_runs_that_agree_have_correlation_one_and_no_variation():
 
     assert found.mean_correlation == found.lowest_correlation == pytest.approx(1)
     assert found.variation == pytest.approx(0, abs=1e-15)
-    assert found.spreads == pytest.approx(leverage_spread(made(1)[0]))
+    assert found.spreads == pytest.approx(leverage_variation(made(1)[0]))
 
 
 def test_eta_is_the_standard_deviation_of_all_rows_relative_to_their_mean():
     h = made(1)[0]
 
-    assert leverage_spread(h) == pytest.approx(np.sqrt(np.mean((h - h.mean()) ** 2)) / h.mean(), rel=1e-12)
+    assert leverage_variation(h) == pytest.approx(np.sqrt(np.mean((h - h.mean()) ** 2)) / h.mean(), rel=1e-12)
 
 
 def test_runs_are_summed_up_by_means_and_by_the_worst_pair():
@@ -84,6 +75,10 @@ def test_means_of_independent_noise_agree_better_than_single_runs():
 
 
 def test_ensembles_of_networks_agree_better_than_networks():
+    pytest.importorskip("torch")
+    from hatband.nn import MLP, LastLayerConformalRegressor, fit_ensemble
+    from nn.cases import rows
+
     X, y = rows(200)
     nets = fit_ensemble(lambda: MLP(4, widths=(8,)), X, y, n_networks=15, epochs=15, random_state=0)
     fitted = [LastLayerConformalRegressor(net, scale="leverage").fit_train(X) for net in nets]
@@ -119,10 +114,11 @@ def test_ensembles_are_consecutive_and_leftovers_are_not_used():
         (lambda: leverage_stability(made(1)), "two of each at least"),
         (lambda: leverage_stability(np.ones((2, 5))), "run 0 gives every row the same leverage"),
         (lambda: leverage_stability(np.full((2, 5), np.nan)), "leverages must be finite"),
-        (lambda: leverage_spread(np.zeros(5)), "not all 0"),
-        (lambda: leverage_spread([]), "at least one row"),
-        (lambda: leverage_spread(["a"]), "must be an array of numbers"),
-        (lambda: leverage_spread([-1.0, 2.0]), "leverage must be >= 0, as leverages are; got -1"),
+        (lambda: leverage_stability(np.zeros((2, 5))), "run 0 gives every row the same leverage"),
+        (lambda: leverage_variation([]), "at least one row"),
+        (lambda: leverage_stability([["a"]]), "must be an array of numbers"),
+        (lambda: leverage_stability([]), "at least one row"),
+        (lambda: leverage_variation([-1.0, 2.0]), "leverage must be >= 0"),
         (lambda: leverage_stability([[-1.0, 2.0], [1.0, 2.0]]), "leverages must be >= 0"),
         (lambda: spread_reading(np.nan), "spread must be a number"),
         (lambda: spread_reading(-0.1), "spread must be a number"),
@@ -131,7 +127,7 @@ def test_ensembles_are_consecutive_and_leftovers_are_not_used():
         (lambda: ensemble_means([[1.0, np.nan]], 1), "leverages must be finite"),
         (lambda: ensemble_means(made(4), 1.5), "size must be an integer"),
         (lambda: run_leverages([], np.ones((2, 2))), "at least one fitted regressor"),
-        (lambda: leverage_spread([1.0, np.inf]), "leverage must be finite; row 1"),
+        (lambda: leverage_variation([1.0, np.inf]), "leverage must be finite; row 1"),
         (lambda: ensemble_means(made(4), 5), "from 1 to the number of runs, 4; got 5"),
         (lambda: ensemble_means(made(4), 0), "got 0"),
     ],

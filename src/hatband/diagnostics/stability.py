@@ -8,45 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import rankdata
 
-from hatband._checks_network import check_at_least, check_between, check_leverages
 from hatband.arrays.typing import Array
+from hatband.checks import check_at_least, check_between, check_finite
+from hatband.diagnostics.alignment import leverage_variation
 
 Reading = Literal["uninformative", "mild", "moderate", "large", "dominated"]
-
-
-def leverage_spread(leverage: Any) -> float:
-    """Return eta = std(h) / mean(h), how unequal the leverages of some rows are.
-
-    Parameters
-    ----------
-    leverage : array (m,)
-        Finite, >= 0, not all 0.
-
-    Returns
-    -------
-    float
-        0 when all are equal. `spread_reading` says what it means.
-
-    Raises
-    ------
-    ValueError
-        If a leverage is not finite, or all are 0.
-
-    Notes
-    -----
-    Fadnavis (2026), arXiv 2602.12693, the diagnostic eta-hat.
-
-    Examples
-    --------
-    >>> from hatband.nn import leverage_spread
-    >>> leverage_spread([0.1, 0.1, 0.4])
-    0.7071067811865476
-    """
-    values = check_leverages(leverage, "leverage")
-    mean = float(values.mean())
-    if not mean:
-        raise ValueError("leverage must hold rows whose leverages are not all 0; all are, and eta would be 0 / 0.")
-    return float(values.std() / mean)
 
 
 def spread_reading(spread: float) -> Reading:
@@ -55,7 +21,7 @@ def spread_reading(spread: float) -> Reading:
     Parameters
     ----------
     spread : float
-        From `leverage_spread`.
+        From `leverage_variation`.
 
     Returns
     -------
@@ -71,7 +37,7 @@ def spread_reading(spread: float) -> Reading:
 
     Examples
     --------
-    >>> from hatband.nn import spread_reading
+    >>> from hatband.diagnostics.stability import spread_reading
     >>> spread_reading(0.1), spread_reading(2.5)
     ('uninformative', 'dominated')
     """
@@ -98,7 +64,7 @@ class LeverageStability:
 
     Examples
     --------
-    >>> from hatband.nn import leverage_stability
+    >>> from hatband.diagnostics import leverage_stability
     >>> round(leverage_stability([[0.1, 0.2, 0.3], [0.1, 0.3, 0.2]]).mean_correlation, 12)
     0.5
     """
@@ -148,11 +114,11 @@ def leverage_stability(leverages: Any) -> LeverageStability:
 
     Examples
     --------
-    >>> from hatband.nn import leverage_stability
+    >>> from hatband.diagnostics import leverage_stability
     >>> leverage_stability([[0.1, 0.2, 0.9], [1.0, 2.0, 3.0], [0.3, 0.2, 0.1]]).correlations.round(12).tolist()
     [1.0, -1.0, -1.0]
     """
-    runs = check_leverages(leverages, "leverages")
+    runs = _checked_runs(leverages)
     if runs.ndim != 2 or min(runs.shape) < 2:
         raise ValueError(f"leverages must have shape (runs, rows), two of each at least; got shape {runs.shape}.")
     ranks = rankdata(runs, axis=1)
@@ -168,7 +134,7 @@ def leverage_stability(leverages: Any) -> LeverageStability:
     mean = relative.mean(axis=0)
     # A row whose leverage is 0 in every run has a mean of 0, and does not vary.
     variation = float((relative.std(axis=0, ddof=1) / np.where(mean > 0, mean, 1.0)).mean())
-    return LeverageStability(pairs.clip(-1, 1), variation, np.array([leverage_spread(run) for run in runs]))
+    return LeverageStability(pairs.clip(-1, 1), variation, np.array([leverage_variation(run) for run in runs]))
 
 
 def ensemble_means(leverages: Any, size: int) -> Array:
@@ -193,11 +159,11 @@ def ensemble_means(leverages: Any, size: int) -> Array:
 
     Examples
     --------
-    >>> from hatband.nn import ensemble_means
+    >>> from hatband.diagnostics.stability import ensemble_means
     >>> ensemble_means([[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]], 2).tolist()
     [[2.0, 3.0]]
     """
-    runs = check_leverages(leverages, "leverages")
+    runs = _checked_runs(leverages)
     groups = len(runs) // check_at_least(size, 1, "size")
     if runs.ndim != 2 or not groups:
         raise ValueError(
@@ -212,8 +178,8 @@ def run_leverages(members: Sequence[Any], X: Any) -> Array:
 
     Parameters
     ----------
-    members : sequence of LastLayerConformalRegressor or NeuralConformalRegressor
-        After `fit_train` on the same rows.
+    members : sequence of regressors with `leverage`
+        After `fit_train` on the same rows, such as `LastLayerConformalRegressor` around networks of several runs.
     X : array (m, k)
 
     Returns
@@ -228,19 +194,34 @@ def run_leverages(members: Sequence[Any], X: Any) -> Array:
 
     Notes
     -----
-    One forward pass and d^2 operations per row and run.
+    The cost of one `leverage` per run.
 
     Examples
     --------
-    >>> import torch
-    >>> from torch import nn
-    >>> from hatband.nn import LastLayerConformalRegressor, run_leverages
-    >>> nets = [nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)) for _ in range(3)]
-    >>> X = torch.randn(20, 2)
-    >>> run_leverages([LastLayerConformalRegressor(net, scale="leverage").fit_train(X) for net in nets], X).shape
-    (3, 20)
+    >>> import numpy as np
+    >>> from sklearn.linear_model import Ridge
+    >>> from hatband import SplitConformalRegressor
+    >>> from hatband.diagnostics.stability import run_leverages
+    >>> X = np.random.default_rng(0).normal(size=(30, 2))
+    >>> members = [SplitConformalRegressor(Ridge(ridge), scale="leverage") for ridge in (1, 10, 100)]
+    >>> run_leverages([member.fit_train(X, X.sum(axis=1)) for member in members], X).shape
+    (3, 30)
     """
     runs = [member.leverage(X) for member in members]
     if not runs:
         raise ValueError("members must hold at least one fitted regressor; got none.")
     return np.stack(runs)
+
+
+def _checked_runs(leverages: Any) -> Array:
+    """Return leverages as float64: of one run at least, finite and >= 0."""
+    try:
+        values = np.asarray(leverages, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"leverages must be an array of numbers; {error}.") from None
+    if not values.ndim or not values.size:
+        raise ValueError(f"leverages must hold at least one row; got shape {values.shape}.")
+    check_finite(values.T, "leverages")
+    if (values < 0).any():
+        raise ValueError(f"leverages must be >= 0; got {values.min():.3g}.")
+    return values

@@ -55,7 +55,7 @@ def variance_shares(law: PosteriorPrediction, leverage: Float[Array, " m"], n_gr
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband.nn import variance_shares
+    >>> from hatband.diagnostics.laplace import variance_shares
     >>> from hatband.formulas.posterior import PosteriorPrediction
     >>> h = np.linspace(0, 1, 100)
     >>> variance_shares(PosteriorPrediction(h, np.ones(100), h), h, n_groups=2).epistemic_share.round(2)
@@ -131,7 +131,7 @@ def calibration_arrays(
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband.nn import calibration_arrays
+    >>> from hatband.diagnostics.laplace import calibration_arrays
     >>> from hatband.formulas.posterior import PosteriorPrediction
     >>> y = np.random.default_rng(0).normal(size=2_000)
     >>> law = PosteriorPrediction(np.zeros(1_000), np.full(1_000, 0.25), np.zeros(1_000))  # half the deviation of y
