@@ -19,7 +19,7 @@ from scipy.linalg import cho_solve, solve_triangular
 from hatband.arrays.typing import Array, Bool, Float
 
 # Below this 1 - w h is rounding.
-_INTERPOLATED = 1e-12
+INTERPOLATED = 1e-12
 # Smallest squared pivot of 1 - H_BB at which leaving the block out still leaves a model. As 1 - h_ii for one row.
 _SMALLEST_PIVOT = 1e-10
 # A row whose part in an undetermined direction is smaller than this share has no such part.
@@ -48,7 +48,7 @@ def interpolated(h: Float[Array, "*n"], w: Any = None) -> Bool[Array, "*n"]:
     >>> interpolated(np.array([0.5, 1.0]))
     array([False,  True])
     """
-    return 1 - _weighted(h, w) < _INTERPOLATED
+    return 1 - _weighted(h, w) < INTERPOLATED
 
 
 def _weighted(h: Array, w: Any) -> Array:
@@ -59,7 +59,7 @@ def _weighted(h: Array, w: Any) -> Array:
 def _complement(h: Array, w: Any) -> Array:
     """1 - w h, and 1 in place of what is rounding: the caller overwrites those rows."""
     complement = 1 - _weighted(h, w)
-    return np.where(complement < _INTERPOLATED, 1.0, complement)
+    return np.where(complement < INTERPOLATED, 1.0, complement)
 
 
 def loo_leverage(h: Float[Array, " n"], w: Any = None) -> Float[Array, " n"]:

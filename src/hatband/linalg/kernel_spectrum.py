@@ -75,9 +75,9 @@ class KernelSpectrum:
     --------
     >>> import numpy as np
     >>> from hatband.linalg import KernelSpectrum
-    >>> KernelSpectrum.of(np.eye(2)).training_leverage_path(np.array([1.0, 3.0]))
-    array([[0.5 , 0.25],
-           [0.5 , 0.25]])
+    >>> spectrum = KernelSpectrum.of(np.eye(2))
+    >>> spectrum.at(1.0).training_leverage(), spectrum.at(3.0).training_leverage()
+    (array([0.5, 0.5]), array([0.25, 0.25]))
     """
 
     frame: KernelFrame
@@ -96,7 +96,7 @@ class KernelSpectrum:
         values, vectors = frame.backend.eigh(matrix + level * frame.unit[:, None] * frame.unit)
         return cls(frame, vectors[:, :-1], values[:-1].clip(0.0))
 
-    def at(self, ridge: float) -> KernelFactor:
+    def at(self, ridge: Any) -> KernelFactor:
         """Return the factor at one ridge > 0, without a further decomposition."""
         strength = check_kernel_ridge(ridge)
         smallest, largest = (float(self.values[i]) if len(self.values) else 0.0 for i in (0, -1))
@@ -105,54 +105,3 @@ class KernelSpectrum:
         return KernelFactor(
             frame=self.frame, core=core, ridge=strength, rcond=rcond, error_bound=EPS / rcond, solver="Spectral"
         )
-
-    def leverage_path(
-        self, kernel_rows: Shaped[Array, "m n"], diagonal: Shaped[Array, " m"], ridges: Shaped[Array, " L"]
-    ) -> Float[Array, "m L"]:
-        """Posterior leverage of rows for every ridge: m n^2 + m n L operations."""
-        backend, strengths = self.frame.backend, self._ridges(ridges)
-        diagonal = backend.asarray(diagonal)
-        gain = 1 / (self.values[:, None] + strengths)
-        result = backend.empty(int(kernel_rows.shape[0]), len(strengths))
-        for block in self.frame.blocks(kernel_rows):
-            squares = (block.products @ self.vectors) ** 2
-            norm = self.frame.squared_norm(diagonal[block.part], block)
-            # `distance` in the coordinates of the eigenvectors.
-            rest = norm[:, None] - squares @ ((self.values[:, None] + 2 * strengths) * gain**2)
-            result[block.part] = self.frame.floor + squares @ gain**2 + rest.clip(0.0) / strengths
-        return backend.like(result, kernel_rows)
-
-    def training_leverage_path(self, ridges: Shaped[Array, " L"]) -> Float[Array, "n L"]:
-        """Leverage h(x_i) of the training rows for every ridge: n^2 L operations."""
-        strengths = self._ridges(ridges)
-        share = self.vectors**2 @ (self.values[:, None] / (self.values[:, None] + strengths))
-        if self.frame.unit is not None:
-            share = share + (self.frame.unit**2)[:, None]
-        weights = self.frame.weights if self.frame.root is None else (self.frame.root**2)[:, None]
-        result = self.frame.spread(share / weights)
-        zeros = self.frame.zeros
-        if len(zeros):
-            diagonal = self.frame.unseen[np.arange(len(zeros)), zeros]
-            result[zeros] = self.leverage_path(self.frame.unseen, diagonal, strengths)
-        return result
-
-    def training_complement_path(self, ridges: Shaped[Array, " L"]) -> Float[Array, "n L"]:
-        """1 - w_i h(x_i) of the training rows for every ridge, accurate where it is small: n^2 L operations."""
-        strengths = self._ridges(ridges)
-        complement = self.frame.backend.ones(self.frame.n_samples, len(strengths))
-        kept = slice(None) if self.frame.kept is None else self.frame.kept
-        complement[kept] = self.vectors**2 @ (strengths / (self.values[:, None] + strengths))
-        return complement
-
-    def residual_path(self, y: Shaped[Array, "n q"], ridges: Shaped[Array, " L"]) -> Float[Array, "n q L"]:
-        """Training residuals for every ridge: n^2 q L operations."""
-        backend, strengths = self.frame.backend, self._ridges(ridges)
-        result = backend.empty(*map(int, y.shape), len(strengths))
-        for position, strength in enumerate(backend.numpy(strengths)):
-            result[:, :, position] = backend.asarray(self.at(float(strength)).residuals(y))
-        return backend.like(result, y)
-
-    def _ridges(self, ridges: Any) -> Array:
-        for ridge in ridges:
-            check_kernel_ridge(float(ridge))
-        return self.frame.backend.asarray(ridges)

@@ -221,6 +221,13 @@ class GramStatistics:
         raw = self.joint + self.weight * self.centre.mean[:, None] * self.centre.mean
         return raw[: self.n_features, : self.n_features], raw[: self.n_features, self.n_features :]
 
+    def root(self) -> Float[Array, "p p"]:
+        """Return a matrix R with R'R the centred Gram matrix of features and targets, each column to its own scale."""
+        unit = self.joint.diagonal() ** 0.5
+        unit = unit + (unit == 0)
+        values, vectors = self.backend.eigh(self.joint / unit / unit[:, None])
+        return (values.clip(0.0) ** 0.5)[:, None] * vectors.T * unit
+
     def coefficients(
         self, ridge: Any = 0.0, fit_intercept: bool = True
     ) -> tuple[Float[Array, "d q"], Float[Array, " q"]]:

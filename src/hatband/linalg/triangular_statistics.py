@@ -150,6 +150,10 @@ class TriangularStatistics:
         """
         return _factor(*self._stacked(ridge, fit_intercept))
 
+    def root(self) -> Float[Array, "p p"]:
+        """Return the triangle: R with R'R the centred Gram matrix of features and targets."""
+        return self.triangle
+
     def coefficients(
         self, ridge: Any = 0.0, fit_intercept: bool = True
     ) -> tuple[Float[Array, "d q"], Float[Array, " q"]]:

@@ -12,9 +12,9 @@ from sklearn.utils import check_random_state
 from torch import nn
 
 from hatband.arrays.typing import Array
+from hatband.checks import check_at_least, check_confidence_level, check_in
 from hatband.conformal.band import Band
 from hatband.conformal.regressor import shaped_like_target
-from hatband.checks import check_at_least, check_confidence_level, check_in
 from hatband.nn.calibrated import calibrated_interval, check_calibrated
 from hatband.nn.files.ensemble import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
