@@ -3,7 +3,8 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
@@ -372,14 +373,6 @@ def check_some_residuals(n_rows: int, name: str) -> None:
         )
 
 
-def warn_caller(message: str, category: type[Warning]) -> None:
-    """Warn at the line outside this package that called it, however deep inside the cause was found."""
-    frame, depth = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "hatband":
-        frame, depth = frame.f_back, depth + 1
-    warnings.warn(message, category, stacklevel=depth)
-
-
 def check_at_least(value: Any, least: int, name: str) -> int:
     """Return an integer that must not be below `least`."""
     if not isinstance(value, Integral) or isinstance(value, (bool, np.bool_)) or value < least:
@@ -393,3 +386,23 @@ def check_between(value: Any, low: float, high: float, name: str, *, low_allowed
     if not number or not low <= float(value) < high or (float(value) == low and not low_allowed):
         raise ValueError(f"{name} must be a number in {'[' if low_allowed else '('}{low}, {high}); got {value!r}.")
     return float(value)
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside this package that called it, however deep inside the cause was found."""
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "hatband":
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, category, stacklevel=depth)
+
+
+@contextmanager
+def unchanged_on_failure(estimator: Any) -> Iterator[None]:
+    """Give an estimator back the attributes that it had when something fails inside, an interrupt included."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

@@ -236,7 +236,7 @@ COMMON = {
     "version": (lambda t, c: c.update(version=2), "format version 1"),
     "entry added": (lambda t, c: c.update(code="import os"), "must have the entries"),
     "files of no kind": (lambda t, c: c.update(files="all"), "must be list"),
-    "checksums that are none": (lambda t, c: c.update(files=[1] * len(c["files"])), "damaged or changed"),
+    "checksums that are none": (lambda t, c: c.update(files=[1] * len(c["files"])), "files must be str; got 1"),
     "no files": (lambda t, c: c.update(files=[]), "one network"),
 }
 OF_ENSEMBLE = {
@@ -248,13 +248,22 @@ OF_ENSEMBLE = {
 }
 OF_NEURAL = {
     "widths": (lambda t, c: c.update(widths=[9]), "architecture"),
-    "widths of no kind": (lambda t, c: c.update(widths=["a"]), "widths must be an integer"),
+    "widths of no kind": (lambda t, c: c.update(widths=["a"]), "widths must be int"),
+    # 20,000 x 20,000 numbers are 1.6 GB, 2^24 x 2^24 are a thousand terabytes: neither may be asked for.
+    "widths of a large network": (lambda t, c: c.update(widths=[20_000, 20_000]), "architecture that was saved"),
+    "widths beyond all memory": (lambda t, c: c.update(widths=[2**24] * 9), "architecture that was saved"),
+    "widths beyond the limit": (lambda t, c: c.update(widths=[2**62]), "widths must be int from 1 to"),
+    "layers beyond the limit": (lambda t, c: c.update(widths=[1] * 1_001), "at most 1000 entries"),
+    "no layers": (lambda t, c: c.update(widths=[]), "widths must be"),
+    "inputs": (lambda t, c: c.update(n_inputs=2**24), "offset must be float64"),
+    "dropout": (lambda t, c: c.update(dropout=1.0), "dropout must be"),
     "activation": (lambda t, c: c.update(activation="exec"), "activation must be one of"),
     "outputs": (lambda t, c: c.update(n_outputs=True), "must be int"),
     "offset of another shape": (lambda t, c: t.update(offset=torch.zeros(3).double()), "offset must be float64"),
     "offset not finite": (lambda t, c: t["offset"].fill_(torch.nan), "offset must be finite"),
     "target offset not finite": (lambda t, c: t["target_offset"].fill_(torch.nan), "target_offset must be finite"),
-    "names": (lambda t, c: c.update(feature_names=["a", 1, "b", "c"]), "feature_names must be 4 strings"),
+    "names": (lambda t, c: c.update(feature_names=["a", 1, "b", "c"]), "feature_names must be str; got 1"),
+    "fewer names": (lambda t, c: c.update(feature_names=["a"]), "feature_names must be 4 strings"),
     "type": (lambda t, c: c.update(dtype="torch.int64"), "dtype must be one of"),
     "tensor added": (lambda t, c: t.update(more=torch.zeros(2)), "do not belong"),
 }

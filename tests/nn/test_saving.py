@@ -162,6 +162,7 @@ def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):
         LastLayerConformalRegressor.load(tmp_path / "nothing", network())
 
 
+COLUMNS = {"mean": 0, "joint": slice(None)}
 # With a checksum made anew, as a forger would: the schema is what is left.
 FORGERIES = {
     "version": (lambda t, c: c.update(version=2), "format version 1"),
@@ -172,7 +173,10 @@ FORGERIES = {
     "level": (lambda t, c: c["parameters"].update(confidence_level=1.5), "confidence_level"),
     "scale of no kind": (lambda t, c: c["scale"].update(type="os.system"), "one of hatband's"),
     "callable scale": (lambda t, c: c["scale"].update(type="CallableScale"), "one of hatband's"),
-    "scale parameter": (lambda t, c: c["scale"]["parameters"].update(x=1), "other parameters"),
+    "scale parameter": (
+        lambda t, c: c["scale"]["parameters"].update(x=1),
+        r"StrengthScale must have the entries \['form'\]",
+    ),
     "head": (lambda t, c: c["head"].update(name="1"), "the head '1'"),
     "pooling": (lambda t, c: c["head"].update(pooling="eval"), "pooling"),
     "intercept": (lambda t, c: c["space"].update(intercept="maybe"), "intercept"),
@@ -187,7 +191,32 @@ FORGERIES = {
     "scores not finite": (lambda t, c: t["scores"].fill_(torch.nan), "scores must be finite"),
     "weights": (lambda t, c: t.update({"module.0.bias": torch.zeros(3)}), "'0.bias'"),
     "learned rows": (lambda t, c: t["learned.residuals"].mul_(torch.linspace(0, 9, 150)[:, None]), "other widths"),
-    "learned lengths": (lambda t, c: t.update({"learned.leverage": torch.zeros(3).double()}), "equally many"),
+    "learned lengths": (lambda t, c: t.update({"learned.leverage": torch.zeros(3).double()}), r"of shape \(150\)"),
+    "level by zero": (lambda t, c: c["parameters"].update(confidence_level={"fraction": [1, 0]}), "denominator >= 1"),
+    "level of one part": (lambda t, c: c["parameters"].update(confidence_level={"fraction": [1]}), "denominator >= 1"),
+    "level as text": (lambda t, c: c["parameters"].update(confidence_level={"fraction": "1e-9999999"}), "must be list"),
+    "level of many digits": (
+        lambda t, c: c["parameters"].update(confidence_level=[{"fraction": [1, 10**400]}]),
+        r"confidence_level: fraction must be int from .* got a number beyond 2\*\*63",
+    ),
+    "ridge beyond all numbers": (lambda t, c: c["space"].update(ridge=10**400), "ridge must be finite"),
+    "weight beyond all numbers": (lambda t, c: c["statistics"].update(weight=10**400), "weight must be finite"),
+    "rows beyond all memory": (lambda t, c: c["statistics"].update(n_samples=2**70), "n_samples must be int from 0"),
+    "seed": (lambda t, c: c["fitted"].update(seed=-1), "seed must be int from 0"),
+    "text without end": (lambda t, c: c["head"].update(name="a" * 9_999), "at most 1000 characters"),
+    "type of no text": (lambda t, c: c["scale"].update(type=["os"]), "one of hatband's"),
+    "scale of no parameters": (lambda t, c: c["scale"].update(parameters=3), "must have the entries"),
+    "scale without parameters": (lambda t, c: c["scale"].pop("parameters"), "must have the entries"),
+    "columns of no kind": (
+        lambda t, c: t.update(
+            {"statistics.mean": torch.zeros(15).double(), "statistics.joint": torch.eye(15).double()}
+        ),
+        "12 features, and as many targets as outputs or none; those of the file have 15",
+    ),
+    "Gram matrix that is not square": (
+        lambda t, c: t.update({"statistics.joint": torch.zeros(13, 4).double()}),
+        r"statistics.joint must be float64 of shape \(13, 13\)",
+    ),
 }
 
 
@@ -205,3 +234,52 @@ def test_a_document_that_is_no_object_is_refused(tmp_path):
     write_archive(tmp_path / "list", {}, json.loads("[1]"))
 
     refused(tmp_path / "list", "JSON object")
+
+
+@pytest.mark.parametrize(
+    ("scale", "parameter", "value", "message"),
+    [
+        (QuantileScale(level=0.8), "n_trees", 10**9, "n_trees must be int from -10000 to 10000"),
+        (QuantileScale(level=0.8), "random_state", -1, "random_state must be int from 0"),
+        (QuantileScale(level=0.8), "level", {"fraction": [4, 0]}, "denominator >= 1"),
+        (QuantileScale(level=0.8), "level", "0.8", "level"),
+        (QuantileScale(level=0.8), "columns", [["leverage"]], "columns must be"),
+        (QuantileScale(level=0.8), "columns", 3, "QuantileScale must be one that can be built"),
+        (LeverageScale(0.3), "power", "0.3", "LeverageScale must be one that can be built"),
+        (LeverageScale(0.3), "power", [0.3], "LeverageScale must be one that can be built"),
+    ],
+)
+def test_a_scale_that_cannot_be_built_is_refused_as_a_wrong_value(tmp_path, scale, parameter, value, message):
+    path = tmp_path / "model.safetensors"
+    fitted(scale).save(path)
+    tensors, content = read_archive(path)
+    content["scale"]["parameters"][parameter] = value
+    write_archive(path, tensors, content)
+
+    refused(path, message)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"ridge": "auto"', '"ridge": 1e999', "ridge must be finite"),
+        ('"ridge": "auto"', '"ridge": NaN', "ridge must be finite"),
+        ('"ridge": "auto"', f'"ridge": {"9" * 9_999}', "must hold a JSON document"),
+        ('"ridge": "auto"', f'"ridge": {"[" * 99_999}', "must hold a JSON document"),
+    ],
+    ids=["infinite", "not a number", "digits", "brackets"],
+)
+def test_a_text_that_is_no_such_document_is_refused(saved, monkeypatch, old, new, message):
+    tensors, content = read_archive(saved)
+    text = json.dumps(content)
+    assert old in text
+    monkeypatch.setattr(json, "dumps", lambda *_, **__: text.replace(old, new))
+    write_archive(saved, tensors, content)
+
+    refused(saved, message)
+
+
+def test_a_level_whose_parts_no_file_holds_is_refused_when_it_is_saved(tmp_path):
+    with pytest.raises(ValueError, match=r"confidence_level: fraction must be int from"):
+        fitted(confidence_level=1 - Fraction(1, 10**30)).save(tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())

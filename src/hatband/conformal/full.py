@@ -6,12 +6,19 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from hatband.arrays.typing import Array
-from hatband.checks import LeverageWarning, check_confidence_level, check_exactness, check_in, warn_caller
+from hatband.checks import (
+    LeverageWarning,
+    check_confidence_level,
+    check_exactness,
+    check_in,
+    unchanged_on_failure,
+    warn_caller,
+)
 from hatband.conformal.band import Band, Ends, warn_if_too_few
 from hatband.conformal.calibration.row_metadata import check_alike
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, defined_rows
 from hatband.conformal.full_scores import SCORES
-from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows, unchanged_on_failure
+from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows
 from hatband.conformal.training import TrainingData, fit_estimator
 from hatband.fitted.smoother import TrainedSmoother
 from hatband.formulas.full_conformal import Augmented, predictive_atoms

@@ -1,8 +1,6 @@
 """The base of every estimator that predicts with intervals: one signature, one layout, state that is all or nothing."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -250,18 +248,6 @@ def check_rows(owner: Any, X: Any, *, reset: bool) -> Any:
     if is_table or callable(getattr(X, "__dataframe__", None)) or hasattr(X, "columns"):
         return validate_data(owner, X, reset=reset, skip_check_array=True)
     return validate_data(owner, X, reset=reset, dtype=None, ensure_all_finite=False, accept_sparse="csr")
-
-
-@contextmanager
-def unchanged_on_failure(estimator: Any) -> Iterator[None]:
-    """Give an estimator back the attributes that it had when something fails inside, an interrupt included."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise
 
 
 def shaped_like_target(values: Array, n_outputs: int, single: bool) -> Array:

@@ -8,7 +8,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 
 from hatband._checks_calibration import check_labels, check_ratio
 from hatband.arrays.typing import Array
-from hatband.checks import check_calibration_size, check_confidence_level, check_in, check_target
+from hatband.checks import check_calibration_size, check_confidence_level, check_in, check_target, unchanged_on_failure
 from hatband.conformal.band import Band, Ends
 from hatband.conformal.calibration.calibration import CalibrationPlan, check_pooled
 from hatband.conformal.calibration.groups import Grouping
@@ -20,7 +20,6 @@ from hatband.conformal.regressor import (
     RegressorWrapper,
     check_calibrated,
     check_rows,
-    unchanged_on_failure,
 )
 from hatband.conformal.target import split_target
 from hatband.conformal.training import TrainingData, fit_estimator, fit_parameters

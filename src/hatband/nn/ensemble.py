@@ -16,7 +16,7 @@ from hatband.checks import check_at_least, check_confidence_level, check_in
 from hatband.conformal.band import Band
 from hatband.conformal.regressor import shaped_like_target
 from hatband.nn.calibrated import calibrated_interval, check_calibrated
-from hatband.nn.files.ensemble import check_networks, load_ensemble, save_ensemble
+from hatband.nn.files.folders import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.measure.batches import as_batches
 from hatband.nn.measure.network_rows import NetworkRows, block_of, columns_like, stacked

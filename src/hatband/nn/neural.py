@@ -11,9 +11,8 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hatband.arrays.typing import Array
-from hatband.checks import check_calibration_size, check_target, check_weights
-from hatband.conformal.regressor import unchanged_on_failure
-from hatband.nn.files.neural import load_neural, save_neural
+from hatband.checks import check_calibration_size, check_target, check_weights, unchanged_on_failure
+from hatband.nn.files.folders import load_neural, save_neural
 from hatband.nn.train.fit import Epoch
 from hatband.nn.train.table import TrainingTable, less, train
 

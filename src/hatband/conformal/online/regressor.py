@@ -22,6 +22,7 @@ from hatband.checks import (
     check_confidence_level,
     check_finite,
     check_in,
+    unchanged_on_failure,
     warn_caller,
 )
 from hatband.conformal.band import Band, Ends, layout
@@ -29,7 +30,7 @@ from hatband.conformal.calibration.row_metadata import check_alike
 from hatband.conformal.online.levels import as_adaptation
 from hatband.conformal.online.ridge import Forecast, StreamingRidge, StreamRows
 from hatband.conformal.online.stream import Followed, Stream, StreamCalibration
-from hatband.conformal.regressor import IntervalRegressor, check_rows, unchanged_on_failure
+from hatband.conformal.regressor import IntervalRegressor, check_rows
 from hatband.conformal.training import TrainingData
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry.convert import as_numbers, dense_inputs, kept

@@ -1,14 +1,21 @@
-"""Files of tensors and JSON that nothing is executed from: written with a checksum, read only when it holds."""
+"""Files of tensors and JSON that nothing is executed from, and folders of them: read only when the checksums hold."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hatband.nn.files.fields import Table, several, text, whole
+from hatband.nn.measure.state import tensor_bytes
+
+VERSION = 1
 _CONTENT, _CHECKSUM = "hatband", "sha256"
+_INDEX = "index.safetensors"
+# What the index of a folder holds besides the fields of its model.
+_FILES = {"version": whole(VERSION, VERSION), "files": several(text())}
 
 
 def write_archive(path: str | Path, tensors: Mapping[str, torch.Tensor], content: Mapping[str, Any]) -> None:
@@ -55,11 +62,69 @@ def read_archive(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
         raise ValueError(f"{str(path)!r} was damaged or changed after it was saved: its checksum does not hold.")
     try:
         content = json.loads(metadata[_CONTENT])
-    except json.JSONDecodeError as error:
+    # Brackets nested thousands deep, and numbers of thousands of digits, too.
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} must hold a JSON document; it cannot be read: {error}.") from None
     if not isinstance(content, dict):
         raise ValueError(f"{str(path)!r} must hold a JSON object; got {type(content).__name__}.")
+    if content.get("version") != VERSION:
+        raise ValueError(f"{str(path)!r} must have format version {VERSION}; got {content.get('version')!r}.")
     return tensors, content
+
+
+def write_folder(
+    folder: str | Path,
+    parts: Sequence[Callable[[Path], None]],
+    part_name: str,
+    fields: Mapping[str, Any],
+    index: Any,
+) -> None:
+    """Write parts, then the index that tells whether they are still the same.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made when it is missing.
+    parts : sequence of callable(path)
+        Each writes one file.
+    part_name : str
+        Name of their files, with {} for their number.
+    fields : mapping
+        The table of the index.
+    index : object
+        What they are written of.
+    """
+    place = Path(folder)
+    tensors: dict[str, torch.Tensor] = {}
+    content = Table(fields).written(index, tensors)
+    place.mkdir(parents=True, exist_ok=True)
+    paths = [place / part_name.format(number) for number in range(len(parts))]
+    for path, write in zip(paths, parts, strict=True):
+        write(path)
+    files = [_file_digest(path) for path in paths]
+    write_archive(place / _INDEX, tensors, {**content, "version": VERSION, "files": files})
+
+
+def read_folder(folder: str | Path, part_name: str, fields: Mapping[str, Any]) -> tuple[list[Path], dict[str, Any]]:
+    """Return the paths of the parts, all of them as they were written, and the values of the index.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no index, or a part is missing.
+    ValueError
+        If the index does not hold the fields of the table, or a part is not the one that it was written for.
+    """
+    place = Path(folder)
+    tensors, content = read_archive(place / _INDEX)
+    index = Table({**_FILES, **fields}).read(content, tensors, "the index")
+    paths = [place / part_name.format(number) for number in range(len(index["files"]))]
+    for path, digest in zip(paths, index["files"], strict=True):
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {str(path)!r}, which the index of its folder lists.")
+        if _file_digest(path) != digest:
+            raise ValueError(f"{str(path)!r} was damaged or changed after it was saved: its checksum does not hold.")
+    return paths, index
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
@@ -68,8 +133,13 @@ def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         total.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        total.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
+        total.update(tensor_bytes(tensor).numpy().data)
     return total.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _safetensors() -> Any:

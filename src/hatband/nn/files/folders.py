@@ -1,78 +1,167 @@
-"""Folders of archives that belong together: an index holds the checksum of every other file."""
+"""Models of several files: an ensemble, one file for each network, and a regressor with the design of its network."""
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from torch import nn
 
-from hatband.nn.files.archive import read_archive, write_archive
-from hatband.nn.files.documents import check_schema
+from hatband.nn.files.archive import read_archive, read_folder, write_folder
+from hatband.nn.files.fields import FLAG, NOTHING, Array, either, real, rebuilding, several, text, whole
+from hatband.nn.files.last_layer import check_architecture, saved_weights
+from hatband.nn.last_layer import LastLayerConformalRegressor
+from hatband.nn.measure.batches import home
+from hatband.nn.measure.state import put_back_on_failure
+from hatband.nn.train.mlp import ACTIVATIONS, MLP
 
-_INDEX, _VERSION = "index.safetensors", 1
+T = TypeVar("T")
 
+# -------------------------------------------------------------------- ensembles
 
-def write_folder(
-    folder: str | Path,
-    parts: Sequence[Callable[[Path], None]],
-    part_name: str,
-    tensors: Mapping[str, torch.Tensor],
-    content: Mapping[str, Any],
-) -> None:
-    """Write parts, then the index that tells whether they are still the same.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Made when it is missing.
-    parts : sequence of callable(path)
-        Each writes one file.
-    part_name : str
-        Name of their files, with {} for their number.
-    tensors, content : mapping
-        What the index holds.
-    """
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    paths = [place / part_name.format(number) for number in range(len(parts))]
-    for path, write in zip(paths, parts, strict=True):
-        write(path)
-    write_archive(place / _INDEX, tensors, {**content, "version": _VERSION, "files": [_digest(path) for path in paths]})
+_MEMBER = "member_{}.safetensors"
+# Of the ensemble, and kept in the file of each member.
+_COMMON = ("scale", "ridge", "confidence_level", "symmetric", "random_state")
+_ENSEMBLE: dict[str, Any] = {
+    "single_target_": FLAG,
+    "sizes_": Array(("members", "outputs")),
+    "scores_": Array(("scores", "outputs"), optional=True),
+}
 
 
-def read_folder(
-    folder: str | Path, part_name: str, schema: Mapping[str, Any]
-) -> tuple[list[Path], dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the paths of the parts, all of them as they were written, and tensors and content of the index.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no index, or a part is missing.
-    ValueError
-        If the index is none, its content is not of the schema, or a part is not the one that it was written for.
-    """
-    place = Path(folder)
-    tensors, content = read_archive(place / _INDEX)
-    if content.get("version") != _VERSION:
-        raise ValueError(f"{str(folder)!r} must have format version {_VERSION}; got {content.get('version')!r}.")
-    check_schema(content, {**schema, "version": int, "files": list}, "the index")
-    paths = [place / part_name.format(number) for number in range(len(content["files"]))]
-    for path, digest in zip(paths, content["files"], strict=True):
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {str(path)!r}, which the index of its folder lists.")
-        if _digest(path) != digest:
-            raise ValueError(f"{str(path)!r} was damaged or changed after it was saved: its checksum does not hold.")
-    return paths, tensors, content
+def save_ensemble(model: Any, folder: str | Path) -> None:
+    """Write a fitted EnsembleConformalRegressor."""
+    parts = [partial(_save_member, model, member) for member in model.members_]
+    write_folder(folder, parts, _MEMBER, _ENSEMBLE, SimpleNamespace(**{"scores_": None, **vars(model)}))
 
 
-def check_nothing_left(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise if the index held tensors that nobody has taken."""
-    if tensors:
-        raise ValueError(f"the index holds tensors that do not belong there: {sorted(tensors)}.")
+def _save_member(model: Any, member: LastLayerConformalRegressor, path: Path) -> None:
+    common = copy.copy(member)
+    for name in _COMMON:
+        setattr(common, name, getattr(model, name))
+    common.save(path)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def load_ensemble(kind: Callable[..., T], folder: str | Path, modules: Sequence[nn.Module]) -> T:
+    """Read an EnsembleConformalRegressor; the modules get their weights, or none does."""
+    paths, index = read_folder(folder, _MEMBER, _ENSEMBLE)
+    _check_belong(modules, len(paths))
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(put_back_on_failure(module))
+        members = [LastLayerConformalRegressor.load(p, m) for p, m in zip(paths, modules, strict=True)]
+        _check_sizes(index["sizes"], members)
+    common = {name: getattr(members[0], name) for name in _COMMON}
+    layers = {member.layer for member in members}
+    model: Any = kind(modules, layers.pop() if len(layers) == 1 else None, **common)
+    vars(model).update(members_=members, sizes_=list(index["sizes"]), single_target_=index["single_target"])
+    if index["scores"] is not None:
+        model.scores_ = index["scores"]
+    return model
+
+
+def check_networks(modules: Any) -> None:
+    """Raise unless there is a list of networks, one at least."""
+    listed = isinstance(modules, (Sequence, nn.ModuleList)) and not isinstance(modules, str)
+    other = [type(module).__name__ for module in modules if not isinstance(module, nn.Module)] if listed else []
+    if not listed or other:
+        seen = f"a list that holds {other[0]}" if other else type(modules).__name__
+        raise TypeError(f"modules must be a list of torch.nn.Module, as fit_ensemble returns it; got {seen}.")
+    if not len(modules):
+        raise ValueError("modules must hold at least one trained network; got none.")
+
+
+def _check_belong(modules: Any, n_members: int) -> None:
+    """Raise unless there is a network of its own for every member."""
+    check_networks(modules)
+    distinct = len({id(module) for module in modules})
+    if (len(modules), distinct) != (n_members, n_members):
+        raise ValueError(
+            f"modules must hold one network for each of the {n_members} that were saved, and none twice; got "
+            f"{len(modules)}, {distinct} of them different."
+        )
+
+
+def _check_sizes(sizes: Any, members: list[LastLayerConformalRegressor]) -> None:
+    """Raise unless there is a mean width > 0 for every member and output."""
+    outputs = {member.n_outputs_ for member in members}
+    if len(outputs) != 1:
+        raise ValueError(f"all members must have as many outputs; those of the folder have {sorted(outputs)}.")
+    expected = (len(members), *outputs)
+    if sizes.shape != expected:
+        raise ValueError(f"sizes must be float64 of shape {expected}; got {sizes.shape}.")
+    if not (sizes > 0).all():
+        raise ValueError("the index: sizes must be finite and > 0; those of the folder are not.")
+
+
+# -------------------------------------------------------------------- a regressor that trained its network
+
+_NETWORK = "last_layer.safetensors"
+_TYPES = {str(kind): kind for kind in (torch.float32, torch.float64, torch.bfloat16)}
+_WIDTH = 2**24
+_DESIGN: dict[str, Any] = {
+    "n_inputs": whole(1, _WIDTH),
+    "n_outputs": whole(1, _WIDTH),
+    "widths": several(whole(1, _WIDTH), most=1_000),
+    "activation": text(*ACTIVATIONS),
+    "dropout": real(0.0, 1.0),
+    "noise_head": FLAG,
+}
+_NEURAL: dict[str, Any] = {
+    **_DESIGN,
+    "dtype": text(*_TYPES),
+    "feature_names": either(NOTHING, several(text(), most=_WIDTH)),
+    "offset": Array(("n_inputs",)),
+    "target_offset": Array(("n_outputs",)),
+}
+
+
+def save_neural(model: Any, folder: str | Path) -> None:
+    """Write a fitted NeuralConformalRegressor."""
+    names = getattr(model, "feature_names_in_", None)
+    index = SimpleNamespace(
+        **model.module_.design,
+        dtype=str(home(model.module_)[1]),
+        feature_names=None if names is None else list(map(str, names)),
+        offset=model.offset_,
+        target_offset=model.target_offset_,
+    )
+    write_folder(folder, [model.model_.save], _NETWORK, _NEURAL, index)
+
+
+def load_neural(kind: Callable[..., T], folder: str | Path) -> T:
+    """Read a NeuralConformalRegressor."""
+    paths, index = read_folder(folder, _NETWORK, _NEURAL)
+    if len(paths) != 1:
+        raise ValueError(f"{str(folder)!r} must hold one network; its index lists {len(paths)}.")
+    names = index["feature_names"]
+    if names is not None and len(names) != index["n_inputs"]:
+        raise ValueError(f"the index: feature_names must be {index['n_inputs']} strings; got {len(names)}.")
+    module = _perceptron(index, paths[0])
+    inner = LastLayerConformalRegressor.load(paths[0], module)
+    model: Any = kind(
+        **{name: module.design[name] for name in ("widths", "activation", "dropout")},
+        loss="gaussian" if index["noise_head"] else "squared",
+        **{name: getattr(inner, name) for name in ("scale", "ridge", "confidence_level", "symmetric")},
+    )
+    model.n_features_in_ = index["n_inputs"]
+    if names is not None:
+        model.feature_names_in_ = np.asarray(names, dtype=object)
+    offsets = {"offset_": index["offset"], "target_offset_": index["target_offset"]}
+    vars(model).update({"module_": module, "model_": inner, **offsets})
+    return model
+
+
+def _perceptron(index: dict[str, Any], path: Path) -> MLP:
+    """Return the network of the design, its weights to be loaded; ValueError where the file holds none of that size."""
+    with rebuilding("the index: the network"):
+        # Without memory, until its shapes have been seen to be those of the file.
+        with torch.device("meta"):
+            module = MLP(**{name: index[name] for name in _DESIGN}).to(_TYPES[index["dtype"]])
+        check_architecture(module, saved_weights(read_archive(path)[0]))
+        return module.to_empty(device="cpu").eval()

@@ -1,8 +1,7 @@
-"""Spaces of networks as entries of a file: of a last layer, of a whole network, and of one at low rank."""
+"""Spaces of networks as tables of fields: of a last layer, of a whole network, and of one at low rank."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -13,19 +12,42 @@ from hatband.arrays.kinds import exact_device
 from hatband.checks import check_in
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
-from hatband.nn.files.documents import taken
+from hatband.nn.files.fields import FLAG, NOTHING, Array, Table, either, real, text, whole
 from hatband.nn.measure.batches import home
-from hatband.nn.measure.head import Head
+from hatband.nn.measure.head import Head, Pooling
 from hatband.nn.measure.layer_choice import WholeNetwork, as_choice
 from hatband.nn.measure.low_rank import Sketch
-from hatband.nn.measure.parameter_subset import AllParameters, Part
-from hatband.nn.measure.space import INTERCEPTS, GramSpace, NetworkSpace, SketchSpace, fit_sketch, space_at
+from hatband.nn.measure.parameter_subset import AllParameters, Intercept, Part
+from hatband.nn.measure.space import GramSpace, NetworkSpace, SketchSpace, fit_sketch, space_at
 from hatband.nn.measure.tangent import n_parameters
 
-_NUMBER = (int, float)
-_SPACE = {"intercept": str, "ridge": _NUMBER, "exactness": str}
-_STATISTICS = {"n_samples": int, "weight": _NUMBER, "n_features": int}
-_WHOLE = {"exact_up_to": int, "rank": int, "iterations": int, "random_state": int}
+_HEAD = Table(
+    {"name": text(), "pooling": text(*get_args(Pooling)), "member": either(NOTHING, whole()), "is_affine": FLAG}
+)
+_WHOLE = Table({name: whole() for name in ("exact_up_to", "rank", "iterations", "random_state")})
+_STATISTICS = Table(
+    {
+        "n_samples": whole(),
+        "weight": real(0.0),
+        "n_features": whole(),
+        "centre.mean": Array(("columns",)),
+        "joint": Array(("columns", "columns")),
+    }
+)
+_SKETCH = Table(
+    {
+        "n_samples": whole(),
+        "weight": real(0.0),
+        "trace": real(0.0),
+        "mean": Array(("parameters",)),
+        "values": Array(("directions",), finite=False),
+        "vectors": Array(("parameters", "directions"), finite=False),
+    }
+)
+
+
+def _space(intercepts: tuple[str, ...], exactness: tuple[str, ...]) -> Table:
+    return Table({"intercept": text(*intercepts), "ridge": real(0.0), "exactness": text(*exactness)})
 
 
 class Read(NamedTuple):
@@ -35,128 +57,64 @@ class Read(NamedTuple):
     space: NetworkSpace
 
 
-class SpaceFile(ABC):
-    """What is written of one kind of space, and how it is read."""
+class SpaceFile(NamedTuple):
+    """One kind of space in a file: which spaces are written so, by what fields, and how one is built of these."""
 
     kind: str
-    schema: Mapping[str, Any]
-
-    @abstractmethod
-    def document(self, layer: Any, space: Any) -> dict[str, Any]:
-        """Return the entries of the document, as the schema has them."""
-
-    @abstractmethod
-    def tensors(self, space: Any) -> dict[str, Any]:
-        """Return the arrays."""
-
-    @abstractmethod
-    def read(self, content: Mapping[str, Any], tensors: dict[str, torch.Tensor], module: nn.Module) -> Read:
-        """Take document and tensors apart again; ValueError where they cannot be true."""
+    space: type[NetworkSpace]
+    part: type[Part]
+    fields: Mapping[str, Table]
+    build: Callable[[Mapping[str, Any], nn.Module], Read]
 
 
-class LastLayerFile(SpaceFile):
-    """Name and kind of the layer, and the Gram matrix of its features."""
-
-    kind = "last layer"
-    schema: Mapping[str, Any] = {
-        "head": {"name": str, "pooling": str, "member": (int, type(None)), "is_affine": bool},
-        "statistics": _STATISTICS,
-        "space": _SPACE,
-    }
-
-    def document(self, layer: Any, space: Any) -> dict[str, Any]:
-        """Return the entries of the document."""
-        head = {name: getattr(space.part, name) for name in self.schema["head"]}
-        return {"head": head, **_gram_document(space)}
-
-    def tensors(self, space: GramSpace) -> dict[str, Any]:
-        """Return the arrays."""
-        return _gram_tensors(space)
-
-    def read(self, content: Mapping[str, Any], tensors: dict[str, torch.Tensor], module: nn.Module) -> Read:
-        """Find the layer, and factor the Gram matrix again."""
-        head, n_features = content["head"], content["statistics"]["n_features"]
-        check_in(content["space"]["intercept"], INTERCEPTS, "the file: intercept")
-        check_in(content["space"]["exactness"], ("given", "none"), "the file: exactness")
-        check_in(head["pooling"], ("row", "first", "last", "mean"), "the file: pooling")
-        layer = dict(module.named_modules()).get(head["name"])
-        if not isinstance(layer, nn.Linear) or layer.in_features != n_features:
-            raise ValueError(f"the head {head['name']!r} must take {n_features} features; it does not.")
-        return Read(head["name"], _gram_space(content, tensors, module, Head(layer=layer, **head)))
+def _last_layer(values: Mapping[str, Any], module: nn.Module) -> Read:
+    head, n_features = values["head"], values["statistics"]["n_features"]
+    layer = dict(module.named_modules()).get(head["name"])
+    if not isinstance(layer, nn.Linear) or layer.in_features != n_features:
+        raise ValueError(f"the head {head['name']!r} must take {n_features} features; it does not.")
+    return Read(head["name"], _gram_space(values, module, Head(layer=layer, **head)))
 
 
-class WholeNetworkFile(SpaceFile):
-    """The Gram matrix of the gradients in all parameters."""
-
-    kind = "whole network"
-    schema: Mapping[str, Any] = {"whole": _WHOLE, "statistics": _STATISTICS, "space": _SPACE}
-
-    def document(self, layer: Any, space: Any) -> dict[str, Any]:
-        """Return the entries of the document."""
-        return {"whole": _whole_document(layer), **_gram_document(space)}
-
-    def tensors(self, space: GramSpace) -> dict[str, Any]:
-        """Return the arrays."""
-        return _gram_tensors(space)
-
-    def read(self, content: Mapping[str, Any], tensors: dict[str, torch.Tensor], module: nn.Module) -> Read:
-        """Factor the Gram matrix again."""
-        _check_whole(content["space"])
-        n_features = content["statistics"]["n_features"]
-        if n_features != n_parameters(module):
-            raise ValueError(f"the module must have {n_features} parameters; it has {n_parameters(module)}.")
-        return Read(_whole_layer(content["whole"]), _gram_space(content, tensors, module, _all_parameters(module)))
+def _whole_network(values: Mapping[str, Any], module: nn.Module) -> Read:
+    n_features = values["statistics"]["n_features"]
+    if n_features != n_parameters(module):
+        raise ValueError(f"the module must have {n_features} parameters; it has {n_parameters(module)}.")
+    return Read(_layer(values), _gram_space(values, module, _all_parameters(module)))
 
 
-class LowRankFile(SpaceFile):
-    """The leading directions of the Gram matrix of the gradients."""
-
-    kind = "whole network, low rank"
-    schema: Mapping[str, Any] = {
-        "whole": _WHOLE,
-        "sketch": {"n_samples": int, "weight": _NUMBER, "trace": _NUMBER},
-        "space": _SPACE,
-    }
-
-    def document(self, layer: Any, space: Any) -> dict[str, Any]:
-        """Return the entries of the document."""
-        sketch = {name: getattr(space.sketch, name) for name in self.schema["sketch"]}
-        return {"whole": _whole_document(layer), "sketch": sketch, "space": _space_document(space)}
-
-    def tensors(self, space: SketchSpace) -> dict[str, Any]:
-        """Return the arrays."""
-        sketch = space.sketch
-        return {"sketch.mean": sketch.mean, "sketch.values": sketch.values, "sketch.vectors": sketch.vectors}
-
-    def read(self, content: Mapping[str, Any], tensors: dict[str, torch.Tensor], module: nn.Module) -> Read:
-        """Put the ridge on the directions again."""
-        _check_whole(content["space"])
-        size, numbers = n_parameters(module), content["sketch"]
-        mean, values = taken(tensors, "sketch.mean", (size,)), taken(tensors, "sketch.values", (None,))
-        vectors = taken(tensors, "sketch.vectors", (size, len(values)))
-        _check_directions(values, vectors)
-        if not np.isfinite(mean).all() or not 0 <= numbers["trace"] < np.inf:
-            raise ValueError("the file: mean and trace of the Gram matrix must be finite; they are not.")
-        _check_rows(numbers)
-        part, backend = _all_parameters(module), _backend_at(module)
-        arrays = dict(zip(("mean", "values", "vectors"), map(backend.asarray, (mean, values, vectors)), strict=True))
-        sketch = Sketch(numbers["n_samples"], float(numbers["weight"]), float(numbers["trace"]), **arrays)
-        described = content["space"]
-        space = fit_sketch(module, part, sketch, float(described["ridge"]), described["intercept"])
-        return Read(_whole_layer(content["whole"]), space)
+def _low_rank(values: Mapping[str, Any], module: nn.Module) -> Read:
+    sketch, described, size = values["sketch"], values["space"], n_parameters(module)
+    if len(sketch["mean"]) != size:
+        raise ValueError(f"sketch.mean must be float64 of shape ({size},); got ({len(sketch['mean'])},).")
+    _check_directions(sketch["values"], sketch["vectors"])
+    _check_rows(sketch)
+    backend = _backend_at(module)
+    arrays = {name: backend.asarray(sketch[name]) for name in ("mean", "values", "vectors")}
+    found = Sketch(sketch["n_samples"], float(sketch["weight"]), float(sketch["trace"]), **arrays)
+    ridge, intercept = float(described["ridge"]), described["intercept"]
+    return Read(_layer(values), fit_sketch(module, _all_parameters(module), found, ridge, intercept))
 
 
-_FILES: tuple[SpaceFile, ...] = (LastLayerFile(), WholeNetworkFile(), LowRankFile())
-_BY_TYPE: dict[tuple[type[NetworkSpace], type[Part]], SpaceFile] = {
-    (GramSpace, Head): _FILES[0],
-    (GramSpace, AllParameters): _FILES[1],
-    (SketchSpace, AllParameters): _FILES[2],
-}
+_OF_LAYER, _OF_ALL = _space(get_args(Intercept), ("given", "none")), _space(("free", "none"), ("none",))
+_BY_LAYER = {"head": _HEAD, "statistics": _STATISTICS, "space": _OF_LAYER}
+_BY_GRAM = {"whole": _WHOLE, "statistics": _STATISTICS, "space": _OF_ALL}
+_BY_SKETCH = {"whole": _WHOLE, "sketch": _SKETCH, "space": _OF_ALL}
+_FILES = (
+    SpaceFile("last layer", GramSpace, Head, _BY_LAYER, _last_layer),
+    SpaceFile("whole network", GramSpace, AllParameters, _BY_GRAM, _whole_network),
+    SpaceFile("whole network, low rank", SketchSpace, AllParameters, _BY_SKETCH, _low_rank),
+)
 
 
 def file_of(space: NetworkSpace) -> SpaceFile:
     """Return how a space is written."""
-    return _BY_TYPE[type(space), type(space.part)]
+    return next(file for file in _FILES if type(space) is file.space and type(space.part) is file.part)
+
+
+def described(layer: Any, space: Any) -> dict[str, Any]:
+    """Return what the tables of a space are written of."""
+    parts = {name: getattr(space, name, None) for name in ("statistics", "sketch")}
+    return {"head": space.part, "whole": as_choice(layer), "space": space, **parts}
 
 
 def file_named(kind: Any) -> SpaceFile:
@@ -168,62 +126,34 @@ def file_named(kind: Any) -> SpaceFile:
 # -------------------------------------------------------------------- parts that kinds share
 
 
-def _space_document(space: NetworkSpace) -> dict[str, Any]:
-    return {"intercept": space.intercept, "ridge": space.ridge, "exactness": space.exactness}
-
-
-def _gram_document(space: GramSpace) -> dict[str, Any]:
-    statistics = {name: getattr(space.statistics, name) for name in _STATISTICS}
-    return {"statistics": statistics, "space": _space_document(space)}
-
-
-def _gram_tensors(space: GramSpace) -> dict[str, Any]:
-    return {"statistics.mean": space.statistics.centre.mean, "statistics.joint": space.statistics.joint}
-
-
-def _gram_space(
-    content: Mapping[str, Any], tensors: dict[str, torch.Tensor], module: nn.Module, part: Part
-) -> GramSpace:
-    counts, described = content["statistics"], content["space"]
-    mean = taken(tensors, "statistics.mean", (None,))
-    joint = taken(tensors, "statistics.joint", (len(mean), len(mean)))
-    finite = np.isfinite(mean).all() and np.isfinite(joint).all()
-    if not finite or not np.allclose(joint, joint.T) or (joint.diagonal() < 0).any():
+def _gram_space(values: Mapping[str, Any], module: nn.Module, part: Part) -> GramSpace:
+    read, described = values["statistics"], values["space"]
+    mean, joint, n_features = read["mean"], read["joint"], read["n_features"]
+    if len(mean) not in {n_features, n_features + values["fitted"]["n_outputs"]}:
         raise ValueError(
-            "the statistics must be finite and their Gram matrix symmetric, with squares in its diagonal; those of the "
-            "file are not."
+            f"the statistics must have {n_features} features, and as many targets as outputs or none; those of the "
+            f"file have {len(mean)} columns."
         )
-    _check_rows(counts)
+    if not np.allclose(joint, joint.T) or (joint.diagonal() < 0).any():
+        raise ValueError("the Gram matrix must be symmetric, with squares in its diagonal; that of the file is not.")
+    _check_rows(read)
     backend = _backend_at(module)
-    centre = Centre(counts["n_samples"], float(counts["weight"]), backend.asarray(mean))
-    return space_at(
-        module,
-        part,
-        GramStatistics(centre, counts["n_features"], backend.asarray(joint)),
-        ridge=float(described["ridge"]),
-        intercept=described["intercept"],
-        exactness=described["exactness"],
-    )
+    centre = Centre(read["n_samples"], float(read["weight"]), backend.asarray(mean))
+    statistics = GramStatistics(centre, n_features, backend.asarray(joint))
+    return space_at(module, part, statistics, **{**described, "ridge": float(described["ridge"])})
 
 
-def _whole_document(layer: Any) -> dict[str, Any]:
-    recipe = as_choice(layer)
-    return {name: int(getattr(recipe, name)) for name in _WHOLE}
+def _layer(values: Mapping[str, Any]) -> Any:
+    choice = WholeNetwork(**values["whole"])
+    return "all" if choice == WholeNetwork() else choice
 
 
-def _whole_layer(document: Mapping[str, Any]) -> Any:
-    recipe = WholeNetwork(**document)
-    return "all" if recipe == WholeNetwork() else recipe
-
-
-def _check_whole(described: Mapping[str, Any]) -> None:
-    check_in(described["intercept"], ("free", "none"), "the file: intercept")
-    check_in(described["exactness"], ("none",), "the file: exactness")
-
-
-def _check_rows(counts: Mapping[str, Any]) -> None:
-    if counts["n_samples"] < 1 or not 0 < counts["weight"] < np.inf:
-        raise ValueError(f"the statistics must be of rows that have a weight; got {counts}.")
+def _check_rows(read: Mapping[str, Any]) -> None:
+    if read["n_samples"] < 1 or not read["weight"] > 0:
+        raise ValueError(
+            f"the statistics must be of rows that have a weight; got {read['n_samples']} rows of weight "
+            f"{read['weight']}."
+        )
 
 
 def _check_directions(values: Any, vectors: Any) -> None:

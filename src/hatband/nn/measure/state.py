@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 # torch's generators belong to the process: two threads that drew from them at once would draw each other's numbers.
 _GENERATORS = threading.RLock()
 # Numbers up to which the whole state is read at every check, and entries of a tensor that are read of a larger one.
-_READ_ALWAYS, _SAMPLED = 1_000_000, 1_024
+_READ_ALWAYS, _SAMPLED = 1_000_000, 128
 
 
 def check_trainable(module: Any) -> None:
@@ -152,7 +152,7 @@ class StateFingerprint:
     -----
     Up to 1,000,000 numbers are read whole at every check, which takes some 2 ms. A larger state is read whole when a
     tensor has been replaced, moved or written to, which torch counts (`Tensor._version`), and at the first check of a
-    copy. Else 1,024 evenly spaced entries of each tensor are read: fused optimisers, and those that write to
+    copy. Else 128 evenly spaced entries of each tensor are read: fused optimisers, and those that write to
     ``parameter.data``, change the weights but not the count. What is not noticed: in a state of more than 1,000,000
     numbers, a write through ``.data`` or through memory shared with NumPy that leaves all of these entries as they
     were.
