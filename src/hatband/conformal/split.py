@@ -10,17 +10,11 @@ from hatband._checks_calibration import check_labels, check_ratio
 from hatband.arrays.typing import Array
 from hatband.checks import check_calibration_size, check_confidence_level, check_in, check_target, unchanged_on_failure
 from hatband.conformal.band import Band, Ends
-from hatband.conformal.calibration.calibration import CalibrationPlan, check_pooled
+from hatband.conformal.calibration.calibration import CalibrationPlan
 from hatband.conformal.calibration.groups import Grouping
 from hatband.conformal.calibration.joint import EachOutput, fit_joint_box
 from hatband.conformal.calibration.shift import fit_ratio
-from hatband.conformal.distribution import PredictiveDistribution
-from hatband.conformal.regressor import (
-    IntervalRegressor,
-    RegressorWrapper,
-    check_calibrated,
-    check_rows,
-)
+from hatband.conformal.regressor import CalibratedRegressor, RegressorWrapper, check_rows
 from hatband.conformal.target import split_target
 from hatband.conformal.training import TrainingData, fit_estimator, fit_parameters
 from hatband.fitted.rows import Rows, TrainingRows, honest_rows, new_rows, take_rows, training_rows
@@ -30,7 +24,7 @@ from hatband.geometry.convert import kept
 from hatband.scales import as_scale, fit_scale
 
 
-class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
+class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
     """Prediction intervals mu(x) -+ q (1 + h(x))^1/2 around any regressor, valid with a stated probability.
 
     The rows are split: one part trains the estimator and sets the space in which leverage h(x) is measured, the other
@@ -311,16 +305,6 @@ class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
             needed=max(minimum_calibration_size(level, self.symmetric) for level in levels),
         )
 
-    @property
-    def scores_(self) -> Array:
-        """Signed calibration scores (n_cal, q)."""
-        return self.calibration_.scores
-
-    @property
-    def effective_sample_size_(self) -> float:
-        """Equally heavy rows that the calibration rows are worth."""
-        return self.calibration_.effective_size
-
     # ---------------------------------------------------------------- prediction
 
     def _predict(self, X: Any) -> Array:
@@ -335,19 +319,9 @@ class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
         band = Band.of(self.scale_, rows, self.target_)
         return band.point, self.calibration_.ends(band, new, levels, self.symmetric)
 
-    def predictive_distribution(self, X: Any) -> PredictiveDistribution:
-        """Return the predictive distribution of each row; see `IntervalRegressor.predictive_distribution`."""
-        self._check_calibrated("predictive_distribution")
-        check_pooled(self.calibration_.is_pooled)
-        return super().predictive_distribution(X)
-
     def _leverage(self, X: Any) -> Array:
         return self.space_.leverage(self.space_.features(X))
 
     def _rows(self, X: Any) -> Rows:
         """Return rows as scale and calibration see them; X runs through the model's preprocessing once."""
         return new_rows(self.model_, self.space_, X, self.n_outputs_)
-
-    def _check_calibrated(self, caller: str) -> None:
-        self._check_trained(caller)
-        check_calibrated(self)

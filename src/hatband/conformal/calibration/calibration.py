@@ -97,6 +97,11 @@ class CalibrationPlan:
     ratio: Callable[[Any], Any] | None = None
     outputs: Outputs = field(default_factory=EachOutput)
 
+    @property
+    def needs_leverage(self) -> bool:
+        """Whether the group of a row is read off its leverage."""
+        return self.grouping is not None and self.grouping.bins is not None
+
     def calibration(
         self, scores: Array, X: Any, rows: Rows, *, groups: Any, likelihood_ratio: Any, needed: int
     ) -> Calibration:

@@ -68,6 +68,7 @@ class FromInputs(MetadataSource):
     def read(self, name: str, X: Any, rows: Rows, given: Any) -> Any:
         """Return function(X); ValueError where metadata was passed besides."""
         check_not_given(given, name, f"the constructor's {name} makes it from X. Use one of the two")
+        check_whole(X, name)
         return self.function(X)
 
 
@@ -81,6 +82,16 @@ class FromLeverage(MetadataSource):
         """Return the bin of each row; ValueError where metadata was passed besides."""
         check_not_given(given, name, f"the constructor's {name} makes it from leverage. Use one of the two")
         return np.searchsorted(self.edges, one_leverage(rows))
+
+
+def check_whole(X: Any, name: str) -> None:
+    """Raise unless all rows are at hand, as a function of them needs."""
+    if not (hasattr(X, "shape") or hasattr(X, "columns")):
+        raise ValueError(
+            f"{name} is a function of X in the constructor, which must be an array or a table then; got "
+            f"{type(X).__name__}, whose rows come in batches. Leave it out of the constructor, and pass {name}= with "
+            "the rows, one entry per row, to calibrate and predict_interval."
+        )
 
 
 def one_leverage(rows: Rows) -> Array:
