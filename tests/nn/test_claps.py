@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from hatband.nn.claps import standard_score, two_sided_probability
 from scipy import stats
 from torch import nn
 
@@ -15,7 +16,6 @@ from hatband.nn import (
     fit_network,
     refit_head,
 )
-from hatband.nn.claps import standard_score, two_sided_probability
 from nn.cases import N_INPUTS, loader, network, phi, rows
 
 RIDGE = 0.7
