@@ -3,6 +3,7 @@
 Calls are interleaved and the best of several rounds counts, so that a busy machine slows both sides.
 """
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -116,10 +117,47 @@ def best_times(comparison: Comparison, rounds: int) -> tuple[float, float]:
     return min(ours), min(against)
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def _seconds(call: Callable[[], object], times: int = 1) -> float:
     start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times
+
+
+def one_row(rounds: int) -> tuple[float, float]:
+    """Best time of an interval for one row with the constant scale, and of the prediction that it contains."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3_000, 10))
+    model = SplitConformalRegressor(Ridge(), scale="constant", random_state=0).fit(X, X[:, 0] + rng.normal(size=3_000))
+    row = X[:1]
+    pairs = (
+        (_seconds(lambda: model.predict_interval(row), 10), _seconds(lambda: model.estimator_.predict(row), 10))
+        for _ in range(rounds)
+    )
+    ours, against = zip(*pairs, strict=True)
+    return min(ours), min(against)
+
+
+IMPORT = """
+import sys, time, importlib
+names = {names!r}
+for name in names:
+    importlib.import_module(name)
+start = time.perf_counter()
+import hatband
+print(time.perf_counter() - start)
+"""
+
+
+def import_seconds(rounds: int) -> float:
+    """Best time of `import hatband` where the modules of scikit-learn that it uses have been imported before."""
+    listed = "import sys, hatband; print(*sorted(name for name in sys.modules if name.startswith('sklearn')))"
+    names = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True).stdout.split()
+    code = IMPORT.format(names=names)
+    runs = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(rounds)
+    )
+    return min(float(run.stdout) for run in runs)
 
 
 def main() -> int:
@@ -137,6 +175,13 @@ def main() -> int:
             )
             if comparison.limit is not None:
                 report.target(f"{comparison.name}, {size}", ratio, comparison.limit, comparison.op)
+    ours, against = one_row(150 if args.quick else 400)
+    name = "predict_interval / Ridge.predict, constant scale"
+    report.row(size="1 row", ratio_of=name, seconds=ours, against=against, ratio=ours / against, target=3.0)
+    report.target(f"{name}, 1 row", ours / against, 3.0)
+    seconds = import_seconds(5)
+    report.row(size="-", ratio_of="import beyond scikit-learn", seconds=seconds, against=None, ratio=None, target=0.15)
+    report.target("seconds to import beyond scikit-learn", seconds, 0.15)
     return report.finish(args)
 
 

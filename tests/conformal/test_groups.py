@@ -28,8 +28,8 @@ from hatband import (
     LeverageBins,
     SplitConformalRegressor,
 )
+from hatband.conformal.calibration.calibration import FromLeverage
 from hatband.conformal.calibration.groups import Bins
-from hatband.conformal.calibration.row_metadata import FromLeverage
 from oracles import covered_bounds, exact_upper_rank
 from scales.cases import rows_of
 

@@ -27,8 +27,7 @@ from sklearn.preprocessing import (
 from sklearn.svm import SVR
 
 from hatband import LeaveOneOutKernelRidge, LeaveOneOutRidge, SplitConformalRegressor
-from hatband.conformal.band import mapped_back
-from hatband.conformal.target import MonotoneTarget
+from hatband.conformal.band import MonotoneTarget, mapped_back
 from hatband.geometry import InputsGeometry
 from oracles import dense_leverage
 

@@ -15,7 +15,7 @@ from hatband.checks import (
     warn_caller,
 )
 from hatband.conformal.band import Band, Ends, warn_if_too_few
-from hatband.conformal.calibration.row_metadata import check_alike
+from hatband.conformal.calibration.calibration import check_alike
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, defined_rows
 from hatband.conformal.full_scores import SCORES
 from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows

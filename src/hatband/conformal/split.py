@@ -9,13 +9,12 @@ from sklearn.utils import check_consistent_length, check_random_state
 from hatband._checks_calibration import check_labels, check_ratio
 from hatband.arrays.typing import Array
 from hatband.checks import check_calibration_size, check_confidence_level, check_in, check_target, unchanged_on_failure
-from hatband.conformal.band import Band, Ends
-from hatband.conformal.calibration.calibration import CalibrationPlan
+from hatband.conformal.band import Band, Ends, split_target
+from hatband.conformal.calibration.calibration import CalibrationPlan, EachOutput
 from hatband.conformal.calibration.groups import Grouping
-from hatband.conformal.calibration.joint import EachOutput, fit_joint_box
+from hatband.conformal.calibration.joint import fit_joint_box
 from hatband.conformal.calibration.shift import fit_ratio
 from hatband.conformal.regressor import CalibratedRegressor, RegressorWrapper, check_rows
-from hatband.conformal.target import split_target
 from hatband.conformal.training import TrainingData, fit_estimator, fit_parameters
 from hatband.fitted.rows import Rows, TrainingRows, honest_rows, new_rows, take_rows, training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
@@ -246,9 +245,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         check_in(self.joint, (True, False), "joint")
         check_in(self.symmetric, (True, False), "symmetric")
         self.n_outputs_, self.single_target_ = data.y.shape[1], data.is_single
-        ratio = fit_ratio(
-            self.likelihood_ratio, data.X, None if X_target is None else check_rows(self, X_target, reset=False)
-        )
+        ratio = self._fitted_ratio(data.X, X_target)
         self.estimator_, weight = fit_estimator(self, self._regressor(), data)
         self.model_, self.target_ = split_target(self.estimator_, data.y)
         self.space_ = as_geometry(self.geometry, self.estimator_).fit(data.X, weight)
@@ -258,10 +255,8 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         self.residuals_from_ = fit_scale(self.scale_, held_out)
         joint = self.joint and self.n_outputs_ > 1
         outputs = fit_joint_box(self.scale_, held_out, partial(self._seen, data), levels[0]) if joint else EachOutput()
-        grouping = None
-        if self.groups is not None:
-            grouping = Grouping.of(self.groups, partial(self._training_leverages, data.X, weight))
-        self.plan_ = CalibrationPlan(grouping, ratio, outputs)
+        grouping = Grouping.of(self.groups, partial(self._training_leverages, data.X, weight))
+        self.plan_ = CalibrationPlan(grouping, self.groups is not None, ratio, outputs)
         for name in ("calibration_", "calibration_indices_"):
             self.__dict__.pop(name, None)
 
@@ -279,6 +274,13 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
             random_state=self.random_state,
             n_jobs=self.n_jobs,
             target=self.target_,
+        )
+
+    def _fitted_ratio(self, X: Any, X_target: Any) -> Any:
+        if self.likelihood_ratio is None and X_target is None:
+            return None
+        return fit_ratio(
+            self.likelihood_ratio, X, None if X_target is None else check_rows(self, X_target, reset=False)
         )
 
     def _seen(self, data: TrainingData) -> tuple[Rows, Array]:
@@ -302,7 +304,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
             rows,
             groups=groups,
             likelihood_ratio=likelihood_ratio,
-            needed=max(minimum_calibration_size(level, self.symmetric) for level in levels),
+            needed=lambda: max(minimum_calibration_size(level, self.symmetric) for level in levels),
         )
 
     # ---------------------------------------------------------------- prediction

@@ -8,8 +8,8 @@ from sklearn.utils.validation import _num_samples
 from hatband._checks_bridges import check_one_column, check_plain_target
 from hatband.arrays.typing import Array
 from hatband.checks import check_widths
+from hatband.conformal.band import PlainTarget
 from hatband.conformal.regressor import IntervalRegressor
-from hatband.conformal.target import PlainTarget
 
 
 class RelativeBand(NamedTuple):

@@ -12,7 +12,7 @@ from hatband.arrays.typing import Array
 from hatband.checks import check_confidence_level, check_in, check_single_output, check_target
 from hatband.conformal import FullConformalRegressor
 from hatband.conformal.band import Band, Ends
-from hatband.conformal.calibration.row_metadata import check_alike
+from hatband.conformal.calibration.calibration import check_alike
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution
 from hatband.conformal.regressor import IntervalRegressor
 from hatband.formulas.ridge_choice import chosen_ridge, whole_network_ridge

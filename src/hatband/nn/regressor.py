@@ -11,10 +11,9 @@ import numpy as np
 from hatband.arrays.typing import Array
 from hatband.checks import check_confidence_level, check_in, unchanged_on_failure
 from hatband.conformal.band import Band, Ends
-from hatband.conformal.calibration.calibration import CalibrationPlan
+from hatband.conformal.calibration.calibration import CalibrationPlan, EachOutput, check_whole
 from hatband.conformal.calibration.groups import Grouping
-from hatband.conformal.calibration.joint import EachOutput, joint_box
-from hatband.conformal.calibration.row_metadata import check_whole
+from hatband.conformal.calibration.joint import joint_box
 from hatband.conformal.calibration.shift import fit_ratio
 from hatband.conformal.regressor import CalibratedRegressor
 from hatband.fitted.rows import Rows
@@ -86,14 +85,14 @@ class NetworkRegressor(CalibratedRegressor):
         if X_target is not None:
             check_whole(inputs_of(data), "likelihood_ratio")
         ratio = fit_ratio(self.likelihood_ratio, inputs_of(data), X_target)
-        grouping = None if self.groups is None else Grouping.of(self.groups, leverages)
+        grouping = Grouping.of(self.groups, leverages)
         outputs: Any = EachOutput()
         if self.joint and self.n_outputs_ > 1:
             rows = (data, y) if validation is None else (validation, None)
             seen = self._gathered(*rows)
             level = check_confidence_level(self.confidence_level)[0][0]
             outputs = joint_box(seen.band.scores_alone(columns_like(seen.target, seen.band.prediction)), level)
-        return CalibrationPlan(grouping, ratio, outputs)
+        return CalibrationPlan(grouping, self.groups is not None, ratio, outputs)
 
     # ---------------------------------------------------------------- calibration
 
@@ -139,7 +138,7 @@ class NetworkRegressor(CalibratedRegressor):
             seen.rows,
             groups=groups,
             likelihood_ratio=likelihood_ratio,
-            needed=max(minimum_calibration_size(level, self.symmetric) for level in levels),
+            needed=lambda: max(minimum_calibration_size(level, self.symmetric) for level in levels),
         )
         if not self.target_seen_:
             self.single_target_, self.target_seen_ = np.asarray(seen.target).ndim == 1, True
@@ -176,7 +175,7 @@ class NetworkRegressor(CalibratedRegressor):
 
     def _gathered(self, data: Any, y: Any = None) -> "GatheredBand":
         """Return the band over all rows, of which nothing else is kept."""
-        with_leverage = vars(self).get("plan_", CalibrationPlan()).needs_leverage
+        with_leverage = "plan_" in vars(self) and self.plan_.needs_leverage
         with closing(self._bands(data, y)) as batches:
             return GatheredBand.of(batches, with_leverage)
 

@@ -1,27 +1,231 @@
-"""Calibration: scores, who they are ranked for, and how their thresholds are shared by outputs."""
+"""Calibration: scores, which of them a new row is compared with, and how heavily each counts."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 
+from hatband._checks_calibration import check_given, check_labels, check_not_given, check_ratio
 from hatband.arrays.typing import Array
 from hatband.checks import CalibrationWarning, warn_caller
-from hatband.conformal.band import Band, Ends, thresholds
-from hatband.conformal.calibration.groups import Grouping, Groups
-from hatband.conformal.calibration.joint import EachOutput, Outputs
-from hatband.conformal.calibration.ranking import PooledRanking, Ranking, WeightedRanking
-from hatband.conformal.calibration.row_metadata import (
-    Absent,
-    FromInputs,
-    MetadataReader,
-    MetadataSource,
-    Passed,
-    RowMetadata,
-)
+from hatband.conformal.band import Band, Ends, thresholds, too_few
 from hatband.fitted.rows import Rows
-from hatband.formulas.order_statistics import minimum_calibration_size
+from hatband.formulas.order_statistics import (
+    conformal_quantile,
+    effective_sample_size,
+    minimum_calibration_size,
+    weighted_quantile,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class RowMetadata:
+    """The group (None: one group) and the weight (None: all equal) of each of some rows.
+
+    Parameters
+    ----------
+    n_samples : int
+    groups : list or None
+        One hashable label per row.
+    weights : array (n,) or None
+        Finite and >= 0.
+    """
+
+    n_samples: int
+    groups: list[Any] | None = None
+    weights: Array | None = None
+
+    def take(self, index: Array) -> "RowMetadata":
+        """Return the metadata of the rows at `index`, without groups: rows of one group are not grouped again."""
+        return RowMetadata(len(index), None, None if self.weights is None else self.weights[index])
+
+
+class MetadataSource(ABC):
+    """Where the entry of each row comes from."""
+
+    @abstractmethod
+    def read(self, name: str, X: Any, rows: Rows, given: Any) -> Any:
+        """Return one entry per row, or None; `given` is what the caller passed as metadata of this name."""
+
+
+class Absent(MetadataSource):
+    """Nowhere: all rows are alike."""
+
+    def read(self, name: str, X: Any, rows: Rows, given: Any) -> None:
+        """Return None; ValueError where metadata was passed that calibration did not have."""
+        check_not_given(given, name, "calibration had none. Pass it to fit or calibrate as well, or leave it out")
+
+
+class Passed(MetadataSource):
+    """Metadata that the caller passes with the rows."""
+
+    def read(self, name: str, X: Any, rows: Rows, given: Any) -> Any:
+        """Return what was passed; ValueError where nothing was."""
+        check_given(given, name)
+        return given
+
+
+@dataclass(frozen=True)
+class FromInputs(MetadataSource):
+    """A function of X."""
+
+    function: Callable[[Any], Any]
+
+    def read(self, name: str, X: Any, rows: Rows, given: Any) -> Any:
+        """Return function(X); ValueError where metadata was passed besides."""
+        check_not_given(given, name, f"the constructor's {name} makes it from X. Use one of the two")
+        check_whole(X, name)
+        return self.function(X)
+
+
+@dataclass(frozen=True, eq=False)
+class FromLeverage(MetadataSource):
+    """The bin of leverage that a row falls into, of 0, 1, ..., len(edges)."""
+
+    edges: Array
+
+    def read(self, name: str, X: Any, rows: Rows, given: Any) -> Array:
+        """Return the bin of each row; ValueError where metadata was passed besides."""
+        check_not_given(given, name, f"the constructor's {name} makes it from leverage. Use one of the two")
+        return np.searchsorted(self.edges, one_leverage(rows))
+
+
+def check_whole(X: Any, name: str) -> None:
+    """Raise unless all rows are at hand, as a function of them needs."""
+    if not (hasattr(X, "shape") or hasattr(X, "columns")):
+        raise ValueError(
+            f"{name} is a function of X in the constructor, which must be an array or a table then; got "
+            f"{type(X).__name__}, whose rows come in batches. Leave it out of the constructor, and pass {name}= with "
+            "the rows, one entry per row, to calibrate and predict_interval."
+        )
+
+
+def one_leverage(rows: Rows) -> Array:
+    """Return one leverage per row (m,), the largest where outputs have ridges of their own."""
+    return rows.leverage.reshape(len(rows), -1).max(axis=1)
+
+
+@dataclass(frozen=True)
+class MetadataReader:
+    """Reads the metadata of rows.
+
+    Parameters
+    ----------
+    groups, weights : MetadataSource
+    """
+
+    groups: MetadataSource
+    weights: MetadataSource
+
+    def read(self, X: Any, rows: Rows, groups: Any, likelihood_ratio: Any) -> RowMetadata:
+        """Return the metadata of rows, made from X or passed with it."""
+        n = len(rows)
+        labels = self.groups.read("groups", X, rows, groups)
+        weights = self.weights.read("likelihood_ratio", X, rows, likelihood_ratio)
+        return RowMetadata(
+            n,
+            None if labels is None else check_labels(labels, n),
+            None if weights is None else check_ratio(weights, n),
+        )
+
+
+def check_alike(model: Any, groups: Any, likelihood_ratio: Any) -> None:
+    """Raise if metadata was passed to a model that ranks all rows alike."""
+    reason = f"{type(model).__name__} ranks all rows alike. Leave it out, or use SplitConformalRegressor"
+    check_not_given(groups, "groups", reason)
+    check_not_given(likelihood_ratio, "likelihood_ratio", reason)
+
+
+class Ranking(ABC):
+    """Which calibration rows the score of a new row is ranked among, and how heavily each counts."""
+
+    @abstractmethod
+    def quantile(self, scores: Array, level: Any, new: RowMetadata) -> Array:
+        """Return upper thresholds, (q,) or (m, q), of scores (n, q) for new rows; +inf where there are too few."""
+
+    @abstractmethod
+    def take(self, index: Array) -> "Ranking":
+        """Return the same ranking among the calibration rows at `index`."""
+
+    @abstractmethod
+    def effective_size(self, n_samples: int) -> float:
+        """Return how many equally heavy calibration rows these are worth."""
+
+    @abstractmethod
+    def explain(self, infinite: Array, new: RowMetadata, n_samples: int, level: Any, needed: int) -> list[str]:
+        """Return sentences on why the new rows (m,) that are marked `infinite` have no finite threshold."""
+
+
+class PooledRanking(Ranking):
+    """Every calibration row counts as one."""
+
+    def quantile(self, scores: Array, level: Any, new: RowMetadata) -> Array:
+        """Return the ceil((n + 1) level)-th smallest score of each output (q,)."""
+        return conformal_quantile(scores, level)
+
+    def take(self, index: Array) -> "PooledRanking":
+        """Return self."""
+        return self
+
+    def effective_size(self, n_samples: int) -> float:
+        """Return the number of rows."""
+        return float(n_samples)
+
+    def explain(self, infinite: Array, new: RowMetadata, n_samples: int, level: Any, needed: int) -> list[str]:
+        """Name the number of calibration rows that would do."""
+        return [too_few(f"{n_samples} calibration rows", level, needed)]
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedRanking(Ranking):
+    """Every calibration row counts with its likelihood ratio, and so does the new row.
+
+    Parameters
+    ----------
+    weights : array (n,)
+    """
+
+    weights: Array
+
+    def quantile(self, scores: Array, level: Any, new: RowMetadata) -> Array:
+        """Return weighted quantiles (m, q), with the new row's own weight at +inf."""
+        columns = [weighted_quantile(column, self.weights, new.weights, level) for column in scores.T]
+        return np.column_stack(columns)
+
+    def take(self, index: Array) -> "WeightedRanking":
+        """Return the ranking with the weights of these rows."""
+        return WeightedRanking(self.weights[index])
+
+    def effective_size(self, n_samples: int) -> float:
+        """Return (sum w)^2 / sum w^2."""
+        return effective_sample_size(self.weights)
+
+    def explain(self, infinite: Array, new: RowMetadata, n_samples: int, level: Any, needed: int) -> list[str]:
+        """Name the effective sample size."""
+        return [
+            f"{infinite.sum()} of {len(infinite)} rows weigh too much for confidence level {level}: their intervals "
+            f"are (-inf, inf). The {n_samples} calibration rows are worth {self.effective_size(n_samples):.3g} equally "
+            f"heavy ones, and of those at least {needed} would be needed. Calibrate with more rows from where the new "
+            "rows lie."
+        ]
+
+
+class Outputs(ABC):
+    """What a threshold is to hold for: each output by itself, or all outputs of a row."""
+
+    @abstractmethod
+    def quantile(self, scores: Array, rank: Callable[[Array], Array]) -> Array:
+        """Return thresholds, (q,) or (m, q), of scores (n, q), ranked by `rank`."""
+
+
+class EachOutput(Outputs):
+    """Each output by itself: q thresholds, each with its own probability."""
+
+    def quantile(self, scores: Array, rank: Callable[[Array], Array]) -> Array:
+        """Rank the scores of each output."""
+        return rank(scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,34 +284,52 @@ class Calibration:
                 warn_caller(sentence, CalibrationWarning)
 
 
+class GroupingRule(Protocol):
+    """How rows are divided into groups that calibrate by themselves; see `hatband.conformal.calibration.groups`."""
+
+    @property
+    def source(self) -> MetadataSource:
+        """Where the label of a row comes from."""
+        ...
+
+    def at(self, n_samples: int, needed: Callable[[], int]) -> Self:
+        """Return the rule for a number of calibration rows, of which a threshold needs so many."""
+        ...
+
+    def ranking(self, labels: list[Any], inner: Ranking) -> Ranking:
+        """Return the ranking within groups, given the labels of the calibration rows."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class CalibrationPlan:
     """How to calibrate: what training left to be filled with scores.
 
     Parameters
     ----------
-    grouping : Grouping or None
-        None: groups are those passed with the rows, if any are.
+    grouping : GroupingRule
+    always : bool
+        Whether rows are divided into groups even where none are passed with them.
     ratio : callable(X) -> array, or None
-        The same for the likelihood ratio.
+        None: ratios are those passed with the rows, if any are.
     outputs : Outputs
     """
 
-    grouping: Grouping | None = None
+    grouping: GroupingRule
+    always: bool = False
     ratio: Callable[[Any], Any] | None = None
     outputs: Outputs = field(default_factory=EachOutput)
 
     @property
     def needs_leverage(self) -> bool:
         """Whether the group of a row is read off its leverage."""
-        return self.grouping is not None and self.grouping.bins is not None
+        return self.always and isinstance(self.grouping.source, FromLeverage)
 
     def calibration(
-        self, scores: Array, X: Any, rows: Rows, *, groups: Any, likelihood_ratio: Any, needed: int
+        self, scores: Array, X: Any, rows: Rows, *, groups: Any, likelihood_ratio: Any, needed: Callable[[], int]
     ) -> Calibration:
         """Return the calibration by scores (n, q) of these rows and the metadata passed with them."""
-        grouping = Grouping(Groups()) if self.grouping is None and groups is not None else self.grouping
-        grouping = None if grouping is None else grouping.at(len(scores), needed)
+        grouping = self.grouping.at(len(scores), needed) if self.always or groups is not None else None
         reader = MetadataReader(Absent() if grouping is None else grouping.source, self._weights(likelihood_ratio))
         metadata = reader.read(X, rows, groups, likelihood_ratio)
         ranking: Ranking = PooledRanking() if metadata.weights is None else WeightedRanking(metadata.weights)

@@ -1,6 +1,6 @@
 """Coverage within groups: categories, or bins of leverage, each calibrated by its own rows (Mondrian)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -11,8 +11,15 @@ from sklearn.utils import _safe_indexing
 from hatband._checks_calibration import check_at_least, check_columns, check_merge
 from hatband.arrays.typing import Array
 from hatband.checks import check_in
-from hatband.conformal.calibration.ranking import GroupedRanking, Ranking, positions
-from hatband.conformal.calibration.row_metadata import FromInputs, FromLeverage, MetadataSource, Passed, one_leverage
+from hatband.conformal.calibration.calibration import (
+    FromInputs,
+    FromLeverage,
+    MetadataSource,
+    Passed,
+    Ranking,
+    RowMetadata,
+    one_leverage,
+)
 from hatband.fitted.rows import Rows
 
 #: Bins of leverage expect this many times the rows that the level needs: fewer than it needs are then very rare.
@@ -106,6 +113,91 @@ class Groups(BaseEstimator):
         self.unseen = unseen
 
 
+@dataclass(frozen=True, eq=False)
+class GroupedRanking(Ranking):
+    """Among the calibration rows of the new row's own group (Mondrian); an empty pool makes infinite thresholds.
+
+    Parameters
+    ----------
+    pools : mapping of label to array of int
+        The calibration rows that each known group is ranked among.
+    unseen : array of int
+        The same for every other group.
+    sizes : mapping of label to int
+        Calibration rows of each known group.
+    minimum_size : int
+        Fewest rows that a group calibrates with.
+    inner : Ranking
+        Ranking among all rows.
+    """
+
+    pools: Mapping[Any, Array]
+    unseen: Array
+    sizes: Mapping[Any, int]
+    minimum_size: int
+    inner: Ranking
+
+    def quantile(self, scores: Array, level: Any, new: RowMetadata) -> Array:
+        """Return the inner ranking's thresholds (m, q) among each row's own group."""
+        result = np.empty((new.n_samples, scores.shape[1]))
+        for label, at in positions(new.groups or []).items():
+            pool = self.pools.get(label, self.unseen)
+            result[at] = self.inner.take(pool).quantile(scores[pool], level, new.take(at))
+        return result
+
+    def take(self, index: Array) -> Ranking:
+        """Return the inner ranking: rows of one group are not grouped again."""
+        return self.inner.take(index)
+
+    def effective_size(self, n_samples: int) -> float:
+        """Return the effective size of all groups together."""
+        return self.inner.effective_size(n_samples)
+
+    def explain(self, infinite: Array, new: RowMetadata, n_samples: int, level: Any, needed: int) -> list[str]:
+        """Name the groups that calibration has not seen, those that are too small, and what others say."""
+        at = positions(new.groups or [])
+        found = {label: rows[infinite[rows]] for label, rows in at.items() if infinite[rows].any()}
+        unseen = {label: rows for label, rows in found.items() if label not in self.sizes}
+        needed = max(needed, self.minimum_size)
+        small = {label: rows for label, rows in found.items() if self.sizes.get(label, needed) < needed}
+        told = []
+        if unseen:
+            told.append(
+                f"{_count(unseen)} of {len(infinite)} rows belong to groups that calibration has not seen "
+                f"({_listed(map(repr, unseen))}): their intervals are (-inf, inf). Calibrate with rows of these "
+                "groups, or pass groups=Groups(unseen='pooled')."
+            )
+        if small:
+            sizes = (f"{label!r}: {self.sizes[label]}" for label in small)
+            told.append(
+                f"{_count(small)} of {len(infinite)} rows belong to groups with fewer than the {needed} calibration "
+                f"rows needed at confidence level {level} ({_listed(sizes)}): their intervals are (-inf, inf). "
+                "Calibrate with more rows, or merge these groups."
+            )
+        for label in found.keys() - unseen.keys() - small.keys():
+            part = infinite[at[label]]
+            told += self.inner.explain(part, new.take(at[label]), self.sizes[label], level, needed)
+        return told
+
+
+def positions(labels: list[Any]) -> dict[Any, Array]:
+    """Return where each label stands, in the order of first appearance."""
+    codes: dict[Any, int] = {}
+    code = np.fromiter((codes.setdefault(label, len(codes)) for label in labels), dtype=np.intp, count=len(labels))
+    order = np.argsort(code, kind="stable")
+    ends = np.cumsum(np.bincount(code, minlength=len(codes)))
+    return dict(zip(codes, np.split(order, ends[:-1]), strict=True)) if codes else {}
+
+
+def _count(found: Mapping[Any, Array]) -> int:
+    return sum(len(rows) for rows in found.values())
+
+
+def _listed(names: Any, most: int = 5) -> str:
+    shown = list(names)
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+
+
 @dataclass(frozen=True)
 class Column:
     """Reads a column of a DataFrame.
@@ -190,11 +282,11 @@ class Grouping:
         check_merge(by, settings.small)
         return cls(settings)
 
-    def at(self, n_samples: int, needed: int) -> Self:
+    def at(self, n_samples: int, needed: Callable[[], int]) -> Self:
         """Return the grouping for a number of calibration rows: bins that would expect too few are joined."""
         if self.bins is None or self.settings.small not in ("auto", "merge"):
             return self
-        minimum = self.settings.minimum_size or EXPECTED_OVER_NEEDED * needed
+        minimum = self.settings.minimum_size or EXPECTED_OVER_NEEDED * needed()
         return replace(self, bins=self.bins.merged(n_samples, minimum))
 
     @property

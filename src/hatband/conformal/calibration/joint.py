@@ -1,6 +1,5 @@
-"""One threshold for all outputs of a row at once, beside one for each."""
+"""One threshold for all outputs of a row at once."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,23 +7,8 @@ from typing import Any
 import numpy as np
 
 from hatband.arrays.typing import Array
+from hatband.conformal.calibration.calibration import Outputs
 from hatband.fitted.rows import NoHonestResiduals, Rows, TrainingRows
-
-
-class Outputs(ABC):
-    """What a threshold is to hold for: each output by itself, or all outputs of a row."""
-
-    @abstractmethod
-    def quantile(self, scores: Array, rank: Callable[[Array], Array]) -> Array:
-        """Return thresholds, (q,) or (m, q), of scores (n, q), ranked by `rank`."""
-
-
-class EachOutput(Outputs):
-    """Each output by itself: q thresholds, each with its own probability."""
-
-    def quantile(self, scores: Array, rank: Callable[[Array], Array]) -> Array:
-        """Rank the scores of each output."""
-        return rank(scores)
 
 
 @dataclass(frozen=True, eq=False)

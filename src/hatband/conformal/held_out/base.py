@@ -10,7 +10,7 @@ from sklearn.utils import check_consistent_length
 from hatband.arrays.typing import Array
 from hatband.checks import LeverageWarning, check_confidence_level, check_in, unchanged_on_failure, warn_caller
 from hatband.conformal.band import Band, Ends, warn_if_too_few
-from hatband.conformal.calibration.row_metadata import check_alike
+from hatband.conformal.calibration.calibration import check_alike
 from hatband.conformal.held_out.plus import METHODS, HeldOut
 from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows
 from hatband.conformal.training import TrainingData

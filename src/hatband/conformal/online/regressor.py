@@ -26,7 +26,7 @@ from hatband.checks import (
     warn_caller,
 )
 from hatband.conformal.band import Band, Ends, layout
-from hatband.conformal.calibration.row_metadata import check_alike
+from hatband.conformal.calibration.calibration import check_alike
 from hatband.conformal.online.levels import as_adaptation
 from hatband.conformal.online.ridge import Forecast, StreamingRidge, StreamRows
 from hatband.conformal.online.stream import Followed, Stream, StreamCalibration

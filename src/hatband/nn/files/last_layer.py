@@ -12,8 +12,9 @@ from torch import nn
 
 from hatband import scales
 from hatband.checks import LeverageWarning, check_confidence_level
-from hatband.conformal.calibration.calibration import Calibration, CalibrationPlan
-from hatband.conformal.calibration.joint import EachOutput, JointBox
+from hatband.conformal.calibration.calibration import Calibration, CalibrationPlan, EachOutput
+from hatband.conformal.calibration.groups import Grouping, Groups
+from hatband.conformal.calibration.joint import JointBox
 from hatband.fitted.rows import TrainingRows
 from hatband.nn.files.archive import VERSION, read_archive, write_archive
 from hatband.nn.files.fields import (
@@ -152,7 +153,7 @@ def save_last_layer(model: Any, path: str | Path) -> None:
 def check_savable(model: Any) -> None:
     """Raise for a model whose scores do not all count alike: groups and ratios are functions and labels of any kind."""
     plan, calibration = model.plan_, vars(model).get("calibration_")
-    if plan.grouping or plan.ratio or not (calibration is None or calibration.is_pooled):
+    if plan.always or plan.ratio or not (calibration is None or calibration.is_pooled):
         raise ValueError(
             "save writes calibrations in which all scores count alike; this model has groups or a likelihood ratio. "
             "Save it trained without them, and calibrate by groups after loading, or pickle the model instead."
@@ -174,7 +175,7 @@ def calibration_state(values: Mapping[str, Any]) -> dict[str, Any]:
     if spread is not None and not (spread > 0).all():
         raise ValueError("the file: spread must be > 0 for every output; it is not.")
     outputs = EachOutput() if spread is None else JointBox(spread)
-    state: dict[str, Any] = {"plan_": CalibrationPlan(outputs=outputs)}
+    state: dict[str, Any] = {"plan_": CalibrationPlan(Grouping(Groups()), outputs=outputs)}
     if values["scores"] is not None:
         state["calibration_"] = Calibration(values["scores"], outputs=outputs)
     return state
