@@ -268,7 +268,7 @@ class NeuralConformalRegressor(CalibratedRegressor):
 
     def _train(self, rows: TrainingTable, X: Any, X_target: Any, random: np.random.RandomState) -> None:
         """Train the network and measure its last layer; functions of X see rows as they came."""
-        state = train(self, rows, fit_ratio(self.likelihood_ratio, X, X_target), random)
+        state = train(self, rows, random, fit_ratio(self.likelihood_ratio, X, X_target))
         for name in _STATE:
             self.__dict__.pop(name, None)
         self.__dict__.update(state)

@@ -261,7 +261,7 @@ def predictive_law(model: Any, data: Any) -> PosteriorPrediction:
 
     Notes
     -----
-    One pass. `variance_shares` and `calibration_arrays` of `hatband.diagnostics` read it.
+    One pass. `variance_shares` and `calibration_arrays` of `hatband.diagnostics.laplace` read it.
 
     Examples
     --------

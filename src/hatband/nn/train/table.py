@@ -40,7 +40,7 @@ class TrainingTable(NamedTuple):
 
 
 @learning()
-def train(owner: Any, rows: TrainingTable, ratio: Any, random: np.random.RandomState) -> dict[str, Any]:
+def train(owner: Any, rows: TrainingTable, random: np.random.RandomState, ratio: Any = None) -> dict[str, Any]:
     """Return what training produces, and change nothing before all of it is there.
 
     `ratio` is the likelihood ratio as a function of X, or None.
