@@ -13,7 +13,8 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
 from hatband import SplitConformalRegressor
-from hatband.fitted.rows import Rows, TrainingRows, new_rows, training_rows
+from hatband.fitted.rows import Rows, TrainingRows, new_rows
+from hatband.fitted.training_rows import training_rows
 from hatband.formulas.metrics import covered, interval_score, quantile_bins
 from hatband.formulas.order_statistics import conformal_quantile
 from hatband.geometry import geometry_of

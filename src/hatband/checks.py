@@ -201,40 +201,6 @@ def check_bounds(lower: Array, upper: Array) -> None:
         raise ValueError(f"lower must not exceed upper; row {row} has [{lower[row]}, {upper[row]}].")
 
 
-def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str, instead: str) -> None:
-    """Raise unless leave-one-out in closed form is exact for a model, or its tuning is accepted; warn about that."""
-    if exactness == "exact":
-        return
-    if exactness == "none":
-        raise ValueError(
-            f"{owner} needs a model that is a fixed linear smoother of y, such as LinearRegression, Ridge or "
-            f"KernelRidge; {model} with this geometry is none. Use {instead}, which refits any regressor."
-        )
-    if not allow_tuned:
-        raise ValueError(
-            f"{model} chose hyperparameters on the rows it is fitted to, which {owner} would have to choose anew for "
-            f"each refit. Fix them, use {instead}, or pass allow_tuned=True and lose the guarantee."
-        )
-    warn_caller(
-        f"{model} chose hyperparameters on the same rows: intervals hold as if they had been fixed in advance, and the "
-        "coverage guarantee is lost.",
-        CalibrationWarning,
-    )
-
-
-def check_smoother(predicted: Array, smooth: Array, total: Array, y: Array, name: str) -> None:
-    """Raise unless predictions (m,) are H y, or mean(y) + H (y - mean(y)), to 1e-3 of the spread of y."""
-    mean = float(y.mean())
-    scale = float(np.abs(y - mean).max()) or max(abs(mean), 1.0)
-    gaps = [float(np.abs(predicted - answer).max()) for answer in (smooth, mean + smooth - total * mean)]
-    if min(gaps) > 1e-3 * scale:
-        raise ValueError(
-            f"the predictions of {name} at its training rows must be those of the linear smoother that its geometry "
-            f"describes; they differ by {min(gaps):.3g}. Use the geometry of the model itself, these very rows for a "
-            "frozen model, and a solver that converges."
-        )
-
-
 def check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
     """Raise unless a scale is a function of leverage alone, and one that is not fitted to residuals."""
     name = type(scale).__name__
@@ -248,15 +214,6 @@ def check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
         raise ValueError(
             f"{name} is fitted to the residuals of all rows, and {owner} would have to fit it anew without each. Use "
             "scale='leverage', CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
-        )
-
-
-def check_kernel_size(n_samples: int, largest: int) -> None:
-    """Raise when an exact kernel would need more memory than it is allowed to."""
-    if n_samples > largest:
-        raise ValueError(
-            f"an exact kernel needs two n x n arrays and takes at most {largest} rows; got {n_samples}. Use a Pipeline "
-            "of scikit-learn's Nystroem and Ridge: its features are fixed, and leave-one-out stays exact."
         )
 
 

@@ -21,7 +21,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import hatband.conformal.held_out.jackknife
 from hatband import (
     ApproximateJackknifePlusRegressor,
     CalibrationWarning,
@@ -199,7 +198,7 @@ def test_tuned_models_are_taken_on_request_and_the_guarantee_is_said_to_be_lost(
 
 @pytest.mark.parametrize("model", [KernelRidge(), GaussianProcessRegressor(optimizer=None, alpha=1.0)], ids=repr)
 def test_kernels_of_too_many_rows_are_refused_with_a_way_out(model, data, monkeypatch):
-    monkeypatch.setattr(hatband.conformal.held_out.jackknife, "LARGEST_KERNEL", 59)
+    monkeypatch.setattr("hatband.fitted.smoother.LARGEST_KERNEL", 59)
     with pytest.raises(ValueError, match=r"at most 59 rows; got 60.*Nystroem"):
         JackknifePlusRegressor(model).fit(*data)
 

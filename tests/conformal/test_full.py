@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
 from hatband import FullConformalRegressor
-from hatband.formulas.full_conformal import Augmented, studentised_range, studentised_roots
+from hatband.formulas.full_conformal import CrossedRows, studentised_range, studentised_roots
 from hatband.geometry import FeatureGeometry
 from oracles import dense_hat, full_conformal_grid, kernel_hat
 
@@ -92,7 +92,7 @@ def test_roots_lie_in_the_range_that_is_told_without_cross_leverages_and_reach_i
     h, h_new = (space.leverage(space.features(rows)) for rows in (X, X_new))
     residuals = rng.standard_normal(40)
     cross = space.cross_leverage(space.features(X_new), space.features(X))
-    roots = np.stack(studentised_roots(Augmented(residuals, h, None, np.zeros(200), h_new, cross)))
+    roots = np.stack(studentised_roots(CrossedRows(residuals, h, None, np.zeros(200), h_new, cross)))
     least, largest = studentised_range(residuals, h, h_new)
 
     assert (least <= roots).all()

@@ -13,7 +13,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 from hatband import Scale, SplitConformalRegressor
-from hatband.fitted.rows import Rows, new_rows, training_rows
+from hatband.fitted.rows import Rows, new_rows
+from hatband.fitted.training_rows import training_rows
 from hatband.geometry import geometry_of
 from oracles import dense_leverage
 

@@ -8,8 +8,8 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from hatband import SplitConformalRegressor
-from hatband.fitted.rows import honest_rows
-from hatband.geometry import FeatureGeometry, NystroemGeometry, PairwiseKernel, unseen_leverage
+from hatband.fitted.rows import held_out_rows
+from hatband.geometry import FeatureGeometry, NystroemGeometry, PairwiseKernel
 from hatband.geometry.composite import Preprocessed
 
 N, RIDGE, RBF = 60, 1e-3, PairwiseKernel("rbf", {"gamma": 0.5})
@@ -56,7 +56,7 @@ def test_leverages_are_those_of_a_fit_without_the_row(fit_intercept):
     space = geometry.fit(X)
     features = space.features(X)
     h = space.leverage(features)
-    rows = honest_rows(space, features, np.zeros((N, 1)), h, None)
+    rows = held_out_rows(space, features, np.zeros((N, 1)), h, None)
 
     assert (h > 1).mean() > 0.5
     expected = left_out(*by_landmarks(X, space.landmark_map.landmarks), fit_intercept)
@@ -81,7 +81,7 @@ def test_what_is_missed_is_zero_for_features_and_the_same_behind_transformers():
     inner = NystroemGeometry(RBF, RIDGE, landmarks=12)
     behind, plain = Preprocessed((scaler,), inner).fit(X), inner.fit(scaler.transform(X))
 
-    assert unseen_leverage(features, features.features(X)) == 0
-    expected = unseen_leverage(plain, plain.features(scaler.transform(X)))
-    np.testing.assert_allclose(unseen_leverage(behind, behind.features(X)), expected)
+    assert features.unseen_leverage(features.features(X)) == 0
+    expected = plain.unseen_leverage(plain.features(scaler.transform(X)))
+    np.testing.assert_allclose(behind.unseen_leverage(behind.features(X)), expected)
     assert expected.max() > 1

@@ -8,7 +8,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
-from hatband.fitted.rows import training_rows
+from hatband.fitted.training_rows import training_rows
 from hatband.formulas.leave_one_out import block_residuals
 from hatband.geometry import geometry_of
 
@@ -33,7 +33,7 @@ def test_predictions_and_residuals_are_those_of_refits_without_the_block(model, 
     X, y, weight = data
     weight = weight if weighted else None
     found = honest(model, X, y, weight)
-    rows, residual = found.rows.without_blocks(found.residuals[:, 0], weight, BLOCKS)
+    rows, residual = found.rows.without_blocks(found.residuals[:, 0], BLOCKS)
 
     for block in BLOCKS:
         kept = np.setdiff1d(np.arange(60), block)
@@ -47,7 +47,7 @@ def test_predictions_and_residuals_are_those_of_refits_without_the_block(model, 
 def test_rows_of_refits_are_returned_as_they_are(data):
     X, y, _ = data
     found = honest(HistGradientBoostingRegressor(max_iter=3), X, y)
-    rows, residual = found.rows.without_blocks(found.residuals[:, 0], None, BLOCKS)
+    rows, residual = found.rows.without_blocks(found.residuals[:, 0], BLOCKS)
 
     assert rows is found.rows
     np.testing.assert_array_equal(residual, found.residuals[:, 0])
@@ -57,7 +57,7 @@ def test_rows_are_returned_as_they_are_where_a_block_holds_all_that_is_known_of_
     X, y, _ = data
     X[10:, 3] = 0.0
     found = honest(LinearRegression(), X, y)
-    rows, _ = found.rows.without_blocks(found.residuals[:, 0], None, BLOCKS)
+    rows, _ = found.rows.without_blocks(found.residuals[:, 0], BLOCKS)
 
     assert rows is found.rows
 
@@ -73,7 +73,7 @@ def test_one_input_does_not_give_residuals_away(rng):
     y = x[:, 0] + rng.normal(size=300)
     found = honest(make_pipeline(PolynomialFeatures(3), LinearRegression()), x, y)
     curve = make_pipeline(PolynomialFeatures(3), LinearRegression()).fit(x, y).predict(x)
-    rows, residual = found.rows.without_blocks(found.residuals[:, 0], None, np.array_split(np.arange(300), 10))
+    rows, residual = found.rows.without_blocks(found.residuals[:, 0], np.array_split(np.arange(300), 10))
 
     # Beside the curve by -h r, each of them; without its block a row is moved by all rows of the block.
     assert (np.sign(curve - found.rows.prediction[:, 0]) == np.sign(found.residuals[:, 0])).all()

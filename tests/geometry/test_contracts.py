@@ -13,8 +13,9 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 import hatband.geometry
 from geometry.cases import ALPHAS, EVERY, NEW, OTHERS, D, N, X, Y, y
-from hatband.geometry import FeatureGeometry, InputsGeometry, TransformerGeometry, geometry_of, steps_of
+from hatband.geometry import FeatureGeometry, InputsGeometry, TransformerGeometry, geometry_of
 from hatband.geometry.composite import PerOutputSpace
+from hatband.geometry.model import steps_of
 from oracles import dense_leverage
 
 pytestmark = [

@@ -15,8 +15,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler, TargetEncoder
 
 from geometry.cases import NEW, X, condition, y
-from hatband.geometry import geometry_of, steps_of
+from hatband.geometry import geometry_of
 from hatband.geometry.composite import Preprocessed
+from hatband.geometry.model import steps_of
 from oracles import dense_leverage, dense_sampling_leverage
 
 pl = pytest.importorskip("polars", reason="polars is not installed")

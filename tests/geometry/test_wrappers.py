@@ -8,14 +8,15 @@ from sklearn.exceptions import NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.frozen import FrozenEstimator
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.linear_model import Lasso, LinearRegression, Ridge
+from sklearn.linear_model import Lasso, Ridge
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, StandardScaler
 
 from geometry.cases import NEW, X, Y, y
-from hatband.geometry import InputsGeometry, geometry_of, is_training_sample, steps_of
+from hatband.geometry import InputsGeometry, geometry_of
 from hatband.geometry.composite import Preprocessed
+from hatband.geometry.model import steps_of
 
 GRID = {"alpha": [2.0]}
 
@@ -138,45 +139,3 @@ def test_wrapper_of_ones_own_is_looked_through_once_registered():
         return steps_of(estimator.held)
 
     assert steps_of(Holder(scaled(Renamed()).fit(X, y))).transformers[0].n_features_in_ == X.shape[1]
-
-
-TRAINED = [
-    (LinearRegression(), y, None),
-    (LinearRegression(fit_intercept=False), Y, None),
-    (Ridge(alpha=3.0), Y, np.linspace(0.5, 2, len(X))),
-    (Ridge(alpha=np.array([0.1, 50.0])), Y, None),
-    (scaled(Ridge(alpha=3.0)), y, None),
-    (GridSearchCV(scaled(Ridge()), {"ridge__alpha": [1.0, 4.0]}, cv=2), y, None),
-    (make_pipeline(PolynomialFeatures(2), LinearRegression()), y, None),
-]
-
-
-def is_own(model, rows, target, weights=None):
-    frozen = FrozenEstimator(model)
-    space = geometry_of(frozen).fit(rows, weights)
-    return is_training_sample(space, frozen, space.features(rows), target, weights)
-
-
-@pytest.mark.parametrize(("model", "target", "weights"), TRAINED, ids=lambda value: type(value).__name__)
-def test_linear_model_knows_its_training_rows(model, target, weights):
-    parameters = {} if weights is None else {"sample_weight": weights}
-    assert is_own(model.fit(X, target, **parameters), X, target, weights)
-
-
-@pytest.mark.parametrize(("model", "target", "weights"), TRAINED, ids=lambda value: type(value).__name__)
-def test_one_foreign_row_is_noticed(model, target, weights):
-    parameters = {} if weights is None else {"sample_weight": weights}
-    model.fit(X, target, **parameters)
-    rows, changed = X.copy(), target.copy()
-    rows[3], changed[3] = X[3] + 0.5, target[3] + 1.0
-    assert not is_own(model, rows, changed, weights)
-    assert not is_own(model, X[1:], target[1:], None if weights is None else weights[1:])
-
-
-def test_target_shifted_by_a_constant_is_noticed():
-    assert not is_own(Ridge().fit(X, y), X, y + 1.0)
-
-
-def test_models_that_are_no_linear_smoother_never_claim_training_rows():
-    for model in (Lasso(0.1), KernelRidge(), Ridge(positive=True)):
-        assert not is_own(model.fit(X, y), X, y)

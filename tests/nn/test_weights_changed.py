@@ -203,6 +203,18 @@ def test_values_that_changed_places_are_noticed(dtype):
         known.check(net)
 
 
+@pytest.mark.parametrize("other", [-1.0, 2.0, 1.0 + 2.0**-52, 0.0])
+def test_one_value_that_differs_is_noticed_wherever_it_goes(other):
+    def at(place):
+        net = nn.Linear(33, 5, bias=False).double()
+        with torch.no_grad():
+            net.weight.fill_(1.0).reshape(-1)[place] = other
+        return net
+
+    seen = {str(StateFingerprint.of(at(place)).sums) for place in range(165)}
+    assert len(seen) == 165
+
+
 def test_another_shape_of_the_same_bytes_is_noticed():
     net = nn.Linear(4, 3, bias=False)
     known = known_twice(net)
@@ -255,11 +267,13 @@ def test_a_large_network_that_nobody_wrote_to_is_not_read_whole_again(monkeypatc
     net = nn.Linear(1_100, 1_100).eval()
     known = known_twice(net)
     read = []
-    digests = state_module._digests
-    monkeypatch.setattr(state_module, "_digests", lambda state: read.append(len(state)) or digests(state))
+    sum_of_words = state_module._sum_of_words
+    monkeypatch.setattr(
+        state_module, "_sum_of_words", lambda content: read.append(len(content)) or sum_of_words(content)
+    )
 
     known.check(net)
-    assert not read
+    assert sum(read) < 4_000
     with torch.no_grad():
         net.weight[5, 7] += 1e-3
     with pytest.raises(ValueError, match="has changed since"):
@@ -267,7 +281,7 @@ def test_a_large_network_that_nobody_wrote_to_is_not_read_whole_again(monkeypatc
     with torch.no_grad():
         net.weight[5, 7] -= 1e-3
     copy.deepcopy(known).check(copy.deepcopy(net.double()))
-    assert read == [2, 2]
+    assert sum(read) > 2 * 4 * 1_100**2
 
 
 def test_weights_made_in_inference_mode_are_read_at_every_check():

@@ -9,7 +9,6 @@ from hatband.arrays.typing import Array
 from hatband.checks import (
     LeverageWarning,
     check_confidence_level,
-    check_exactness,
     check_in,
     unchanged_on_failure,
     warn_caller,
@@ -17,13 +16,12 @@ from hatband.checks import (
 from hatband.conformal.band import Band, Ends, warn_if_too_few
 from hatband.conformal.calibration.calibration import check_alike
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, defined_rows
-from hatband.conformal.full_scores import SCORES
+from hatband.conformal.exact_smoother import fit_smoother
+from hatband.conformal.full_scores import CACHED_NUMBERS, SCORES, rows_near
 from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows
-from hatband.conformal.training import TrainingData, fit_estimator
-from hatband.fitted.smoother import TrainedSmoother
-from hatband.formulas.full_conformal import Augmented, predictive_atoms
+from hatband.conformal.training import TrainingData
+from hatband.formulas.full_conformal import CrossedRows, predictive_atoms
 from hatband.formulas.order_statistics import upper_rank
-from hatband.geometry import as_geometry
 from hatband.geometry.convert import kept
 
 
@@ -54,7 +52,7 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
     Attributes
     ----------
     estimator_ : fitted estimator
-    smoother_ : TrainedSmoother
+    smoother_ : Smoother
         The space of the model, residuals and leverages of the training rows, and these rows in the coordinates
         of the factor (8 n d bytes; a kernel keeps its rows and two n x n arrays).
 
@@ -123,28 +121,19 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
         Raises
         ------
         ValueError
-            If the estimator is no fixed linear smoother of y, y is not finite, or a weight is negative.
+            If the estimator is no fixed linear smoother of y, its predictions are not those of its geometry, y is not
+            finite, or a weight is negative.
         """
         data = TrainingData.checked(X, y, sample_weight, fit_params)
         check_confidence_level(self.confidence_level)
         check_in(self.method, tuple(SCORES), "method")
         with unchanged_on_failure(self):
-            self.smoother_ = self._trained(data.with_rows(check_rows(self, X, reset=True)))
+            data = data.with_rows(check_rows(self, X, reset=True))
+            smoother, training, _ = fit_smoother(self, self._regressor(), data)
+            self.smoother_ = smoother.prepared(training)
             self.estimator_ = self.smoother_.estimator
             self.n_outputs_, self.single_target_ = data.y.shape[1], data.is_single
         return self
-
-    def _trained(self, data: TrainingData) -> TrainedSmoother:
-        estimator, weight = fit_estimator(self, self._regressor(), data)
-        geometry = as_geometry(self.geometry, estimator)
-        check_exactness(
-            geometry.exactness,
-            self.allow_tuned,
-            type(self).__name__,
-            type(estimator).__name__,
-            "CrossConformalRegressor",
-        )
-        return TrainedSmoother.of(estimator, geometry, data.X, data.y, weight)
 
     @property
     def scores_(self) -> Array:
@@ -166,7 +155,8 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
         check_alike(self, groups, likelihood_ratio)
         features = self.smoother_.space.features(X)
         bounds = np.empty((len(levels), 2, len(features), self.n_outputs_))
-        for part, j, fit in self._near(features, levels):
+        ranks = [upper_rank(self.smoother_.n_samples, level) for level in levels]
+        for part, j, fit in self._crossed(features, ranks if self.method == "studentised" else None):
             for position, level in enumerate(levels):
                 bounds[position, 0, part, j], bounds[position, 1, part, j] = SCORES[self.method].bounds(fit, level)
         self._warn(levels, bounds)
@@ -198,7 +188,7 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
             raise ValueError(f"predict_set takes one confidence_level; got {level!r}. Call it once per level.")
         features = self._features(X)
         sets: list[list[Array]] = [[] for _ in range(len(features))]
-        for part, _, fit in self._blocks(features):
+        for part, _, fit in self._crossed(features):
             for row, pieces in zip(range(part.start, part.stop), SCORES[self.method].sets(fit, level), strict=True):
                 sets[row].append(pieces)
         hulls = np.array([[(pieces[0, 0], pieces[-1, 1]) for pieces in row] for row in sets])
@@ -237,7 +227,7 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
         defined = defined_rows(~self.smoother_.interpolated)
 
         def atoms() -> Iterator[tuple[slice, int, Array]]:
-            for part, j, fit in self._blocks(features):
+            for part, j, fit in self._crossed(features):
                 yield part, j, predictive_atoms(fit)[:, defined]
 
         return RowwiseDistribution(
@@ -254,15 +244,13 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
     def _features(self, X: Any) -> Any:
         return self.smoother_.space.features(self._checked(X))
 
-    def _blocks(self, features: Any) -> Iterator[tuple[slice, int, Augmented]]:
-        return self.smoother_.augmented(features, self.block_size)
-
-    def _near(self, features: Any, levels: list[Any]) -> Iterator[tuple[Any, int, Augmented]]:
-        """Yield blocks for intervals, which need only those training rows that can hold a rank."""
-        if self.method != "studentised":
-            return self._blocks(features)
-        ranks = [upper_rank(self.smoother_.n_samples, level) for level in levels]
-        return self.smoother_.near(features, self.block_size, ranks)
+    def _crossed(self, features: Any, ranks: list[int] | None = None) -> Iterator[tuple[Any, int, CrossedRows]]:
+        """Yield (index of new rows, output, these beside training rows): all, or those that can hold a rank."""
+        choose, size = None if ranks is None else rows_near(self.smoother_, ranks), self.block_size
+        if choose is None:
+            size = min(size or len(features), max(1, CACHED_NUMBERS // self.smoother_.n_samples))
+        for block in self.smoother_.crossed(features, size, choose):
+            yield from ((block.index, j, rows) for j, rows in block.outputs())
 
     # ---------------------------------------------------------------- warnings
 

@@ -16,7 +16,8 @@ from hatband.conformal.calibration.joint import fit_joint_box
 from hatband.conformal.calibration.shift import fit_ratio
 from hatband.conformal.regressor import CalibratedRegressor, RegressorWrapper, check_rows
 from hatband.conformal.training import TrainingData, fit_estimator, fit_parameters
-from hatband.fitted.rows import Rows, TrainingRows, honest_rows, new_rows, take_rows, training_rows
+from hatband.fitted.rows import Rows, TrainingRows, held_out_rows, new_rows, take_rows
+from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry import as_geometry
 from hatband.geometry.convert import kept
@@ -290,9 +291,9 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
 
     def _training_leverages(self, X: Any, weight: Array | None) -> Rows:
         """Return the training rows with leave-one-out leverage, and no prediction."""
-        features = self.space_.features(X)
-        leverage = self.space_.leverage(features)
-        return honest_rows(self.space_, features, leverage, leverage, weight)
+        features, weights = self.space_.features(X), self.space_.training_weights(weight)
+        leverage = self.space_.training_leverage(features)
+        return held_out_rows(self.space_, features, leverage, leverage, weights)
 
     def _calibrate(self, X: Any, y: Array, groups: Any, likelihood_ratio: Any) -> None:
         """Score rows that the model has not seen, and keep the scores with who they are ranked for."""

@@ -3,45 +3,36 @@
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from hatband.arrays.typing import Array
-from hatband.checks import check_smoother
 from hatband.geometry import Features, Space
 from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace
 from hatband.geometry.features import FeatureSpace, selected
 from hatband.geometry.kernel import KernelSpace
 
-# Rows at which predictions are compared with the smoother of the geometry.
-PROBES = 16
 # Numbers in one block: 2 MB, so that the handful of arrays of its size stay in the cache.
 BLOCK_NUMBERS = 2**18
 
 ALL = slice(None)
 
 
-class Crossing(ABC):
-    """h(x, x_i) for all training rows x_i, and the weights w_i that these had: the prediction is sum_i h w_i y_i."""
-
-    weights: Array | None
+class CrossLeverage(ABC):
+    """h(x, x_i) of new rows x to all training rows x_i."""
 
     @abstractmethod
     def __call__(self, features: Features, columns: Array | slice = ALL) -> Array:
         """Return h(x, x_i), i in `columns`: shape (m, k), or (m, k, q) where the ridge differs per output."""
 
     @abstractmethod
-    def training_leverage(self, training: Features) -> Array:
-        """Return h(x_i) of the training rows, shape (n,) or (n, q)."""
-
-    @abstractmethod
-    def smoothed(self, cross: Array) -> Array:
-        """Return sum_j w_j c_j h(x_j, x_i), shape (m, n): the fit of each row of `cross`, at the training rows."""
+    def smooth(self, values: Array, weights: Array | None, output: int) -> Array:
+        """Return sum_j w_j c_j h(x_j, x_i), shape (m, n), for rows c of `values` (m, n) and the ridge of an output."""
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureCrossing(Crossing):
+class OfFeatures(CrossLeverage):
     """The training side as R^-T Phi' (d, n), as many numbers as the training features have.
 
     Parameters
@@ -49,32 +40,21 @@ class FeatureCrossing(Crossing):
     space : FeatureSpace
     half : array (d, n)
         Training rows in the coordinates of the factor.
-    weights : array (n,), or None
     """
 
     space: FeatureSpace
     half: Array
-    weights: Array | None
-
-    @classmethod
-    def of(cls, space: FeatureSpace, training: Features, weights: Array | None) -> Self:
-        """Prepare the training rows."""
-        return cls(space, space.factor.half_solve(selected(training.values, space.columns)), weights)
 
     def __call__(self, features: Features, columns: Array | slice = ALL) -> Array:
-        """Return h(x, x_i), shape (m, n): one product of matrices."""
+        """Return h(x, x_i), shape (m, k): one product of matrices."""
         rows = self.space.factor.half_solve(selected(features.values, self.space.columns))
         product = rows.T @ self.half[:, columns]
         product += self._floor
         return product
 
-    def training_leverage(self, training: Features) -> Array:
-        """Return h(x_i), shape (n,)."""
-        return self.space.leverage(training)
-
-    def smoothed(self, cross: Array) -> Array:
+    def smooth(self, values: Array, weights: Array | None, output: int) -> Array:
         """Return sum_j w_j c_j h(x_j, x_i), shape (m, n)."""
-        weighted = cross if self.weights is None else cross * self.weights
+        weighted = values if weights is None else values * weights
         return (weighted @ self.half.T) @ self.half + self._floor * weighted.sum(axis=1, keepdims=True)
 
     @property
@@ -84,94 +64,46 @@ class FeatureCrossing(Crossing):
 
 
 @dataclass(frozen=True, eq=False)
-class KernelCrossing(Crossing):
-    """Kernels keep their training rows and factor in the space; nothing is added.
+class PerOutput(CrossLeverage):
+    """Cross-leverages of each output, where the ridge differs.
 
     Parameters
     ----------
-    space : KernelSpace
+    parts : tuple of CrossLeverage
     """
 
-    space: KernelSpace
-
-    @property
-    def weights(self) -> Array | None:  # type: ignore[override]
-        """Weights of the rows, those that the model gave them included."""
-        frame = self.space.factor.frame
-        return None if frame.root is None else frame.spread(frame.root**2)
+    parts: tuple[CrossLeverage, ...]
 
     def __call__(self, features: Features, columns: Array | slice = ALL) -> Array:
-        """Return h(x, x_i), shape (m, n)."""
-        return self.space.cross_leverage(features)[:, columns]
+        """Return h(x, x_i) for each output, shape (m, k, q)."""
+        return np.stack([part(features, columns) for part in self.parts], axis=-1)
 
-    def training_leverage(self, training: Features) -> Array:
-        """Return h(x_i), shape (n,), from the factor: no further n x n array."""
-        return self.space.factor.training_leverage()
-
-    def smoothed(self, cross: Array) -> Array:
-        """Return sum_j w_j c_j h(x_j, x_i), shape (m, n)."""
-        return cross - self.space.factor.residuals(cross.T).T
+    def smooth(self, values: Array, weights: Array | None, output: int) -> Array:
+        """Return sum_j w_j c_j h(x_j, x_i) of one output, shape (m, n)."""
+        return self.parts[output % len(self.parts)].smooth(values, weights, output)
 
 
 @dataclass(frozen=True, eq=False)
-class PerOutputCrossing(Crossing):
-    """One crossing per output, where the ridge differs.
-
-    Parameters
-    ----------
-    crossings : tuple of Crossing
-    """
-
-    crossings: tuple[Crossing, ...]
-
-    @property
-    def weights(self) -> Array | None:  # type: ignore[override]
-        """Weights of the rows, the same for all outputs."""
-        return self.crossings[0].weights
-
-    def __call__(self, features: Features, columns: Array | slice = ALL) -> Array:
-        """Return h(x, x_i) for each output, shape (m, n, q)."""
-        return np.stack([crossing(features, columns) for crossing in self.crossings], axis=-1)
-
-    def training_leverage(self, training: Features) -> Array:
-        """Return h(x_i) for each output, shape (n, q)."""
-        return np.column_stack([crossing.training_leverage(training) for crossing in self.crossings])
-
-    def smoothed(self, cross: Array) -> Array:
-        """Return sum_j w_j c_j h(x_j, x_i) for each output, shape (m, n, q)."""
-        return np.stack([part.smoothed(cross[..., j]) for j, part in enumerate(self.crossings)], axis=-1)
-
-
-@dataclass(frozen=True, eq=False)
-class SpaceCrossing(Crossing):
-    """Any other space: its own cross-leverage, against the training features.
+class OfSpace(CrossLeverage):
+    """Any other space: its own cross-leverage.
 
     Parameters
     ----------
     space : Space
-    training : Features
-    weights : array (n,), or None
+    training : Features, or None
+        None for a kernel, whose space keeps its training rows.
     """
 
     space: Space
-    training: Features
-    weights: Array | None
+    training: Any
 
     def __call__(self, features: Features, columns: Array | slice = ALL) -> Array:
-        """Return h(x, x_i), shape (m, n)."""
+        """Return h(x, x_i), shape (m, k) or (m, k, q)."""
         return self.space.cross_leverage(features, self.training)[:, columns]
 
-    def training_leverage(self, training: Features) -> Array:
-        """Return h(x_i), shape (n,)."""
-        return self.space.leverage(training)
-
-    def smoothed(self, cross: Array) -> Array:
-        """Return sum_j w_j c_j h(x_j, x_i), shape (m, n), a block of training rows at a time."""
-        weighted = cross if self.weights is None else cross * self.weights
-        result = np.empty_like(cross)
-        for part in row_blocks(cross.shape[1], cross.shape[1]):
-            result[:, part] = weighted @ self(self.training.take(part)).T
-        return result
+    def smooth(self, values: Array, weights: Array | None, output: int) -> Array:
+        """Return sum_j w_j c_j h(x_j, x_i), shape (m, n)."""
+        return self.space.smooth(self.training, values.T, weights).T
 
 
 def row_blocks(count: int, columns: int, block_size: int | None = None) -> list[slice]:
@@ -181,37 +113,26 @@ def row_blocks(count: int, columns: int, block_size: int | None = None) -> list[
 
 
 @functools.singledispatch
-def crossing_of(space: Space, training: Features, weights: Array | None) -> Crossing:
+def cross_leverage_of(space: Space, training: Features) -> CrossLeverage:
     """Return the cross-leverage of a space to its training rows, prepared."""
-    return SpaceCrossing(space, Features(None, training.values), weights)
+    return OfSpace(space, Features(training.values, training.values))
 
 
-@crossing_of.register
-def _features(space: FeatureSpace, training: Features, weights: Array | None) -> Crossing:
-    return FeatureCrossing.of(space, training, weights)
+@cross_leverage_of.register
+def _features(space: FeatureSpace, training: Features) -> CrossLeverage:
+    return OfFeatures(space, space.factor.half_solve(selected(training.values, space.columns)))
 
 
-@crossing_of.register
-def _kernel(space: KernelSpace, training: Features, weights: Array | None) -> Crossing:
-    return KernelCrossing(space)
+@cross_leverage_of.register
+def _kernel(space: KernelSpace, training: Features) -> CrossLeverage:
+    return OfSpace(space, None)
 
 
-@crossing_of.register
-def _preprocessed(space: PreprocessedSpace, training: Features, weights: Array | None) -> Crossing:
-    return crossing_of(space.space, training, weights)
+@cross_leverage_of.register
+def _preprocessed(space: PreprocessedSpace, training: Features) -> CrossLeverage:
+    return cross_leverage_of(space.space, training)
 
 
-@crossing_of.register
-def _per_output(space: PerOutputSpace, training: Features, weights: Array | None) -> Crossing:
-    return PerOutputCrossing(tuple(crossing_of(part, training, weights) for part in space.spaces))
-
-
-def check_predictions(estimator: Any, crossing: Crossing, features: Features, predicted: Array, y: Array) -> None:
-    """Raise unless predictions of the training rows are sum_i h(x, x_i) w_i y_i, at a few rows spread over them."""
-    probes = np.unique(np.linspace(0, len(y) - 1, PROBES).astype(int))
-    cross = crossing(features.take(probes)).reshape(len(probes), len(y), -1)
-    for j in range(y.shape[1]):
-        response = np.column_stack([np.ones(len(y)), y[:, j]])
-        response = response if crossing.weights is None else crossing.weights[:, None] * response
-        total, smooth = (cross[..., j % cross.shape[-1]] @ response).T
-        check_smoother(predicted[probes, j], smooth, total, y[:, j], type(estimator).__name__)
+@cross_leverage_of.register
+def _per_output(space: PerOutputSpace, training: Features) -> CrossLeverage:
+    return PerOutput(tuple(cross_leverage_of(part, training) for part in space.spaces))

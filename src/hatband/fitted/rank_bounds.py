@@ -7,7 +7,7 @@ counted: of tall data a few in a hundred remain.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,29 +17,35 @@ from hatband.formulas.order_statistics import kth_smallest
 
 
 @dataclass(frozen=True, eq=False)
-class Contenders:
+class RankBounds:
     """Training rows that may hold some ranks for a block of new rows, and how many of the others lie on either side.
 
     Parameters
     ----------
-    columns : array of int
+    columns : array of int or slice
         Their positions.
     below, above : array (q,)
         How many other rows have mu_-i + R_i w_-i below that of the ranks (and mu_-i - R_i w_-i above), or the reverse.
     """
 
-    columns: Array
+    columns: Any
     below: Array
     above: Array
 
     @classmethod
     def among(cls, ranges: Sequence[tuple[Array, Array]], ranks: Sequence[int]) -> Self:
-        """Return the contenders for ranks 1..n, from the least and largest value that each row can take, per output."""
+        """Return the rows that may hold ranks 1..n, by the least and largest value that each can take, per output."""
         sides = [_sides(least, largest, min(ranks), max(ranks)) for least, largest in ranges]
         out = np.logical_and.reduce([under | over for under, over in sides])
         below = np.array([np.count_nonzero(under & out) for under, _ in sides])
         above = np.array([np.count_nonzero(over & out) for _, over in sides])
         return cls(np.flatnonzero(~out), below, above)
+
+    @classmethod
+    def unknown(cls, n_outputs: int) -> Self:
+        """Return bounds that rule no row out: all training rows, in their order."""
+        nothing = np.zeros(n_outputs, dtype=int)
+        return cls(slice(None), nothing, nothing)
 
 
 def _sides(least: Array, largest: Array, first: int, last: int) -> tuple[Array, Array]:

@@ -19,8 +19,8 @@ SLACK = 1 + 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Augmented:
-    """A fit with one output, and a block of new rows of weight 1 that may join it one at a time.
+class CrossedRows:
+    """The training rows of a fit with one output, and a block of new rows of weight 1 beside them.
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ class Augmented:
         h(x) of the new rows; infinite where nothing can be said.
     cross : array (m, n)
         g_i = h(x, x_i).
-    inside, outside : int
-        Training rows that are only counted, because their roots lie inside or outside those of every rank asked for.
+    below, above : int
+        Training rows that are only counted, because their values lie below or above those of every rank asked for.
     """
 
     residuals: Float[Array, " n"]
@@ -46,13 +46,13 @@ class Augmented:
     prediction: Float[Array, " m"]
     new_leverage: Float[Array, " m"]
     cross: Float[Array, "m n"]
-    inside: int = 0
-    outside: int = 0
+    below: int = 0
+    above: int = 0
 
     @property
     def n_samples(self) -> int:
         """Number of training rows, those included that are only counted."""
-        return len(self.residuals) + self.inside + self.outside
+        return len(self.residuals) + self.below + self.above
 
     @property
     def left(self) -> Float[Array, " n"]:
@@ -70,7 +70,7 @@ class Augmented:
         return 1 + np.where(np.isinf(self.new_leverage), 0.0, self.new_leverage)[:, None]
 
 
-def studentised_roots(fit: Augmented) -> tuple[Float[Array, "m n"], Float[Array, "m n"]]:
+def studentised_roots(fit: CrossedRows) -> tuple[Float[Array, "m n"], Float[Array, "m n"]]:
     """Return how far row i accepts below and above mu(x), in units of sqrt(1 + h(x)): |e_i| exp(-+theta_i) / sqrt(a_i).
 
     a_i = 1 - h_i and sinh(theta_i) = g_i / sqrt(a_i (1 + h)), the sign of g_i e_i deciding which side is the far one.
@@ -105,7 +105,7 @@ def studentised_range(
     return np.where(undefined, np.inf, least), np.where(undefined, np.inf, largest)
 
 
-def _studentised_scale(fit: Augmented, reach: Array) -> tuple[Array, Array]:
+def _studentised_scale(fit: CrossedRows, reach: Array) -> tuple[Array, Array]:
     """Return c_i^2 - u and c_i, u = reach^2: c_i^2 = (1 - w h')(1 - w h' + h'), h' = h_i - u, so 1 - h' if w = 1."""
     u, left, w = np.square(reach), fit.left, fit.weights
     if w is None:
@@ -114,7 +114,7 @@ def _studentised_scale(fit: Augmented, reach: Array) -> tuple[Array, Array]:
     return gap, np.sqrt(gap + u)
 
 
-def predictive_atoms(fit: Augmented) -> Float[Array, "m n"]:
+def predictive_atoms(fit: CrossedRows) -> Float[Array, "m n"]:
     """Return the candidates at which the signed studentised residual of the new row passes that of row i.
 
     C_i = mu + sqrt(1 + h) e_i exp(-theta_i) / sqrt(a_i), theta_i as in `studentised_roots`: the studentised least
@@ -130,17 +130,17 @@ def predictive_atoms(fit: Augmented) -> Float[Array, "m n"]:
     return atoms
 
 
-def studentised_interval(fit: Augmented, rank: int) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+def studentised_interval(fit: CrossedRows, rank: int) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
     """Return the one bounded interval of each new row: the roots of this rank on either side, by selection, O(n)."""
     below, above = studentised_roots(fit)
     growth = np.sqrt(fit.growth[:, 0])
-    rank = rank - fit.inside if rank <= fit.n_samples else len(fit.residuals) + 1
+    rank = rank - fit.below if rank <= fit.n_samples else len(fit.residuals) + 1
     low = fit.prediction - growth * kth_smallest(below, rank, axis=1)
     high = fit.prediction + growth * kth_smallest(above, rank, axis=1)
     return known(fit, low, high)
 
 
-def known(fit: Augmented, low: Array, high: Array) -> tuple[Array, Array]:
+def known(fit: CrossedRows, low: Array, high: Array) -> tuple[Array, Array]:
     """Replace bounds by infinities where the leverage is infinite: there the refit interpolates every candidate."""
     unknown = np.isinf(fit.new_leverage)
     return np.where(unknown, -np.inf, low), np.where(unknown, np.inf, high)
@@ -155,13 +155,13 @@ class Scales:
     undefined: Bool[Array, " n"]
 
 
-def absolute_scales(fit: Augmented) -> Scales:
+def absolute_scales(fit: CrossedRows) -> Scales:
     """Return c_i = 1 and c = 1: scores are plain residuals."""
     n, m = len(fit.residuals), len(fit.prediction)
     return Scales(np.ones((1, n)), np.ones((m, 1)), np.zeros(n, dtype=bool))
 
 
-def deleted_scales(fit: Augmented) -> Scales:
+def deleted_scales(fit: CrossedRows) -> Scales:
     """Return c_i = 1 - w_i (h_i - g_i^2 / (1 + h)) and c = 1 / (1 + h): scores are leave-one-out residuals."""
     gain = np.square(fit.cross) / fit.growth
     own = fit.left + (gain if fit.weights is None else fit.weights * gain)
@@ -185,7 +185,7 @@ class Acceptance:
     ends: Float[Array, "m n"]
 
 
-def acceptance(fit: Augmented, scales: Scales) -> Acceptance:
+def acceptance(fit: CrossedRows, scales: Scales) -> Acceptance:
     """Return the sets {r : |e_i - g_i r| / c_i >= |r| / c}, from the roots of (c e - p r)(c e - m r) >= 0.
 
     p = c g + c_i and m = c g - c_i. p m < 0: between the roots; p m > 0: outside them; p m = 0: a ray that holds 0.

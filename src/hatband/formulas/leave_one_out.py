@@ -52,8 +52,13 @@ def interpolated(h: Float[Array, "*n"], w: Any = None) -> Bool[Array, "*n"]:
 
 
 def _weighted(h: Array, w: Any) -> Array:
-    """The diagonal w h of the hat matrix."""
-    return np.asarray(h) if w is None else np.asarray(w) * h
+    """The diagonal w h of the hat matrix; h (n, q) has one weight a row."""
+    return np.asarray(h) if w is None else _as_column(np.asarray(w), h) * h
+
+
+def _as_column(values: Array, like: Array) -> Array:
+    """Return values (n,) with as many axes as `like`, to go with its rows."""
+    return values.reshape(values.shape + (1,) * (np.ndim(like) - values.ndim))
 
 
 def _complement(h: Array, w: Any) -> Array:
@@ -62,7 +67,7 @@ def _complement(h: Array, w: Any) -> Array:
     return np.where(complement < INTERPOLATED, 1.0, complement)
 
 
-def loo_leverage(h: Float[Array, " n"], w: Any = None) -> Float[Array, " n"]:
+def loo_leverage(h: Float[Array, "n *q"], w: Any = None) -> Float[Array, "n *q"]:
     """Return h_-i(x_i) = h / (1 - w h), the leverage of each training row against all others.
 
     Parameters
@@ -91,7 +96,7 @@ def loo_leverage(h: Float[Array, " n"], w: Any = None) -> Float[Array, " n"]:
     return np.where(interpolated(h, w), np.inf, h / _complement(h, w))
 
 
-def loo_sampling_leverage(s: Float[Array, " n"], h: Float[Array, " n"], w: Any = None) -> Float[Array, " n"]:
+def loo_sampling_leverage(s: Float[Array, "n *q"], h: Float[Array, "n *q"], w: Any = None) -> Float[Array, "n *q"]:
     """Return s_-i(x_i) = (s - w h^2) / (1 - w h)^2, the sampling leverage of each training row against all others.
 
     Parameters
@@ -121,7 +126,7 @@ def loo_sampling_leverage(s: Float[Array, " n"], h: Float[Array, " n"], w: Any =
     return np.where(interpolated(h, w), np.inf, rest / _complement(h, w) ** 2)
 
 
-def loo_residuals(e: Float[Array, "n *q"], h: Float[Array, " n"], w: Any = None) -> Float[Array, "n *q"]:
+def loo_residuals(e: Float[Array, "n *q"], h: Float[Array, "n *p"], w: Any = None) -> Float[Array, "n *q"]:
     """Return y_i - mu_-i(x_i) = e / (1 - w h), the residual of each training row from a fit without it.
 
     Parameters
@@ -129,7 +134,7 @@ def loo_residuals(e: Float[Array, "n *q"], h: Float[Array, " n"], w: Any = None)
     e : array
         Training residuals y - mu, one column per output.
     h : array
-        Leverage of the training rows.
+        Leverage of the training rows; with a ridge for each output one column for each.
     w : array, optional
         Sample weights.
 
@@ -149,9 +154,8 @@ def loo_residuals(e: Float[Array, "n *q"], h: Float[Array, " n"], w: Any = None)
     >>> loo_residuals(np.array([0.1, -0.3]), np.array([0.5, 0.0]))
     array([ 0.2, -0.3])
     """
-    shape = (-1,) + (1,) * (e.ndim - 1)
-    residuals = e / _complement(h, w).reshape(shape)
-    return np.where(interpolated(h, w).reshape(shape), np.copysign(np.inf, e), residuals)
+    h = _as_column(np.asarray(h), e)
+    return np.where(interpolated(h, w), np.copysign(np.inf, e), e / _complement(h, w))
 
 
 def block_residuals(
@@ -284,7 +288,7 @@ def loo_leverage_at(
     lost = np.flatnonzero(interpolated(h_train, w))
     if len(lost):
         with np.errstate(invalid="ignore"):
-            apart = _weighted(cross[:, lost] ** 2, None if w is None else w[lost]) > _OUTSIDE**2 * h[:, None]
+            apart = cross[:, lost] ** 2 * (1.0 if w is None else w[lost]) > _OUTSIDE**2 * h[:, None]
         result[:, lost] = np.where(apart, np.inf, h[:, None])
     return result
 

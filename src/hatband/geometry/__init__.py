@@ -72,12 +72,8 @@ from hatband.geometry.kernel_functions import (
     PolynomialKernel,
     RBFKernel,
 )
-from hatband.geometry.model import Steps, steps_of
 from hatband.geometry.nystroem import NystroemGeometry
 from hatband.geometry.registry import as_geometry, geometry_of
-from hatband.geometry.reweighted import reweighted
-from hatband.geometry.training import is_training_sample
-from hatband.geometry.unseen import unseen_leverage
 
 __all__ = [
     "Exactness",
@@ -94,12 +90,7 @@ __all__ = [
     "PolynomialKernel",
     "RBFKernel",
     "Space",
-    "Steps",
     "TransformerGeometry",
     "as_geometry",
     "geometry_of",
-    "is_training_sample",
-    "reweighted",
-    "steps_of",
-    "unseen_leverage",
 ]

@@ -4,12 +4,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from sklearn.utils import _safe_indexing
 
 from hatband.arrays.typing import Array
 from hatband.linalg import Factor, KernelFactor
 
 Exactness = Literal["exact", "given", "none"]
+# Rows whose cross-leverage with all training rows is held at once.
+_BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,34 @@ class Space(ABC):
     @abstractmethod
     def final_step(self, estimator: Any) -> Any:
         """Return the fitted object whose ``predict`` takes ``Features.model_inputs``."""
+
+    def training_leverage(self, training: Features) -> Array:
+        """Return h(x_i) of the rows that the space was fitted to, shaped like `leverage`."""
+        return self.leverage(training)
+
+    def training_weights(self, sample_weight: Array | None) -> Array | None:
+        """Return the weights (n,) of the rows that the space was fitted to, those that the model gave them included."""
+        return sample_weight
+
+    def smooth(self, training: Features, y: Array, weights: Array | None) -> Array:
+        """Return sum_j h(x_i, x_j) w_j y_j (n, q), what a model of this geometry predicts for its own training rows."""
+        weighted, result = y if weights is None else weights[:, None] * y, np.empty(y.shape)
+        for start in range(0, len(training), _BLOCK_ROWS):
+            part = slice(start, start + _BLOCK_ROWS)
+            result[part] = self.cross_leverage(training.take(part), training) @ weighted
+        return result
+
+    def unseen_leverage(self, features: Features) -> Array | float:
+        """Return u(x) of h(x) = s(x) + u(x) (m,): s is by the directions that the space keeps, u what these miss.
+
+        It is 0 where the space keeps every direction that training rows have. Where it is not, h may exceed 1 on
+        training rows: leaving row i out changes s(x_i) to s / (1 - s) and leaves u as it is.
+        """
+        return 0.0
+
+    def reweighted(self, training: Features, weights: Array) -> "Space | None":
+        """Return the space with these weights (n,) on its training rows; None where it has no features or kernel."""
+        return None
 
 
 class Geometry(ABC):

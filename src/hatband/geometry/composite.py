@@ -1,7 +1,7 @@
 """Geometries made of geometries: transformers in front of one, and one for each output."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,27 @@ class PreprocessedSpace(Space):
         """Return the part of the estimator that predicts from transformed rows."""
         return final_step(estimator)
 
+    def training_leverage(self, training: Features) -> Array:
+        """Return h(x_i) of the training rows."""
+        return self.space.training_leverage(training)
+
+    def training_weights(self, sample_weight: Array | None) -> Array | None:
+        """Return the weights of the training rows, those that the model gave them included."""
+        return self.space.training_weights(sample_weight)
+
+    def smooth(self, training: Features, y: Array, weights: Array | None) -> Array:
+        """Return sum_j h(x_i, x_j) w_j y_j (n, q)."""
+        return self.space.smooth(training, y, weights)
+
+    def unseen_leverage(self, features: Features) -> Array | float:
+        """Return what of h(x) the directions that the inner space keeps do not explain."""
+        return self.space.unseen_leverage(features)
+
+    def reweighted(self, training: Features, weights: Array) -> Space | None:
+        """Return the same transformers in front of the inner space with other weights; None where it has none."""
+        inner = self.space.reweighted(training, weights)
+        return None if inner is None else replace(self, space=inner, factor=inner.factor)
+
 
 def transformed(transformers: Sequence[Any], X: Any) -> Any:
     """Return X after the transformers."""
@@ -185,3 +206,18 @@ class PerOutputSpace(Space):
     def final_step(self, estimator: Any) -> Any:
         """Return the estimator: it predicts from X itself."""
         return estimator
+
+    def training_leverage(self, training: Features) -> Array:
+        """Return h(x_i) of each training row and output, shape (n, q)."""
+        return np.stack([space.training_leverage(training) for space in self.spaces], axis=-1)
+
+    def training_weights(self, sample_weight: Array | None) -> Array | None:
+        """Return the weights of the training rows, the same for all outputs."""
+        return self.spaces[0].training_weights(sample_weight)
+
+    def smooth(self, training: Features, y: Array, weights: Array | None) -> Array:
+        """Return sum_j h(x_i, x_j) w_j y_j (n, q), each output by its own space."""
+        outputs = [
+            self.spaces[j % len(self.spaces)].smooth(training, y[:, j : j + 1], weights) for j in range(y.shape[1])
+        ]
+        return np.hstack(outputs)

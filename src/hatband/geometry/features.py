@@ -1,7 +1,7 @@
 """Geometry of features: h(x) = phi(x)' (Phi'W Phi + ridge)^-1 phi(x), with an intercept that is not penalised."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -212,6 +212,17 @@ class FeatureSpace(Space):
     def final_step(self, estimator: Any) -> Any:
         """Return the estimator: it predicts from X itself."""
         return estimator
+
+    def smooth(self, training: Features, y: Array, weights: Array | None) -> Array:
+        """Return sum_j h(x_i, x_j) w_j y_j (n, q) by slopes: O(n d) for each output."""
+        weighted = y if weights is None else weights[:, None] * y
+        return self.factor.smooth(selected(training.values, self.columns), weighted)
+
+    def reweighted(self, training: Features, weights: Array) -> "FeatureSpace":
+        """Return the space with precision Phi'W Phi + ridge for other weights; it shares all but the factor."""
+        penalty = 1.0 if _is_empty(self.columns) else self.ridge
+        rows = selected(training.values, self.columns)
+        return replace(self, factor=Auto().factor(rows, penalty, weights, self.factor.fit_intercept))
 
 
 def mapped(feature_map: Any, X: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -274,6 +274,25 @@ class KernelSpace(Space):
     def final_step(self, estimator: Any) -> Any:
         """Return the estimator: it predicts from X itself."""
         return estimator
+
+    def training_leverage(self, training: Features) -> Array:
+        """Return h(x_i) of the training rows, shape (n,), from the factor: no further n x n array."""
+        return on_host(self.factor.training_leverage())
+
+    def training_weights(self, sample_weight: Array | None) -> Array | None:
+        """Return the weights that the kernel was factored with."""
+        frame = self.factor.frame
+        return None if frame.root is None else on_host(frame.spread(frame.root**2))
+
+    def smooth(self, training: Features, y: Array, weights: Array | None) -> Array:
+        """Return sum_j h(x_i, x_j) w_j y_j (n, q) from the factor: n^2 for each output."""
+        return y - on_host(self.factor.residuals(y))
+
+    def reweighted(self, training: Features, weights: Array) -> "KernelSpace":
+        """Return the space of the kernel K + ridge W^-1 of these rows; it shares all but rows and factor."""
+        rows = training.values
+        factor = factored(self.kernel(rows, rows), self.ridge, weights, self.factor.fit_intercept)
+        return replace(self, rows=rows, factor=factor, n_samples=len(training))
 
 
 def factored(kernel: Array, ridge: float, weights: Array | None, fit_intercept: bool) -> KernelFactor:

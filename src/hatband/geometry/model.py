@@ -45,7 +45,7 @@ class Steps:
     Examples
     --------
     >>> from sklearn.linear_model import Ridge
-    >>> from hatband.geometry import Steps
+    >>> from hatband.geometry.model import Steps
     >>> Steps(transformers=(), model=Ridge(), predictor=Ridge()).exactness
     'exact'
     """

@@ -211,6 +211,18 @@ class Factor(ABC):
             start += len(part)
         return self.frame.backend.like(whole.T, rows)
 
+    def smooth(self, rows: Shaped[Array, "n d"], values: Shaped[Array, "n q"]) -> Float[Array, "n q"]:
+        """Fit of the training rows, sum_j h(x_i, x_j) v_j with v_j = w_j y_j, by its slopes: O(n d) for each column."""
+        backend = self.frame.backend
+        values, result = backend.asarray(values), backend.empty(*map(int, values.shape))
+        # The sum lets go of its blocks, so that the second pass finds their memory again.
+        products = (block.T @ values[part] for part, block, _ in self.frame.blocks(rows))
+        slopes = self._slopes(sum(products, backend.zeros(self.frame.width, int(values.shape[1]))))
+        constant = self._floor * values.sum(0)
+        for part, block, _ in self.frame.blocks(rows):
+            result[part] = block @ slopes + constant
+        return backend.like(result, rows)
+
     def solve(self, rhs: Shaped[Array, "d q"]) -> Float[Array, "d q"]:
         """Return A^-1 rhs: slopes, when rhs holds centred cross-products; 0 for dropped columns."""
         backend = self.frame.backend
@@ -269,6 +281,10 @@ class Factor(ABC):
     @abstractmethod
     def _solve(self, rhs: Array) -> Array:
         """Return A^-1 rhs in the coordinates of the frame."""
+
+    def _slopes(self, moments: Array) -> Array:
+        """Return A^-1 moments for moments Phi_c'v of the training rows, which have no part outside the row space."""
+        return self._solve(moments)
 
     @abstractmethod
     def _trace(self) -> float:

@@ -184,14 +184,19 @@ class SpectralFactor(Factor):
         return self.spectrum.has_null and self.strength > 0
 
     def _solve(self, rhs: Array) -> Array:
-        if self.reader is not None:
-            return self.reader @ (self.gain[:, None] * (self.reader.T @ rhs))
-        scaled = rhs / self.spectrum.unit[:, None]
-        inner = self.spectrum.vectors.T @ scaled
-        solution = self.spectrum.vectors @ (self.gain[:, None] * inner)
+        solution = self._slopes(rhs)
         if self._has_null:
-            solution = solution + (scaled - self.spectrum.vectors @ inner) / self.strength
-        return solution / self.spectrum.unit[:, None]
+            scaled = rhs / self.spectrum.unit[:, None]
+            outer = scaled - self.spectrum.vectors @ (self.spectrum.vectors.T @ scaled)
+            solution = solution + outer / self.strength / self.spectrum.unit[:, None]
+        return solution
+
+    def _slopes(self, moments: Array) -> Array:
+        # What rounding puts outside the row space would be divided by the ridge.
+        if self.reader is not None:
+            return self.reader @ (self.gain[:, None] * (self.reader.T @ moments))
+        inner = self.spectrum.vectors.T @ (moments / self.spectrum.unit[:, None])
+        return self.spectrum.vectors @ (self.gain[:, None] * inner) / self.spectrum.unit[:, None]
 
     def _trace(self) -> float:
         return float((self.spectrum.values**2 * self.gain).sum())

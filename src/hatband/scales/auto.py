@@ -172,9 +172,7 @@ class _Choice:
             return LeverageScale().fit(), [_unchosen(output, reason)]
         weight = None if sample_weight is None else sample_weight[usable]
         blocks = KFold(max(BLOCKS, -(-len(usable) // LARGEST_BLOCK)), shuffle=True, random_state=self.seed)
-        tried, unseen = rows.take(usable).without_blocks(
-            residual[usable], weight, [block for _, block in blocks.split(usable)]
-        )
+        tried, unseen = rows.take(usable).without_blocks(residual[usable], [block for _, block in blocks.split(usable)])
         trials = self._trials(tried, unseen, weight)
         chosen, report = self._decide(output, trials)
         thresholds = [trials[part].threshold for part in members(chosen, self.candidates[chosen])]

@@ -6,7 +6,7 @@ from typing import Any
 from sklearn.base import clone
 
 from hatband.checks import check_some_residuals
-from hatband.fitted.rows import NoHonestResiduals, TrainingRows
+from hatband.fitted.rows import NoHeldOutResiduals, TrainingRows
 from hatband.scales.auto import AutoScale
 from hatband.scales.base import Scale, with_context
 from hatband.scales.fixed import CallableScale, ConstantScale, LeverageScale
@@ -73,7 +73,7 @@ def fit_scale(scale: Any, honest: Callable[[], TrainingRows]) -> str | None:
 
     Raises
     ------
-    NoHonestResiduals
+    NoHeldOutResiduals
         If there are none, and the scale can do nothing without.
     ValueError
         If the model interpolates every training row, which leaves none either.
@@ -88,7 +88,7 @@ def fit_scale(scale: Any, honest: Callable[[], TrainingRows]) -> str | None:
         return None
     try:
         found = honest()
-    except NoHonestResiduals:
+    except NoHeldOutResiduals:
         if not getattr(scale, "works_without_residuals", False):
             raise
         scale.fit(None)

@@ -8,7 +8,7 @@ import numpy as np
 
 from hatband.arrays.typing import Array
 from hatband.conformal.calibration.calibration import Outputs
-from hatband.fitted.rows import NoHonestResiduals, Rows, TrainingRows
+from hatband.fitted.rows import NoHeldOutResiduals, Rows, TrainingRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def fit_joint_box(
     """
     try:
         rows, residuals = held_out()[:2]
-    except NoHonestResiduals:
+    except NoHeldOutResiduals:
         rows, residuals = seen()
     shift, width = scale.predict(rows)
     return joint_box((residuals - shift) / np.asarray(width).reshape(len(rows), -1), level)

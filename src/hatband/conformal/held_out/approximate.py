@@ -10,29 +10,30 @@ from scipy import sparse
 from hatband.arrays.typing import Array
 from hatband.checks import check_single_output, check_two_rows
 from hatband.conformal.held_out.base import HeldOutRegressor
+from hatband.conformal.held_out.closed_form import OfSmoother
 from hatband.conformal.held_out.convex import ConvexFit, convex_fit
-from hatband.conformal.held_out.plus import HeldOut, Reach
+from hatband.conformal.held_out.plus import Reach
 from hatband.conformal.training import TrainingData, fit_estimator
-from hatband.fitted.cross_leverage import FeatureCrossing, row_blocks
+from hatband.fitted.cross_leverage import row_blocks
 from hatband.fitted.rows import predict_features
-from hatband.formulas.leave_one_out import loo_predictions, loo_residuals
-from hatband.geometry import FeatureGeometry, Features, Space, steps_of
+from hatband.fitted.smoother import Smoother
+from hatband.formulas.leave_one_out import loo_predictions
+from hatband.geometry import FeatureGeometry, Features
 from hatband.geometry.composite import Preprocessed, transformed
 from hatband.geometry.convert import as_numbers
 from hatband.geometry.features import selected
+from hatband.geometry.model import steps_of
 from hatband.scales import ConstantScale
 
 
 @dataclass(frozen=True, eq=False)
-class NewtonLeaveOneOut(HeldOut):
+class NewtonLeaveOneOut(OfSmoother):
     """n models one Newton step away: eta_-i(x) = eta(x) - h(x, x_i) r_i, r_i = -w_i l'_i / (1 - w_i l''_i h_i).
 
     Parameters
     ----------
-    estimator : fitted estimator
-    space : Space
-        With weights w l'' and ridge P''.
-    crossing : FeatureCrossing
+    smoother : Smoother
+        Of eta: weights w l'', ridge P'', residuals -w l'. Prepared.
     steps : array (n,)
         r_i.
     link : {"identity", "log"}
@@ -44,9 +45,7 @@ class NewtonLeaveOneOut(HeldOut):
     block_size : int or None
     """
 
-    estimator: Any
-    space: Space
-    crossing: FeatureCrossing
+    smoother: Smoother
     steps: Array
     link: Literal["identity", "log"]
     scores: Array
@@ -56,45 +55,42 @@ class NewtonLeaveOneOut(HeldOut):
 
     @classmethod
     def of(cls, estimator: Any, X: Any, y: Array, weights: Array | None, block_size: int | None) -> Self:
-        """Take the Newton steps of an estimator that was fitted to rows X with targets y (n, 1)."""
+        """Take the Newton steps of an estimator that was fitted to rows X with targets y (n, 1).
+
+        Raises
+        ------
+        SmootherMismatch
+            If the predictions are not at the minimum of loss and penalty: eta = (Phi'D Phi + P'')^-1 Phi'(D eta - w l')
+            less the pull of an L1 penalty, D = diag(w l'').
+        """
         steps = steps_of(estimator)
         values = transformed(steps.transformers, X)
         fit = convex_fit(steps.model, as_numbers(values), y[:, 0], np.ones(len(y)) if weights is None else weights)
         inner = FeatureGeometry(fit.penalty, fit.fit_intercept, columns=fit.columns, row_weights=fit.curvature)
         space = Preprocessed(steps.transformers, inner).fit(X)
-        features = space.features(X)
-        measured: Any = space.space
-        crossing = FeatureCrossing.of(measured, features, fit.curvature)
-        h = space.leverage(features)
-        left = loo_residuals(-fit.slope, h, fit.curvature)
-        eta = _linear(predict_features(estimator, space, features, 1)[:, 0], fit.link)
-        scores = y - _mean(eta - h * left, fit.link)[:, None]
-        share = _kept_share(fit, crossing, features, left)
-        return cls(estimator, space, crossing, left, fit.link, scores, share, block_size)
-
-    def features(self, X: Any) -> Features:
-        """Run preprocessing once."""
-        return self.space.features(X)
-
-    def prediction(self, features: Features) -> Array:
-        """Return mu(x) (m, 1)."""
-        return predict_features(self.estimator, self.space, features, 1)
-
-    def width(self, features: Features) -> Array:
-        """Return 1 (m, 1)."""
-        return np.ones((len(features), 1))
+        training = space.features(X)
+        eta = _linear(predict_features(estimator, space, training, 1), fit.link)
+        smoother = Smoother.checked(
+            estimator,
+            space,
+            training,
+            predicted=eta,
+            smoothed=_smoothed(fit, space, training, eta),
+            residuals=-fit.slope[:, None],
+            noise=_noise(fit),
+            weights=fit.curvature,
+        ).prepared(training)
+        left = smoother.loo_residuals[:, 0]
+        scores = y - _mean(eta - smoother.leverage * left[:, None], fit.link)
+        share = _kept_share(fit, smoother, training, left)
+        return cls(smoother, left, fit.link, scores, share, block_size)
 
     def around(self, features: Features, spread: Array) -> Iterator[Reach]:
         """Yield mu_-i(x) -+ spread_i, in blocks of new rows."""
-        eta = _linear(self.prediction(features)[:, 0], self.link)
-        for part in row_blocks(len(features), len(self.scores), self.block_size):
-            cross = self.crossing(features.take(part))
-            center = _mean(loo_predictions(eta[part], cross, self.steps), self.link)
-            yield Reach(part, 0, center - spread[:, 0], center + spread[:, 0])
-
-    def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
-        """Yield what `around` does."""
-        return self.around(features, spread)
+        for block in self.smoother.crossed(features, self.block_size):
+            eta = _linear(block.prediction[:, 0], self.link)
+            center = _mean(loo_predictions(eta, block.cross, self.steps), self.link)
+            yield Reach(block.index, 0, center - spread[:, 0], center + spread[:, 0])
 
 
 class ApproximateJackknifePlusRegressor(HeldOutRegressor):
@@ -133,7 +129,7 @@ class ApproximateJackknifePlusRegressor(HeldOutRegressor):
     Raises
     ------
     ValueError
-        In fit, for a model whose loss is not known, or more than one output.
+        In fit, for a model whose loss is not known or whose fit is not at its minimum, or more than one output.
 
     Notes
     -----
@@ -213,22 +209,39 @@ class ApproximateJackknifePlusRegressor(HeldOutRegressor):
         return NewtonLeaveOneOut.of(estimator, data.X, data.y, weight, self.block_size)
 
 
-def _kept_share(fit: ConvexFit, crossing: FeatureCrossing, features: Features, left: Array) -> float | None:
+def _smoothed(fit: ConvexFit, space: Any, training: Features, eta: Array) -> Array:
+    """Return what the linear predictor (n, 1) must be at the minimum, by one weighted least squares step from it."""
+    values = selected(training.values, space.space.columns)
+    smoothed = space.factor.smooth(values, fit.curvature[:, None] * eta - fit.slope[:, None])
+    if np.any(fit.pull):
+        moved = space.factor.solve(fit.pull[:, None])
+        smoothed = smoothed - (values @ moved - space.factor.mean @ moved)
+    return smoothed
+
+
+def _noise(fit: ConvexFit) -> Array:
+    """Return the root mean square (1,) of slope / curvature, what residuals are on the scale of the predictor."""
+    curved = fit.curvature > 0
+    return np.sqrt(np.mean(np.square(fit.slope[curved] / fit.curvature[curved]), keepdims=True))
+
+
+def _kept_share(fit: ConvexFit, smoother: Smoother, training: Features, left: Array) -> float | None:
     if fit.pieces is None:
         return None
-    kept = 0
+    kept, space = 0, smoother.space
     for part in row_blocks(len(left), len(left)):
-        rows = features.take(part)
-        kept += int(fit.pieces.stay(part, left[part], crossing(rows), _directions(crossing, rows)).sum())
+        rows = training.take(part)
+        kept += int(fit.pieces.stay(part, left[part], smoother.cross(rows), _directions(space, rows)).sum())
     return kept / len(left)
 
 
-def _directions(crossing: FeatureCrossing, rows: Features) -> Array:
+def _directions(space: Any, rows: Features) -> Array:
     """Return A^-1 (phi_i - mean), the way the coefficients go when row i leaves (k, b)."""
-    factor = crossing.space.factor
-    values = selected(rows.values, crossing.space.columns)
-    dense = values.toarray() if sparse.issparse(values) else values
-    return factor.solve((dense - factor.mean).T)
+    return space.factor.solve((_dense(selected(rows.values, space.space.columns)) - space.factor.mean).T)
+
+
+def _dense(values: Any) -> Array:
+    return values.toarray() if sparse.issparse(values) else values
 
 
 def _linear(prediction: Array, link: Literal["identity", "log"]) -> Array:

@@ -43,6 +43,8 @@ class ConvexFit:
         Active features; None for all.
     pieces : L1Pieces or HuberPieces, or None
         For losses and penalties made of quadratic pieces: how to see that a fit stays on its piece.
+    pull : float or array (k,)
+        P' - P'' b, the gradient of what in the penalty is not quadratic: l1 sign(b) of each active coefficient.
 
     Examples
     --------
@@ -59,6 +61,7 @@ class ConvexFit:
     link: Literal["identity", "log"] = "identity"
     columns: Array | None = None
     pieces: Any = None
+    pull: Any = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +192,7 @@ def _elastic_net(model: ElasticNet, features: Any, y: Array, weights: Array) -> 
         fit_intercept=model.fit_intercept,
         columns=np.flatnonzero(coef),
         pieces=L1Pieces(features, coef, residuals, weights, l1),
+        pull=l1 * np.sign(coef[coef != 0]),
     )
 
 

@@ -1,7 +1,6 @@
 """CV+: every row trains and every row calibrates, with one model per fold, for any regressor."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -10,11 +9,12 @@ from sklearn.utils import get_tags
 from hatband._compat import CallbackSupportMixin, with_callbacks
 from hatband.checks import check_refittable
 from hatband.conformal.held_out.base import HeldOutRegressor
-from hatband.conformal.held_out.blocks import LARGEST_BLOCK, BlockOut
+from hatband.conformal.held_out.closed_form import LARGEST_BLOCK, BlockOut
 from hatband.conformal.held_out.plus import HeldOut
 from hatband.conformal.held_out.refits import Fold, Refitted, folds_of
 from hatband.conformal.split import SplitConformalRegressor
 from hatband.conformal.training import TrainingData, fit_parameters, weight_in
+from hatband.fitted.smoother import Smoother, SmootherMismatch
 from hatband.geometry import Space
 from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace
 from hatband.scales import ConstantScale, LeverageScale
@@ -74,7 +74,7 @@ class CrossConformalRegressor(CallbackSupportMixin, HeldOutRegressor):
 
     Cost: K + 1 fits; or one, K factorisations of |B| x |B|, and n d per new row, where blocks are left out in closed
     form: mu_-B(x) = mu(x) - h(x, X_B) G e_B, G = (W_B^-1 - H_BB)^-1. That is done for blocks of at most 1,000 rows, a
-    constant or leverage scale, and no learned preprocessing.
+    constant or leverage scale, no learned preprocessing, and predictions that are those of the geometry.
 
     Examples
     --------
@@ -151,11 +151,20 @@ class CrossConformalRegressor(CallbackSupportMixin, HeldOutRegressor):
             random_state=self.random_state,
         ).fit_train(data.X, data.values, data.weight, **data.fit_params)
         if _in_closed_form(whole, folds, len(data)):
-            weight = weight_in(fit_parameters(self, self._regressor(), data), data)
-            block_out = BlockOut.of(whole, folds, replace(data, weight=weight), self.block_size)
+            block_out = self._block_out(whole, folds, data)
             if block_out is not None:
                 return block_out
         return Refitted.of(whole, folds, data, n_jobs=self.n_jobs, block_size=self.block_size, owner=self)
+
+    def _block_out(self, whole: SplitConformalRegressor, folds: Sequence[Fold], data: TrainingData) -> BlockOut | None:
+        """Return the fold models in closed form; None where the model is no smoother, or a fold leaves no model."""
+        weight = weight_in(fit_parameters(self, self._regressor(), data), data)
+        training = whole.space_.features(data.X)
+        try:
+            smoother = Smoother.of(whole.estimator_, whole.space_, training, data.y, weight)
+        except SmootherMismatch:
+            return None
+        return BlockOut.of(smoother, training, data.y, folds, scale=whole.scale_, block_size=self.block_size)
 
 
 def _in_closed_form(whole: SplitConformalRegressor, folds: Sequence[Fold], n_samples: int) -> bool:

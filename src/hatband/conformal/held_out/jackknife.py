@@ -1,15 +1,12 @@
 """Jackknife+ from one factorisation: every row trains, every row calibrates, and nothing is refitted."""
 
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
-from hatband.checks import check_exactness, check_kernel_size, check_pointwise, check_two_rows
+from hatband.checks import check_pointwise, check_two_rows
+from hatband.conformal.exact_smoother import fit_smoother
 from hatband.conformal.held_out.base import HeldOutRegressor
-from hatband.conformal.held_out.rows import LeaveOneOut
-from hatband.conformal.training import TrainingData, fit_estimator
-from hatband.fitted.loo_ridge import LARGEST_KERNEL
-from hatband.geometry import KernelGeometry, as_geometry
-from hatband.geometry.composite import Preprocessed
+from hatband.conformal.held_out.closed_form import LeaveOneOut
+from hatband.conformal.training import TrainingData
 from hatband.scales import as_scale
 
 
@@ -55,8 +52,8 @@ class JackknifePlusRegressor(HeldOutRegressor):
     Raises
     ------
     ValueError
-        In fit, if the model is no linear smoother, is tuned and `allow_tuned` is False, or the scale looks at more than
-        leverage.
+        In fit, if the model is no linear smoother, its predictions are not those that its geometry says, it is tuned
+        and `allow_tuned` is False, or the scale looks at more than leverage.
 
     Notes
     -----
@@ -135,13 +132,5 @@ class JackknifePlusRegressor(HeldOutRegressor):
         check_two_rows(data.y, name)
         scale = as_scale(self.scale)
         check_pointwise(scale, self.allow_tuned, name)
-        estimator, weight = fit_estimator(self, self._regressor(), data)
-        geometry = as_geometry(self.geometry, estimator)
-        check_exactness(
-            geometry.exactness, self.allow_tuned, name, type(self._regressor()).__name__, "CrossConformalRegressor"
-        )
-        inner = geometry.geometry if isinstance(geometry, Preprocessed) else geometry
-        if isinstance(inner, KernelGeometry):
-            check_kernel_size(len(data), LARGEST_KERNEL)
-        space = geometry.fit(data.X, weight)
-        return LeaveOneOut.of(estimator, space, replace(data, weight=weight), scale, self.block_size)
+        smoother, training, weight = fit_smoother(self, self._regressor(), data)
+        return LeaveOneOut.of(smoother, training, data.y, weight, scale=scale, block_size=self.block_size)

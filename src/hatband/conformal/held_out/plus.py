@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,9 @@ class HeldOut(ABC):
     `scores` (n, q) are signed, (y_i - mu_-i(x_i)) / width_-i(x_i); infinite where leaving a row out leaves no model.
     """
 
+    #: Whether the models were refitted, or read off the fit to all rows.
+    refitted: ClassVar[bool] = False
+
     scores: Array
     estimator: Any
     space: Any
@@ -62,9 +65,9 @@ class HeldOut(ABC):
     def around(self, features: Any, spread: Array) -> Iterator[Reach]:
         """Yield mu_-i(x) -+ spread_i width_-i(x) for spread (n, q), a block of new rows at a time."""
 
-    @abstractmethod
     def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
-        """Yield what `around` does, but for held-out rows that cannot hold these ranks among the n `high`."""
+        """Yield what `around` does; held-out rows that cannot hold these ranks among the n `high` may be left out."""
+        return self.around(features, spread)
 
     def band(self, features: Any) -> Band:
         """Return the band of the model of all rows."""

@@ -1,8 +1,8 @@
 """Folds: which rows each model has not seen, and the models that are refitted without them."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from joblib import Parallel, delayed  # type: ignore[import-untyped]
@@ -11,14 +11,16 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
+from hatband._compat import CALLBACKS_SUPPORTED
 from hatband.arrays.typing import Array
 from hatband.checks import check_folds
 from hatband.conformal.band import Band, Ends, mapped_back, reach
 from hatband.conformal.held_out.plus import HeldOut, Reach
-from hatband.conformal.held_out.progress import reported
 from hatband.conformal.split import SplitConformalRegressor
 from hatband.conformal.training import TrainingData
 from hatband.fitted.cross_leverage import row_blocks
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Refitted(HeldOut):
     places: Sequence[Array]
     scores: Array
     block_size: int | None = None
-    refitted: bool = field(default=True, init=False)
+    refitted: ClassVar[bool] = True
 
     @classmethod
     def of(
@@ -146,15 +148,27 @@ class Refitted(HeldOut):
                 part = slice(outer.start + inner.start, outer.start + inner.stop)
                 yield from (Reach(part, j, low[..., j], high[..., j]) for j in range(q))
 
-    def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
-        """Yield what `around` does."""
-        return self.around(features, spread)
-
     def _block(self, bands: list[Band], spread: Array) -> Ends:
         low, high = np.empty((2, len(bands[0].center), *spread.shape))
         for band, places in zip(bands, self.places, strict=True):
             low[:, places], high[:, places] = _ends(band, spread[places])
         return low, high
+
+
+def reported(estimator: Any, results: Iterable[Result], total: int) -> Iterator[Result]:
+    """Yield results as they come, and tell the callbacks of an estimator about each; its fit ends with the last.
+
+    ``estimator.set_callbacks(ProgressBar())`` shows a bar, with scikit-learn >= 1.9.
+    """
+    if not CALLBACKS_SUPPORTED:
+        yield from results
+        return
+    root = estimator._init_callback_context(max_subtasks=total).call_on_fit_task_begin(estimator=estimator)
+    for result in results:
+        fold = root.subcontext(task_name="fold").call_on_fit_task_begin(estimator=estimator)
+        yield result
+        fold.call_on_fit_task_end(estimator=estimator)
+    root.call_on_fit_task_end(estimator=estimator)
 
 
 def _trained(model: SplitConformalRegressor, data: TrainingData, fold: Fold) -> tuple[SplitConformalRegressor, Array]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hatband.nn.files.fields import Table, several, text, whole
+from hatband.nn.files.fields import Fields, several, text, whole
 from hatband.nn.measure.state import tensor_bytes
 
 VERSION = 1
@@ -96,7 +96,7 @@ def write_folder(
     """
     place = Path(folder)
     tensors: dict[str, torch.Tensor] = {}
-    content = Table(fields).written(index, tensors)
+    content = Fields(fields).written(index, tensors)
     place.mkdir(parents=True, exist_ok=True)
     paths = [place / part_name.format(number) for number in range(len(parts))]
     for path, write in zip(paths, parts, strict=True):
@@ -117,7 +117,7 @@ def read_folder(folder: str | Path, part_name: str, fields: Mapping[str, Any]) -
     """
     place = Path(folder)
     tensors, content = read_archive(place / _INDEX)
-    index = Table({**_FILES, **fields}).read(content, tensors, "the index")
+    index = Fields({**_FILES, **fields}).read(content, tensors, "the index")
     paths = [place / part_name.format(number) for number in range(len(index["files"]))]
     for path, digest in zip(paths, index["files"], strict=True):
         if not path.is_file():

@@ -134,7 +134,7 @@ FRACTION = Kind(
 
 
 @dataclass(frozen=True)
-class Array:
+class ArrayField:
     """A float64 tensor.
 
     Parameters
@@ -172,21 +172,21 @@ class Array:
 
 
 @dataclass(frozen=True)
-class Table:
+class Fields:
     """The fields of an object: values of a document, arrays beside it, and tables within.
 
     Parameters
     ----------
-    fields : mapping of str -> Kind, Array or Table
+    fields : mapping of str -> Kind, ArrayField or Fields
         By attribute, from which what stands before a dot and an underscore at the end are left out in the file.
     optional : bool, default=False
         Whether None may stand in its place.
     """
 
-    fields: "Mapping[str, Kind | Array | Table]"
+    fields: "Mapping[str, Kind | ArrayField | Fields]"
     optional: bool = False
 
-    def _named(self) -> "Iterator[tuple[str, str, Kind | Array | Table]]":
+    def _named(self) -> "Iterator[tuple[str, str, Kind | ArrayField | Fields]]":
         for attribute, field in self.fields.items():
             yield attribute.rpartition(".")[2].rstrip("_"), attribute, field
 
@@ -197,7 +197,7 @@ class Table:
         document = {}
         for name, attribute, field in self._named():
             found = attrgetter(attribute)(value)
-            if isinstance(field, Table):
+            if isinstance(field, Fields):
                 document[name] = field.written(found, tensors, f"{prefix}{name}.")
             elif isinstance(field, Kind):
                 document[name] = field.written(found)
@@ -218,13 +218,13 @@ class Table:
     ) -> Any:
         if document is None and self.optional:
             return None
-        check_entries(document, [name for name, _, field in self._named() if not isinstance(field, Array)], where)
+        check_entries(document, [name for name, _, field in self._named() if not isinstance(field, ArrayField)], where)
         values: dict[str, Any] = {}
         for name, _, field in self._named():
             key = prefix + name
-            if isinstance(field, Array):
+            if isinstance(field, ArrayField):
                 values[name] = field.read(tensors, key, sizes)
-            elif isinstance(field, Table):
+            elif isinstance(field, Fields):
                 values[name] = field._read(document[name], tensors, f"{where}: {name}", sizes, f"{key}.")
             else:
                 values[name] = field.read(document[name], f"{where}: {name}")
@@ -246,6 +246,8 @@ def rebuilding(what: str) -> Iterator[None]:
     """Raise ValueError where an object cannot be made of the values that a file holds, whatever its own error is."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"{what} must be one that can be built; of the values in the file it cannot: {type(error).__name__}, "

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from hatband.nn.files.archive import read_archive, read_folder, write_folder
-from hatband.nn.files.fields import FLAG, NOTHING, Array, either, real, rebuilding, several, text, whole
+from hatband.nn.files.fields import FLAG, NOTHING, ArrayField, either, real, rebuilding, several, text, whole
 from hatband.nn.files.last_layer import (
     calibration_fields,
     calibration_state,
@@ -36,9 +36,9 @@ _COMMON = ("scale", "ridge", "confidence_level", "symmetric", "joint", "random_s
 _ENSEMBLE: dict[str, Any] = {
     "single_target_": FLAG,
     "target_seen_": FLAG,
-    "sizes_": Array(("members", "outputs")),
-    "scores": Array(("scores", "outputs"), optional=True),
-    "spread": Array(("outputs",), optional=True),
+    "sizes_": ArrayField(("members", "outputs")),
+    "scores": ArrayField(("scores", "outputs"), optional=True),
+    "spread": ArrayField(("outputs",), optional=True),
 }
 
 
@@ -130,8 +130,8 @@ _NEURAL: dict[str, Any] = {
     **_DESIGN,
     "dtype": text(*_TYPES),
     "feature_names": either(NOTHING, several(text(), most=_WIDTH)),
-    "offset": Array(("n_inputs",)),
-    "target_offset": Array(("n_outputs",)),
+    "offset": ArrayField(("n_inputs",)),
+    "target_offset": ArrayField(("n_outputs",)),
 }
 
 

@@ -21,9 +21,9 @@ from hatband.nn.files.fields import (
     FLAG,
     FRACTION,
     NOTHING,
-    Array,
+    ArrayField,
+    Fields,
     Kind,
-    Table,
     check_entries,
     either,
     real,
@@ -104,22 +104,22 @@ _FITTED: dict[str, Any] = {
 }
 _LEARNED: dict[str, Any] = {
     "source": text(),
-    "rows.inputs": Array(("rows", "inputs"), finite=False),
-    "rows.leverage": Array(("rows",), finite=False),
-    "rows.sampling_leverage": Array(("rows",), finite=False),
-    "rows.prediction": Array(("rows", "n_outputs"), finite=False),
-    "residuals": Array(("rows", "n_outputs"), finite=False),
-    "band": Array((2, "probes", "outputs of the band"), finite=False),
+    "rows.inputs": ArrayField(("rows", "inputs"), finite=False),
+    "rows.leverage": ArrayField(("rows",), finite=False),
+    "rows.sampling_leverage": ArrayField(("rows",), finite=False),
+    "rows.prediction": ArrayField(("rows", "n_outputs"), finite=False),
+    "residuals": ArrayField(("rows", "n_outputs"), finite=False),
+    "band": ArrayField((2, "probes", "outputs of the band"), finite=False),
 }
 _FILE: dict[str, Any] = {
     "version": whole(VERSION, VERSION),
     "kind": text(),
-    "parameters": Table(_PARAMETERS),
-    "fitted": Table(_FITTED),
+    "parameters": Fields(_PARAMETERS),
+    "fitted": Fields(_FITTED),
     "fitted.scale_": _SCALE,
-    "learned": Table(_LEARNED, optional=True),
-    "scores": Array(("scores", "n_outputs"), optional=True),
-    "spread": Array(("n_outputs",), optional=True),
+    "learned": Fields(_LEARNED, optional=True),
+    "scores": ArrayField(("scores", "n_outputs"), optional=True),
+    "spread": ArrayField(("n_outputs",), optional=True),
 }
 
 
@@ -136,7 +136,7 @@ def save_last_layer(model: Any, path: str | Path) -> None:
     if not isinstance(model.random_state, (int, np.integer)):
         parameters["random_state"] = None
     file = file_of(space)
-    whole_model = SimpleNamespace(
+    written = SimpleNamespace(
         version=VERSION,
         kind=file.kind,
         parameters=SimpleNamespace(**parameters),
@@ -146,7 +146,7 @@ def save_last_layer(model: Any, path: str | Path) -> None:
         **described(model.layer, space),
     )
     tensors = {f"{_MODULE}{name}": tensor for name, tensor in _weights(space.module).items()}
-    content = Table({**_FILE, **file.fields}).written(whole_model, tensors)
+    content = Fields({**_FILE, **file.fields}).written(written, tensors)
     write_archive(path, tensors, content)
 
 
@@ -209,7 +209,7 @@ def load_last_layer(kind: Callable[..., T], path: str | Path, module: nn.Module)
     file = file_named(content.get("kind"))
     weights = saved_weights(tensors)
     check_architecture(module, weights)
-    values = Table({**_FILE, **file.fields}).read(content, tensors, "the file")
+    values = Fields({**_FILE, **file.fields}).read(content, tensors, "the file")
     check_confidence_level(values["parameters"]["confidence_level"])
     with rebuilding("the space"):
         layer, space = file.build(values, module)
@@ -230,8 +230,8 @@ def saved_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def check_architecture(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise unless the weights are those of this architecture, of which the shapes are enough."""
-    expected = {name: (tuple(t.shape), t.dtype) for name, t in module.state_dict().items()}
+    """Raise unless the weights have the names, shapes and types of this architecture; no memory is asked for."""
+    expected = {name: (tuple(t.shape), t.dtype) for name, t in _weights(module).items()}
     found = {name: (tuple(t.shape), t.dtype) for name, t in weights.items()}
     if found != expected:
         names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))

@@ -12,7 +12,7 @@ from hatband.arrays.kinds import exact_device
 from hatband.checks import check_in
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre
-from hatband.nn.files.fields import FLAG, NOTHING, Array, Table, either, real, text, whole
+from hatband.nn.files.fields import FLAG, NOTHING, ArrayField, Fields, either, real, text, whole
 from hatband.nn.measure.batches import home
 from hatband.nn.measure.head import Head, Pooling
 from hatband.nn.measure.layer_choice import WholeNetwork, as_choice
@@ -21,33 +21,33 @@ from hatband.nn.measure.parameter_subset import AllParameters, Intercept, Part
 from hatband.nn.measure.space import GramSpace, NetworkSpace, SketchSpace, fit_sketch, space_at
 from hatband.nn.measure.tangent import n_parameters
 
-_HEAD = Table(
+_HEAD = Fields(
     {"name": text(), "pooling": text(*get_args(Pooling)), "member": either(NOTHING, whole()), "is_affine": FLAG}
 )
-_WHOLE = Table({name: whole() for name in ("exact_up_to", "rank", "iterations", "random_state")})
-_STATISTICS = Table(
+_WHOLE = Fields({name: whole() for name in ("exact_up_to", "rank", "iterations", "random_state")})
+_STATISTICS = Fields(
     {
         "n_samples": whole(),
         "weight": real(0.0),
         "n_features": whole(),
-        "centre.mean": Array(("columns",)),
-        "joint": Array(("columns", "columns")),
+        "centre.mean": ArrayField(("columns",)),
+        "joint": ArrayField(("columns", "columns")),
     }
 )
-_SKETCH = Table(
+_SKETCH = Fields(
     {
         "n_samples": whole(),
         "weight": real(0.0),
         "trace": real(0.0),
-        "mean": Array(("parameters",)),
-        "values": Array(("directions",), finite=False),
-        "vectors": Array(("parameters", "directions"), finite=False),
+        "mean": ArrayField(("parameters",)),
+        "values": ArrayField(("directions",), finite=False),
+        "vectors": ArrayField(("parameters", "directions"), finite=False),
     }
 )
 
 
-def _space(intercepts: tuple[str, ...], exactness: tuple[str, ...]) -> Table:
-    return Table({"intercept": text(*intercepts), "ridge": real(0.0), "exactness": text(*exactness)})
+def _space(intercepts: tuple[str, ...], exactness: tuple[str, ...]) -> Fields:
+    return Fields({"intercept": text(*intercepts), "ridge": real(0.0), "exactness": text(*exactness)})
 
 
 class Read(NamedTuple):
@@ -63,7 +63,7 @@ class SpaceFile(NamedTuple):
     kind: str
     space: type[NetworkSpace]
     part: type[Part]
-    fields: Mapping[str, Table]
+    fields: Mapping[str, Fields]
     build: Callable[[Mapping[str, Any], nn.Module], Read]
 
 
@@ -83,7 +83,7 @@ def _whole_network(values: Mapping[str, Any], module: nn.Module) -> Read:
 
 
 def _low_rank(values: Mapping[str, Any], module: nn.Module) -> Read:
-    sketch, described, size = values["sketch"], values["space"], n_parameters(module)
+    sketch, prior, size = values["sketch"], values["space"], n_parameters(module)
     if len(sketch["mean"]) != size:
         raise ValueError(f"sketch.mean must be float64 of shape ({size},); got ({len(sketch['mean'])},).")
     _check_directions(sketch["values"], sketch["vectors"])
@@ -91,7 +91,7 @@ def _low_rank(values: Mapping[str, Any], module: nn.Module) -> Read:
     backend = _backend_at(module)
     arrays = {name: backend.asarray(sketch[name]) for name in ("mean", "values", "vectors")}
     found = Sketch(sketch["n_samples"], float(sketch["weight"]), float(sketch["trace"]), **arrays)
-    ridge, intercept = float(described["ridge"]), described["intercept"]
+    ridge, intercept = float(prior["ridge"]), prior["intercept"]
     return Read(_layer(values), fit_sketch(module, _all_parameters(module), found, ridge, intercept))
 
 
@@ -127,7 +127,7 @@ def file_named(kind: Any) -> SpaceFile:
 
 
 def _gram_space(values: Mapping[str, Any], module: nn.Module, part: Part) -> GramSpace:
-    read, described = values["statistics"], values["space"]
+    read, prior = values["statistics"], values["space"]
     mean, joint, n_features = read["mean"], read["joint"], read["n_features"]
     if len(mean) not in {n_features, n_features + values["fitted"]["n_outputs"]}:
         raise ValueError(
@@ -140,7 +140,7 @@ def _gram_space(values: Mapping[str, Any], module: nn.Module, part: Part) -> Gra
     backend = _backend_at(module)
     centre = Centre(read["n_samples"], float(read["weight"]), backend.asarray(mean))
     statistics = GramStatistics(centre, n_features, backend.asarray(joint))
-    return space_at(module, part, statistics, **{**described, "ridge": float(described["ridge"])})
+    return space_at(module, part, statistics, **{**prior, "ridge": float(prior["ridge"])})
 
 
 def _layer(values: Mapping[str, Any]) -> Any:

@@ -88,7 +88,7 @@ def conjugate_gradient_leverage(
 
 
 def _finite_rows(network: DoubleNetwork, X: Any) -> torch.Tensor:
-    """Return training rows; ValueError where there are none, or what the network makes of one is not finite."""
+    """Return training rows; ValueError if there is no row, or the output of the network for one is not finite."""
     rows = network.rows(X)
     if not len(rows):
         raise ValueError("X_train must hold at least one row; got none.")

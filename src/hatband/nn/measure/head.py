@@ -117,7 +117,7 @@ class Head(Part):
         return last_layer_ridge(trace, n_features)
 
     def own_ridge(self, statistics: GramStatistics, intercept: Intercept, ridge: Any) -> float | None:
-        """Return the ridge at which the layer is the ridge regression on these rows, None where it is none."""
+        """Return the ridge at which the layer is the ridge regression on these rows, None if it is not one."""
         return own_ridge(statistics, self.layer, intercept, ridge) if self.is_affine else None
 
 

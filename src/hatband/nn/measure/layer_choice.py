@@ -35,7 +35,7 @@ class Fitted(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What a recipe is to fit: a network, its training rows, and the prior.
+    """What a space is fitted to: a network, its training rows, and the prior.
 
     Parameters
     ----------

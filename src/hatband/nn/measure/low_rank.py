@@ -13,7 +13,7 @@ from hatband.arrays.kinds import on_host
 from hatband.arrays.typing import Array, Float
 from hatband.checks import check_at_least, check_weights
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge, whole_network_ridge
-from hatband.geometry import Exactness, Features, Geometry, Space, unseen_leverage
+from hatband.geometry import Exactness, Features, Geometry, Space
 from hatband.geometry.convert import as_numbers, dense_inputs
 from hatband.linalg.base import Frame
 from hatband.linalg.spectral import SpectralFactor, Spectrum, factor_spectrum
@@ -333,11 +333,6 @@ class LowRankTangentSpace(Space):
             for result, values in zip(results, verb(gradients), strict=True):
                 result[block] = on_host(values)
         return results
-
-
-@unseen_leverage.register
-def _of_directions(space: LowRankTangentSpace, features: Features) -> Array:
-    return space.unseen_leverage(features)
 
 
 def _as_rows(X: Any) -> Float[Array, "m *k"]:

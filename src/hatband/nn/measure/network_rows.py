@@ -12,7 +12,8 @@ from torch import nn
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_finite
-from hatband.fitted.rows import Rows, TrainingRows, honest_rows, left_out
+from hatband.fitted.rows import Rows, TrainingRows, held_out_rows
+from hatband.formulas.leave_one_out import loo_residuals
 from hatband.geometry import Features
 from hatband.nn.measure.batches import NO_ROWS, ArrayBatches, Batches, check_finite_from, targets, wide_on_host
 from hatband.nn.measure.head import Head, find_head
@@ -66,7 +67,7 @@ class NetworkRows:
 
     def training_rows(self, space: NetworkSpace, weights: Array | None) -> "NoisyRows":
         """Return the same of rows that the space was fitted on: leverages without the row itself, predictions with."""
-        rows = honest_rows(space, self.features, self.prediction, space.leverage(self.features), weights)
+        rows = held_out_rows(space, self.features, self.prediction, space.leverage(self.features), weights)
         return NoisyRows(
             len(self),
             inputs=lambda: rows.inputs,
@@ -123,9 +124,9 @@ def blocks_of(
     start: int = 0,
     noise: Callable[[Any], Any] | None = None,
 ) -> Generator[NetworkRows, None, None]:
-    """Run the module once over batches and yield blocks of rows that are worth a multiplication.
+    """Run the module once over batches and yield blocks of rows, large enough to be multiplied fast.
 
-    The module is watched, and gradients are off, until it ends: close it, whatever becomes of the blocks. Errors
+    The module is watched, and gradients are off, until it ends: close it, after an error too. Errors
     number the rows from `start`.
     """
     pending: list[tuple[ForwardPass, Array | None, Array | None]] = []
@@ -186,10 +187,10 @@ def training_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: in
     with closing(blocks_of(space, batches)) as blocks:
         for block in blocks:
             h, residuals = space.leverage(block.features), block.residuals()
-            honest = left_out(residuals, h, None) if own else residuals
-            rows = honest_rows(space, block.features, block.prediction + residuals - honest, h, None)
-            defined = np.isfinite(honest).all(axis=1)
-            kept.add(rows.take(defined), honest[defined])
+            held_out = loo_residuals(residuals, h) if own else residuals
+            rows = held_out_rows(space, block.features, block.prediction + residuals - held_out, h, None)
+            defined = np.isfinite(held_out).all(axis=1)
+            kept.add(rows.take(defined), held_out[defined])
     return kept.rows("leave-one-out of the last layer, features as trained" if own else "unseen rows")
 
 

@@ -16,7 +16,7 @@ from hatband.arrays.typing import Array
 from hatband.checks import LeverageWarning
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge
 from hatband.formulas.ridge_spectrum import RidgeSpectrum
-from hatband.geometry import Exactness, Features, Space, unseen_leverage
+from hatband.geometry import Exactness, Features, Space
 from hatband.linalg import Factor, GramStatistics
 from hatband.linalg.moments import Centre
 from hatband.linalg.spectral import SpectralFactor
@@ -182,11 +182,6 @@ class SketchSpace(NetworkSpace):
     def unseen_leverage(self, features: Features) -> Array:
         """Return |phi_perp|^2 / ridge of each row, shape (m,): what the directions miss."""
         return np.asarray(on_host(self.factor.unseen_leverage(self._rows(features))))
-
-
-@unseen_leverage.register
-def _of_directions(space: SketchSpace, features: Features) -> Array:
-    return space.unseen_leverage(features)
 
 
 def with_one(values: torch.Tensor) -> torch.Tensor:

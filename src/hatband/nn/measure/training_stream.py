@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hatband.arrays.typing import Array
-from hatband.fitted.rows import NoHonestResiduals, Rows, TrainingRows
+from hatband.fitted.rows import NoHeldOutResiduals, Rows, TrainingRows
 from hatband.linalg import GramStatistics
 from hatband.nn.measure.batches import ArrayBatches, Batches
 from hatband.nn.measure.layer_choice import Task
@@ -60,7 +60,7 @@ class TrainingStream:
 
         Raises
         ------
-        NoHonestResiduals
+        NoHeldOutResiduals
             If there are none: the network was trained on the only rows.
         ValueError
             If the rows differ between processes, or count with weights.
@@ -68,7 +68,7 @@ class TrainingStream:
         if self.validation is not None:
             return validation_rows(self.space, self.validation, self.seed)
         if self.space.exactness == "none" and self.residuals == "auto":
-            raise NoHonestResiduals(
+            raise NoHeldOutResiduals(
                 "The residuals of the rows that the network was trained on are too small to learn a scale from. Pass "
                 "validation= rows that it has not seen, residuals='unseen' if it has not seen those of fit_train, or "
                 "a scale that needs no residuals, such as 'leverage'."
