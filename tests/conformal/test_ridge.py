@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge, RidgeCV
 
@@ -98,10 +99,10 @@ def test_too_many_rows_for_a_kernel_are_refused_before_any_work():
 )
 def test_the_penalty_is_chosen_on_the_training_part_only(model, rng):
     X, y = made(rng, (80, 3))
-    model = SplitConformalRegressor(estimator, random_state=0).fit(X, y)
+    model.fit(X, y)
     kept = np.setdiff1d(np.arange(80), model.calibration_indices_)
 
-    assert model.estimator_.ridge_ == model._regressor().fit(X[kept], y[kept]).ridge_
+    assert model.estimator_.ridge_ == clone(model.estimator).fit(X[kept], y[kept]).ridge_
     assert model.space_.ridge == model.estimator_.ridge_
 
 
@@ -118,3 +119,29 @@ def test_a_ridge_that_all_but_interpolates_keeps_its_digits(fit_intercept, rng):
     size = y.var() if fit_intercept else (y**2).mean()
     expected = ((y - leave_one_out_predictions(least_norm, X, y)) ** 2).mean() / size
     np.testing.assert_allclose(model.leave_one_out_error_, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("shape", [(12, 12), (13, 12), (60, 5)])
+def test_rows_of_weight_zero_choose_nothing(shape, fit_intercept, rng):
+    """Fewer rows than columns are left where some weigh nothing, and ridge 0 interpolates them."""
+    X, y = made(rng, shape)
+    weights = np.where(np.arange(len(y)) % 4 == 1, 0.0, rng.uniform(0.5, 2, len(y)))
+    kept = weights > 0
+    for ridges in ([1e-6, *RIDGES], [0.0, 1e-3, 1.0]):
+        model = LeaveOneOutRidge(ridges, fit_intercept=fit_intercept)
+        part = clone(model).fit(X[kept], y[kept], sample_weight=weights[kept])
+        whole = model.fit(X, y, sample_weight=weights)
+        np.testing.assert_allclose(whole.leave_one_out_error_, part.leave_one_out_error_, rtol=1e-9)
+        assert whole.ridge_ == part.ridge_
+        np.testing.assert_allclose(whole.coef_, part.coef_, rtol=1e-9)
+        if ridges[0]:
+            left_out = leave_one_out_predictions(
+                lambda X, y, w, rows: Ridge(1e-6, solver="svd", fit_intercept=fit_intercept).fit(X, y, w).predict(rows),
+                X[kept],
+                y[kept],
+                weights[kept],
+            )
+            size = y[kept] - (np.average(y[kept], weights=weights[kept]) if fit_intercept else 0.0)
+            expected = (weights[kept] @ (y[kept] - left_out) ** 2) / (weights[kept] @ size**2)
+            assert whole.leave_one_out_error_[0] == pytest.approx(expected, rel=1e-5)

@@ -118,10 +118,6 @@ INPUTS = {
     "LeaveOneOutKernelRidge": lambda ridge: (
         hatband.LeaveOneOutKernelRidge("linear", ridge=ridge).fit(PHI, TARGET).ridge_
     ),
-    "ConformalRidge": lambda ridge: hatband.ConformalRidge(ridge=ridge).fit_train(PHI, TARGET).estimator_.ridge_,
-    "ConformalKernelRidge": lambda ridge: (
-        hatband.ConformalKernelRidge(kernel="linear", ridge=ridge).fit_train(PHI, TARGET).estimator_.ridge_
-    ),
 }
 WHOLE_NETWORK = {
     "LinearisedConformalRegressor": lambda ridge: (

@@ -175,6 +175,14 @@ def test_a_triangle_keeps_a_remainder_that_a_gram_matrix_loses(rng):
     np.testing.assert_allclose(triangle, exact, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [GramStatistics, TriangularStatistics])
+@pytest.mark.parametrize("units", [1e-9, 1e9])
+def test_statistics_choose_the_same_ridge_in_all_units_of_y(kind, units, rng):
+    features, y = draw(rng, "tall")
+    found = best_ridge(RidgeSpectrum.of_statistics(kind.of(features, units * y[:, None])), "evidence")
+    np.testing.assert_allclose(found, best_ridge(RidgeSpectrum.of(features, y), "evidence"), rtol=1e-4)
+
+
 def test_statistics_of_features_alone_are_refused(rng):
     with pytest.raises(ValueError, match="hold features alone"):
         RidgeSpectrum.of_statistics(GramStatistics.of(rng.normal(size=(9, 2))))

@@ -340,37 +340,3 @@ def loo_sampling_leverage_at(
     shift = np.where(lost, 0.0, weight / _complement(h_train, w)) * cross
     removed = np.where(lost, 0.0, weight) * cross**2
     return s[:, None] - removed + 2 * shift * (smoothed - own * cross) + shift**2 * (s_train - own * h_train)
-
-
-def kernel_loo_residuals(dual: Float[Array, "n *q"], inverse_diagonal: Float[Array, " n"]) -> Float[Array, "n *q"]:
-    """Return y_i - mu_-i(x_i) = (C y)_i / C_ii, C = (K + ridge W^-1)^-1, bordered by ones with an intercept.
-
-    Parameters
-    ----------
-    dual : array
-        Dual coefficients C y: ``KernelFactor.solve(y)[0]``.
-    inverse_diagonal : array
-        C_ii: ``KernelFactor.inverse_diagonal()``.
-
-    Returns
-    -------
-    array
-        Shaped like `dual`. Training rows of weight 0 have C_ii = 0 and get NaN: nothing is left out for them, use
-        ``KernelFactor.residuals``.
-
-    Notes
-    -----
-    The same as e / (1 - w h), for e = ridge dual / w and 1 - w h = ridge C_ii / w, without the differences: it keeps
-    its digits where rows are almost interpolated. Rasmussen and Williams 2006, equation 5.12.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hatband.formulas.leave_one_out import kernel_loo_residuals
-    >>> from hatband.linalg import factor_kernel
-    >>> factor, y = factor_kernel(np.eye(2), ridge=1.0), np.array([[3.0], [4.0]])
-    >>> kernel_loo_residuals(factor.solve(y)[0], factor.inverse_diagonal()).ravel()  # nothing predicts: y itself
-    array([3., 4.])
-    """
-    with np.errstate(invalid="ignore"):
-        return dual / inverse_diagonal.reshape((-1,) + (1,) * (dual.ndim - 1))

@@ -31,7 +31,7 @@ NO_ROWS = "leave-one-out needs the training rows, and running statistics keep no
 
 # ---------------------------------------------------------------- defaults, by kind of features
 
-# Of standardised inputs, where h is a share of n: as much as one row.
+# Of standardised inputs, whose mean eigenvalue is n: the prior weighs as much as one row.
 INPUTS_RIDGE = 1.0
 _LAST_LAYER_SHARE = 1e-4
 _WHOLE_NETWORK_SHARE = 1e-2

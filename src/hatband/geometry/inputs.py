@@ -12,6 +12,7 @@ from sklearn.utils import _safe_indexing
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_finite, check_ridge
+from hatband.formulas.ridge_choice import INPUTS_RIDGE
 from hatband.geometry.base import Exactness, Geometry
 from hatband.geometry.convert import as_numbers, kept
 from hatband.geometry.features import FeatureGeometry, FeatureSpace
@@ -80,7 +81,7 @@ class InputsGeometry(Geometry):
 
     standardise: bool = True
     fit_intercept: bool = True
-    ridge: float = 1.0
+    ridge: float = INPUTS_RIDGE
     exactness: Exactness = field(default="none", init=False, repr=False)
 
     def fit(self, X: Any, sample_weight: Array | None = None) -> FeatureSpace:
