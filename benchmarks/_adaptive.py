@@ -18,7 +18,7 @@ from hatband.fitted.training_rows import training_rows
 from hatband.formulas.metrics import covered, interval_score, quantile_bins
 from hatband.formulas.order_statistics import conformal_quantile
 from hatband.geometry import geometry_of
-from hatband.scales import as_scale, fit_scale
+from hatband.scales.named import as_scale, fit_scale
 
 LEVEL = 0.9
 # Splits of each set on which the cost of AutoScale.fit is measured.

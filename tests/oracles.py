@@ -7,35 +7,50 @@ import numpy as np
 from scipy import stats
 from sklearn.base import clone
 
+from extended import Long, as_long, logdet, solve, solve_lower, solve_upper, triangle
+
+
+def _with_intercept(train, rows, ridge, fit_intercept):
+    """Both with a first column of ones that is not penalised, and the penalty of each column."""
+    train, rows = as_long(train, rows)
+    penalty = np.broadcast_to(np.asarray(ridge, Long), (train.shape[1],))
+    if fit_intercept:
+        train, rows = (np.hstack([np.ones((len(z), 1), Long), z]) for z in (train, rows))
+        penalty = np.concatenate([np.zeros(1, Long), penalty])
+    return train, rows, penalty
+
 
 def _ridge_system(train, rows, ridge, weights, fit_intercept):
-    """Rows, Gram matrix Phi'W Phi and (Phi'W Phi + ridge)^-1, the intercept as a first column that is not penalised."""
-    n, d = train.shape
-    w = np.ones(n) if weights is None else np.asarray(weights, float)
-    penalty = np.broadcast_to(np.asarray(ridge, float), (d,))
-    if fit_intercept:
-        train, rows = (np.hstack([np.ones((len(z), 1)), z]) for z in (train, rows))
-        penalty = np.concatenate([[0.0], penalty])
-    gram = train.T @ (w[:, None] * train)
-    return rows, gram, np.linalg.pinv(gram + np.diag(penalty), hermitian=True)
+    """Weighted rows W^1/2 Phi, R of A = R'R = Phi'W Phi + ridge, R^-T rows': all of the independent columns."""
+    train, rows, penalty = _with_intercept(train, rows, ridge, fit_intercept)
+    root = np.ones(len(train), Long) if weights is None else np.sqrt(np.asarray(weights, Long))
+    weighted = root[:, None] * train
+    kept, upper, _ = triangle(np.vstack([weighted, np.diag(np.sqrt(penalty))]))
+    return weighted[:, kept], upper, solve_lower(upper.T, rows[:, kept].T)
 
 
 def dense_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
-    """h(x) by an explicit inverse (pseudo-inverse at ridge 0)."""
-    rows, _, inverse = _ridge_system(train, rows, ridge, weights, fit_intercept)
-    return np.einsum("ij,jk,ik->i", rows, inverse, rows)
+    """h(x) = |R^-T x|^2 in long double; rows in the span of the training rows at ridge 0."""
+    half = _ridge_system(train, rows, ridge, weights, fit_intercept)[2]
+    return (half**2).sum(axis=0).astype(float)
 
 
 def dense_sampling_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
-    """phi' A^-1 Phi'W Phi A^-1 phi by an explicit inverse."""
-    rows, gram, inverse = _ridge_system(train, rows, ridge, weights, fit_intercept)
-    return np.einsum("ij,jk,ik->i", rows, inverse @ gram @ inverse, rows)
+    """phi' A^-1 Phi'W Phi A^-1 phi = |W^1/2 Phi A^-1 phi|^2 in long double."""
+    weighted, upper, half = _ridge_system(train, rows, ridge, weights, fit_intercept)
+    return ((weighted @ solve_upper(upper, half)) ** 2).sum(axis=0).astype(float)
+
+
+def dense_cross(train, rows, others, ridge=0.0, weights=None, *, fit_intercept=True):
+    """h(x, z) = x'A^-1 z of rows and others, in long double."""
+    half = _ridge_system(train, np.vstack([rows, others]), ridge, weights, fit_intercept)[2]
+    return (half[:, : len(rows)].T @ half[:, len(rows) :]).astype(float)
 
 
 def dense_hat(features, ridge=0.0, weights=None, fit_intercept=True):
     """H with H y the fitted values of weighted ridge."""
-    rows, _, inverse = _ridge_system(features, features, ridge, weights, fit_intercept)
-    return rows @ inverse @ rows.T * (1.0 if weights is None else np.asarray(weights, float))
+    cross = dense_cross(features, features, features, ridge, weights, fit_intercept=fit_intercept)
+    return cross * (1.0 if weights is None else np.asarray(weights, float))
 
 
 def leave_one_out_predictions(fit_predict, features, target, weights=None):
@@ -97,37 +112,62 @@ def full_conformal_grid(hat, y, grid, score, *, level, weights=None):
     return np.array(inside)
 
 
+def _kernel_system(kernel, ridge, weights):
+    """K + ridge W^-1 in long double, of the rows of weight > 0, and which these are."""
+    w = np.ones(len(kernel), Long) if weights is None else np.asarray(weights, Long)
+    keep = w > 0
+    return np.asarray(kernel, Long)[np.ix_(keep, keep)] + Long(ridge) * np.diag(1 / w[keep]), keep
+
+
 def kernel_hat(kernel, ridge, weights=None):
-    """H with H y the fitted values of weighted kernel ridge."""
-    w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
-    return kernel @ np.linalg.inv(kernel + ridge * np.diag(1 / w))
+    """H with H y the fitted values of weighted kernel ridge; every weight > 0."""
+    system, _ = _kernel_system(kernel, ridge, weights)
+    return solve(system, kernel).T.astype(float)
 
 
 def dense_kernel_cross(kernel, kernel_rows, kernel_others, between, *, ridge, weights=None, fit_intercept=False):
     """h(x, z) of a kernel by the bordered system [[K + ridge W^-1, 1], [1', 0]]; rows of weight 0 left out."""
-    w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
-    keep = w > 0
-    system = kernel[np.ix_(keep, keep)] + ridge * np.diag(1 / w[keep])
-    rows, others = kernel_rows[:, keep], kernel_others[:, keep]
-    if not fit_intercept:
-        return (between - rows @ np.linalg.solve(system, others.T)) / ridge
-    ones = np.ones((len(system), 1))
-    system = np.block([[system, ones], [ones.T, np.zeros((1, 1))]])
-    rows, others = (np.hstack([z, np.ones((len(z), 1))]) for z in (rows, others))
-    return (between - rows @ np.linalg.solve(system, others.T)) / ridge
+    system, keep = _kernel_system(kernel, ridge, weights)
+    rows, others, between = as_long(kernel_rows[:, keep], kernel_others[:, keep], between)
+    if fit_intercept:
+        system = _bordered(system)
+        rows, others = (np.hstack([z, np.ones((len(z), 1), Long)]) for z in (rows, others))
+    return ((between - rows @ solve(system, others.T)) / Long(ridge)).astype(float)
 
 
 def kernel_ridge_predictions(kernel, kernel_rows, y, *, ridge, weights=None, fit_intercept=False):
     """Minimise sum_i w_i (y_i - f(x_i) - b)^2 + ridge |f|^2 by the bordered system."""
-    w = np.ones(len(kernel)) if weights is None else np.asarray(weights, float)
-    keep = w > 0
-    system = kernel[np.ix_(keep, keep)] + ridge * np.diag(1 / w[keep])
+    system, keep = _kernel_system(kernel, ridge, weights)
+    rows, target = as_long(kernel_rows[:, keep], y[keep])
     if not fit_intercept:
-        return kernel_rows[:, keep] @ np.linalg.solve(system, y[keep])
-    ones = np.ones((len(system), 1))
-    system = np.block([[system, ones], [ones.T, np.zeros((1, 1))]])
-    solution = np.linalg.solve(system, np.concatenate([y[keep], np.zeros((1, *y.shape[1:]))]))
-    return kernel_rows[:, keep] @ solution[:-1] + solution[-1]
+        return (rows @ solve(system, target)).astype(float)
+    solution = solve(_bordered(system), np.concatenate([target, np.zeros((1, *y.shape[1:]), Long)]))
+    return (rows @ solution[:-1] + solution[-1]).astype(float)
+
+
+def kernel_logdet(kernel, ridge, weights=None, fit_intercept=False):
+    """log det of M = W^1/2 K W^1/2 + ridge; with an intercept of M between the vectors orthogonal to W^1/2 1."""
+    system, keep = _kernel_system(kernel, ridge, weights)
+    w = np.ones(len(system), Long) if weights is None else np.asarray(weights, Long)[keep]
+    found = logdet(system) + np.log(w).sum()
+    if fit_intercept:  # det(Q'MQ) = det(M) u'M^-1 u for a unit vector u orthogonal to Q
+        found += np.log(solve(system, np.ones(len(w), Long)).sum() / w.sum())
+    return float(found)
+
+
+def _bordered(system):
+    ones = np.ones((len(system), 1), Long)
+    return np.block([[system, ones], [ones.T, np.zeros((1, 1), Long)]])
+
+
+def features_of(kernel):
+    """F (n, r) with F F' = kernel up to 1e-14 of its largest entry, by Cholesky with pivoting in long double."""
+    left, columns, smallest = np.asarray(kernel, Long).copy(), [], 1e-14 * np.diag(kernel).max()
+    while len(columns) < len(left) and (pivot := left.diagonal().max()) > smallest:
+        column = left[:, left.diagonal().argmax()] / np.sqrt(pivot)
+        columns.append(column)
+        left = left - np.outer(column, column)
+    return np.array(columns, Long).T
 
 
 def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
@@ -149,16 +189,29 @@ def mp_leverage(train, rows, ridge=0.0, weights=None, fit_intercept=True):
         return np.array(posterior, dtype=float), np.array(sampling, dtype=float)
 
 
+def _ridge_solution(train, y, ridge, weights, fit_intercept):
+    """Coefficients (d, q) in long double, the intercept first, by least squares on stacked rows."""
+    train, _, penalty = _with_intercept(train, train, ridge, fit_intercept)
+    root = np.ones((len(train), 1), Long) if weights is None else np.sqrt(np.asarray(weights, Long))[:, None]
+    target = root * np.asarray(y, Long).reshape(len(train), -1)
+    stacked = np.vstack([root * train, np.diag(np.sqrt(penalty))])
+    kept, upper, right = triangle(stacked, np.vstack([target, np.zeros((len(penalty), target.shape[1]), Long)]))
+    solution = np.zeros((train.shape[1], target.shape[1]), Long)
+    solution[kept] = solve_upper(upper, right)
+    return solution
+
+
+def ridge_coefficients(train, y, ridge=0.0, weights=None, fit_intercept=True):
+    """Slopes (d, q) and intercepts (q,) that minimise sum_i w_i (y_i - b - x_i'c)^2 + ridge |c|^2."""
+    solution = _ridge_solution(train, y, ridge, weights, fit_intercept).astype(float)
+    return (solution[1:], solution[0]) if fit_intercept else (solution, np.zeros(solution.shape[1]))
+
+
 def ridge_predictions(train, y, rows, *, ridge=0.0, weights=None, fit_intercept=True):
-    """Minimise sum_i w_i (y_i - b - x_i'c)^2 + ridge |c|^2 by least squares on stacked rows, no normal equations."""
-    root = np.ones(len(train)) if weights is None else np.sqrt(weights)
-    penalty = np.diag(np.sqrt(np.broadcast_to(np.asarray(ridge, float), train.shape[1])))
-    if fit_intercept:
-        train, rows = (np.hstack([np.ones((len(z), 1)), z]) for z in (train, rows))
-        penalty = np.hstack([np.zeros((len(penalty), 1)), penalty])
-    stacked = np.vstack([root[:, None] * train, penalty])
-    target = np.concatenate([(root * y.T).T, np.zeros((len(penalty), *y.shape[1:]))])
-    return rows @ np.linalg.lstsq(stacked, target, rcond=None)[0]
+    """Of the same at rows, without normal equations; at ridge 0 for rows in the span of the training rows."""
+    solution = _ridge_solution(train, y, ridge, weights, fit_intercept)
+    rows = _with_intercept(rows, rows, ridge, fit_intercept)[0]
+    return (rows @ solution).reshape(len(rows), *y.shape[1:]).astype(float)
 
 
 def rank_bounds(low, high, level: Fraction):

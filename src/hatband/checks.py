@@ -1,4 +1,7 @@
-"""Every check of what a user passes in, and every message that says what was required, seen and to be done."""
+"""Checks of what a user passes in, where two or more modules ask; each message says what was required, seen, to do.
+
+A check that one module needs stands in that module.
+"""
 
 import math
 import sys
@@ -10,7 +13,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_array
 
 from hatband.arrays.typing import Array
@@ -24,7 +26,7 @@ class LeverageWarning(UserWarning):
     """A leverage is infinite, inaccurate or uninformative."""
 
 
-def first_bad_row(array: Array) -> int | None:
+def _first_bad_row(array: Array) -> int | None:
     """Index of the first row that holds a NaN or an infinity; None when all are finite."""
     rows = np.asarray(array)
     finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
@@ -46,7 +48,7 @@ def check_finite(array: Array, name: str) -> None:
             row = int(np.searchsorted(array.indptr, entry, side="right") - 1)
             raise ValueError(_not_finite(name, row))
         return
-    bad = first_bad_row(values)
+    bad = _first_bad_row(values)
     if bad is not None:
         raise ValueError(_not_finite(name, bad))
 
@@ -201,102 +203,16 @@ def check_bounds(lower: Array, upper: Array) -> None:
         raise ValueError(f"lower must not exceed upper; row {row} has [{lower[row]}, {upper[row]}].")
 
 
-def check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
-    """Raise unless a scale is a function of leverage alone, and one that is not fitted to residuals."""
-    name = type(scale).__name__
-    if not getattr(scale, "pointwise", False):
-        raise ValueError(
-            f"{owner} needs a scale that is a function of a row's leverage alone, because it has no refitted models to "
-            f"look at; {name} looks at more. Use scale='leverage' or 'constant', or CrossConformalRegressor, which "
-            "fits the scale in every fold."
-        )
-    if getattr(scale, "needs_residuals", False) and not allow_tuned:
-        raise ValueError(
-            f"{name} is fitted to the residuals of all rows, and {owner} would have to fit it anew without each. Use "
-            "scale='leverage', CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
-        )
-
-
-def check_folds(sizes: Sequence[tuple[int, int]]) -> None:
-    """Raise unless every fold, given as (rows to train on, rows held out), has both."""
-    for number, (training, held) in enumerate(sizes):
-        if not training or not held:
-            raise ValueError(
-                f"every fold must train on some rows and hold out some; fold {number} trains on {training} and holds "
-                f"out {held}."
-            )
-    if not sizes:
-        raise ValueError("cv must yield at least one fold; got none.")
-
-
-def check_refittable(estimator: Any) -> None:
-    """Raise for a frozen estimator, of which no fold model can be made."""
-    if isinstance(estimator, FrozenEstimator):
-        raise ValueError(
-            "CrossConformalRegressor needs an estimator that it can refit without a fold; got a FrozenEstimator. Pass "
-            "the estimator itself, or use SplitConformalRegressor with fit_train and calibrate."
-        )
-
-
 def check_two_rows(y: Array, owner: str) -> None:
     """Raise unless there are rows left when one is left out."""
     if len(y) < 2:
         raise ValueError(f"{owner} leaves one row out at a time and needs at least 2; got n_samples = {len(y)}.")
 
 
-def check_rows_for_noise(n_rows: int) -> None:
-    """Raise where there are too few rows to tell noise from a constant."""
-    if n_rows < 2:
-        raise ValueError(f"there must be at least 2 training rows to tell the noise from; got {n_rows}.")
-
-
 def check_single_output(y: Array, owner: str) -> None:
     """Raise unless y (n, q) has one output."""
     if y.shape[1] != 1:
         raise ValueError(f"{owner} takes one output; got {y.shape[1]}. Fit one for each.")
-
-
-def check_not_positive(model: Any) -> None:
-    """Raise for a linear model whose coefficients are bounded: a Newton step would not know the bounds."""
-    if model.positive:
-        raise ValueError(
-            f"approximate leave-one-out of {type(model).__name__} needs positive=False; got positive=True. Use "
-            "CrossConformalRegressor."
-        )
-
-
-def check_probabilities(p: Any) -> tuple[list[Any], bool]:
-    """Return probabilities in [0, 1] as a list, and whether one number (not a list) was given."""
-    single = np.ndim(p) == 0
-    values = [p] if single else list(p)
-    for value in values:
-        if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)) or not 0 <= float(value) <= 1:
-            raise ValueError(f"p must be a probability from 0 to 1, or a list of such; got {value!r}.")
-    if not values:
-        raise ValueError("p must be a probability from 0 to 1, or a list of such; got an empty list.")
-    return values, single
-
-
-def check_target_for(y: Any, n_rows: int, n_outputs: int) -> Array:
-    """Return values of y as float64 (m, q), one per row and output or one for all; infinities pass."""
-    values = np.asarray(y, dtype=np.float64)
-    check_no_nan(np.atleast_1d(values), "y")
-    if values.ndim == 1 and n_outputs == 1:
-        values = values[:, None]
-    if values.ndim and values.shape != (n_rows, n_outputs):
-        raise ValueError(
-            f"y must be one number, or hold one value per row and output of the distribution, shape ({n_rows}, "
-            f"{n_outputs}); got shape {np.shape(y)}."
-        )
-    return np.broadcast_to(values, (n_rows, n_outputs))
-
-
-def check_one_level(level: Any) -> Any:
-    """Return a confidence level that must be one number."""
-    levels, single = check_confidence_level(level)
-    if not single:
-        raise ValueError(f"confidence_level must be one number here, not a list; got {level!r}.")
-    return levels[0]
 
 
 def check_interval_rows(y_true: Any, interval: Any, leverage: Any) -> tuple[Array, Array, Array]:
@@ -313,21 +229,42 @@ def check_interval_rows(y_true: Any, interval: Any, leverage: Any) -> tuple[Arra
     return y, bounds, h
 
 
-def check_n_bins(n_bins: Any) -> int:
-    """Return a number of bins."""
-    if not isinstance(n_bins, Integral) or n_bins < 1:
-        raise ValueError(f"n_bins must be an integer >= 1; got {n_bins!r}.")
-    return int(n_bins)
-
-
-def check_some_residuals(n_rows: int, name: str) -> None:
-    """Raise where a scale is to learn from honest residuals and the model leaves none."""
-    if not n_rows:
+def check_intervals(interval: Any) -> Array:
+    """Return intervals of one output at one level as float64 (m, 2), lower <= upper."""
+    values = np.asarray(interval, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != 2 or not len(values):
         raise ValueError(
-            f"{name} learns from residuals of rows that were left out; the model interpolates every training row, and "
-            "none of them is determined. Give the estimator a ridge > 0 or more rows than features, or use a scale "
-            "that learns from no residuals, such as 'leverage'."
+            "interval must hold lower and upper ends of m >= 1 rows, one output at one level, shape (m, 2); got shape "
+            f"{values.shape}. Pass interval[:, j] for output j, interval[..., l] for level l."
         )
+    check_bounds(values[:, 0], values[:, 1])
+    return values
+
+
+def check_row_values(values: Any, n_samples: int, name: str) -> Array:
+    """Return one number per row as float64 (m,), none of them NaN; a single column is taken as one."""
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.shape == (n_samples, 1):
+        numbers = numbers[:, 0]
+    if numbers.shape != (n_samples,):
+        raise ValueError(
+            f"{name} must hold one number per row, shape ({n_samples},); got shape {numbers.shape}. With several "
+            "outputs, pass one column at a time."
+        )
+    check_no_nan(numbers, name)
+    return numbers
+
+
+def check_leverages(leverage: Any, name: str = "leverage") -> Array:
+    """Return leverages as float64 (n,), n >= 1, each >= 0; infinite ones pass."""
+    values = np.asarray(leverage, dtype=np.float64)
+    if values.ndim == 0 or not len(values):
+        raise ValueError(f"{name} must hold at least one row; got shape {values.shape}.")
+    values = check_row_values(values, len(values), name)
+    if (values < 0).any():
+        row = int(np.flatnonzero(values < 0)[0])
+        raise ValueError(f"{name} must be >= 0; row {row} has {values[row]}.")
+    return values
 
 
 def check_at_least(value: Any, least: int, name: str) -> int:
@@ -343,6 +280,12 @@ def check_between(value: Any, low: float, high: float, name: str, *, low_allowed
     if not number or not low <= float(value) < high or (float(value) == low and not low_allowed):
         raise ValueError(f"{name} must be a number in {'[' if low_allowed else '('}{low}, {high}); got {value!r}.")
     return float(value)
+
+
+def check_rows_for_noise(n_rows: int) -> None:
+    """Raise where there are too few rows to tell noise from a constant."""
+    if n_rows < 2:
+        raise ValueError(f"there must be at least 2 training rows to tell the noise from; got {n_rows}.")
 
 
 def warn_caller(message: str, category: type[Warning]) -> None:

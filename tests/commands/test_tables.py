@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 
 from hatband.commands import CommandError
-from hatband.commands.columns import Columns, target_of
-from hatband.commands.tables import is_parquet, read_table, write_table
+from hatband.commands.tables import Columns, is_parquet, read_table, target_of, write_table
 
 
 @pytest.fixture

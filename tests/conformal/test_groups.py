@@ -31,6 +31,7 @@ from hatband import (
 from hatband.conformal.calibration.calibration import FromLeverage
 from hatband.conformal.calibration.groups import Bins
 from oracles import covered_bounds, exact_upper_rank
+from rounding import of_products
 from scales.cases import rows_of
 
 FALSE_ALARM = 1e-6
@@ -104,11 +105,13 @@ def test_thresholds_of_a_group_are_those_of_its_rows_alone(rng, trained):
     X, y, groups = draw(rng, [30, 40, 50])
     X_new, _, new = draw(rng, [5, 6, 7])
     _, interval = trained.calibrate(X, y, groups=groups).predict_interval(X_new, [0.8, 0.9], groups=new)
+    # Fewer rows are multiplied in another order: bounds differ by the rounding of two predictions.
+    close = 4 * of_products(X, np.full(X.shape[1], np.abs(y).max()))
     for group in range(3):
         alone = trained.calibrate(X[groups == group], y[groups == group]).predict_interval(
             X_new[new == group], [0.8, 0.9]
         )[1]
-        np.testing.assert_array_equal(interval[new == group], alone)
+        np.testing.assert_allclose(interval[new == group], alone, rtol=0, atol=close)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

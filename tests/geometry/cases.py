@@ -1,5 +1,6 @@
-"""The models and data that the claims of this folder are checked on."""
+"""The models, geometries and data that the claims of this folder are checked on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from sklearn.ensemble import (
     GradientBoostingRegressor,
     HistGradientBoostingRegressor,
     RandomForestRegressor,
+    VotingRegressor,
 )
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Matern, RationalQuadratic, WhiteKernel
@@ -32,10 +34,27 @@ from sklearn.linear_model import (
     RidgeCV,
     SGDRegressor,
 )
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sklearn.svm import SVR, NuSVR
 from sklearn.tree import DecisionTreeRegressor, ExtraTreeRegressor
+
+from hatband.geometry import (
+    FeatureGeometry,
+    Features,
+    Geometry,
+    InputsGeometry,
+    KernelGeometry,
+    MaternKernel,
+    NystroemGeometry,
+    PairwiseKernel,
+    Space,
+    TransformerGeometry,
+    geometry_of,
+)
 
 _RNG = np.random.default_rng(7)
 N, D, Q = 60, 5, 2
@@ -46,13 +65,6 @@ W = _RNG.uniform(0.3, 2.0, N)
 NEW = _RNG.normal(size=(9, D)) * 3 + X.mean(axis=0)
 FAR = 1000.0 * X.std(axis=0) + X.mean(axis=0)
 ALPHAS = np.array([0.3, 20.0])
-
-
-def condition(features, ridge=0.0):
-    """Condition number of the centred design with the ridge."""
-    centred = features - features.mean(axis=0)
-    values = np.linalg.eigvalsh(centred.T @ centred + np.diag(np.broadcast_to(ridge, features.shape[1])))
-    return values[-1] / values[0]
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,45 @@ class Case:
 
     def fitted(self):
         return clone(self.model).fit(X, self.y, **({"sample_weight": W} if self.weighted else {}))
+
+    def geometry(self):
+        return geometry_of(self.fitted())
+
+
+@dataclass(frozen=True)
+class Made:
+    """A geometry that no model gives: its name, what makes it, and whether its rows have weights."""
+
+    name: str
+    geometry: Callable[[], Geometry]
+    weighted: bool = False
+    exactness: str = "none"
+
+    @property
+    def weights(self):
+        return W if self.weighted else None
+
+    def __str__(self):
+        return f"{self.name}{'-weighted' if self.weighted else ''}"
+
+
+class Distance(Geometry):
+    """A user's geometry: as little as a space can have."""
+
+    def fit(self, X, sample_weight=None):
+        return DistanceSpace(X.mean(axis=0), X.std(axis=0), len(X))
+
+
+class DistanceSpace(Space):
+    def __init__(self, centre, spread, n_samples):
+        self.centre, self.spread, self.n_samples = centre, spread, n_samples
+
+    def features(self, X):
+        return Features(X, np.asarray(X, dtype=float))
+
+    def leverages(self, features):
+        h = np.square((features.values - self.centre) / self.spread).mean(axis=1)
+        return h, h
 
 
 # Models whose coefficients satisfy Phi_c'W e = ridge coef.
@@ -175,3 +226,32 @@ OTHERS = [
 LINEAR = [*SMOOTHERS, *SPARSE, *POSITIVE, *ROBUST, *STOCHASTIC]
 KERNELS = [*PROCESSES, *KERNEL_RIDGES, *VECTOR_MACHINES]
 EVERY = [*LINEAR, *KERNELS, *NETWORKS, *TREES, *OTHERS]
+COMPOSED = [
+    Case(make_pipeline(PolynomialFeatures(2), Ridge(3.0)), exactness="exact"),
+    Case(make_pipeline(PolynomialFeatures(2), KernelRidge(alpha=ALPHAS)), Y, exactness="exact"),
+    Case(make_pipeline(StandardScaler(), OTHERS[0].model)),
+    Case(GridSearchCV(Ridge(), {"alpha": [1.0, 3.0]}, cv=2), exactness="given"),
+    Case(VotingRegressor([("a", Ridge(3.0)), ("b", Ridge(3.0))]), weighted=True, exactness="exact"),
+]
+_RBF = PairwiseKernel("rbf", {"gamma": 0.1})
+MADE = [
+    made
+    for weighted in (False, True)
+    for made in (
+        Made("features", lambda: FeatureGeometry(2.0), weighted),
+        Made("features without intercept", lambda: FeatureGeometry(2.0, fit_intercept=False), weighted),
+        Made("a ridge per feature", lambda: FeatureGeometry(np.linspace(0, 3, D)), weighted),
+        Made("some columns", lambda: FeatureGeometry(2.0, columns=np.array([0, 3])), weighted),
+        Made("inputs", InputsGeometry, weighted),
+        Made("raw inputs", lambda: InputsGeometry(standardise=False, fit_intercept=False, ridge=0.0), weighted),
+        Made("transformer", lambda: TransformerGeometry(PolynomialFeatures(2)), weighted),
+        Made("kernel", lambda: KernelGeometry(_RBF, 0.5), weighted),
+        Made("kernel with intercept", lambda: KernelGeometry(MaternKernel(2.0), 0.5, True), weighted),
+        Made("landmarks", lambda: NystroemGeometry(_RBF, 0.5, landmarks=20), weighted),
+        Made("landmarks with intercept", lambda: NystroemGeometry(_RBF, 0.5, True, landmarks=20), weighted),
+        Made("all landmarks", lambda: NystroemGeometry(_RBF, 0.5), weighted),
+        Made("a user's distance", Distance, weighted),
+    )
+]
+# Every kind of space. A new one goes in here, as a model or as a geometry, and every promise of a space is tested.
+SPACES = [*EVERY, *COMPOSED, *MADE]

@@ -12,13 +12,13 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from geometry.cases import FAR, NEW, N, W, X, condition, y
+from geometry.cases import FAR, NEW, N, W, X, y
 from hatband.geometry import InputsGeometry, TransformerGeometry, as_geometry, geometry_of
 from oracles import dense_leverage
+from rounding import EPS, offset, through_gram
 
 pl = pytest.importorskip("polars", reason="polars is not installed")
 
-EPS = np.finfo(float).eps
 RAW = InputsGeometry(standardise=False, fit_intercept=False, ridge=0.0)
 RNG = np.random.default_rng(11)
 
@@ -32,29 +32,34 @@ def standardised(rows):
     return (rows - X.mean(axis=0)) / X.std(axis=0)
 
 
+# Leverage of standardised columns with ridge 1: X is rounded once more where its mean is taken away.
+STANDARDISED = through_gram(standardised(X), 1.0) * (1 + offset(X))
+
+
 @pytest.mark.parametrize("weights", [None, W], ids=["unweighted", "weighted"])
 def test_raw_geometry_is_the_leverage_of_the_rows_themselves(weights):
     space = RAW.fit(X, weights)
-    w = np.ones(N) if weights is None else weights
-    expected = np.einsum("ij,ij->i", NEW, np.linalg.solve(X.T @ (w[:, None] * X), NEW.T).T)
-    np.testing.assert_allclose(space.leverage(space.features(NEW)), expected, rtol=100 * np.linalg.cond(X) ** 2 * EPS)
+    expected = dense_leverage(X, NEW, 0.0, weights, False)
+    close = through_gram(X, 0.0, weights, False)
+    np.testing.assert_allclose(space.leverage(space.features(NEW)), expected, rtol=close)
     assert space.exactness == "none"
 
 
 def test_default_geometry_is_standardised_with_ridge_one_and_an_intercept():
     space = InputsGeometry().fit(X)
     F = space.features(NEW)
-    np.testing.assert_allclose(space.leverage(F), dense_leverage(standardised(X), standardised(NEW), 1.0), rtol=1e-11)
+    expected = dense_leverage(standardised(X), standardised(NEW), 1.0)
+    np.testing.assert_allclose(space.leverage(F), expected, rtol=STANDARDISED)
     assert space.leverage(space.features(FAR[None]))[0] > 1000
 
 
 def test_geometry_of_numbers_does_not_depend_on_their_units_or_container():
     expected = InputsGeometry().fit(X).leverage(InputsGeometry().fit(X).features(NEW))
-    scaled = InputsGeometry().fit(1e6 * X - 3)
-    np.testing.assert_allclose(scaled.leverage(scaled.features(1e6 * NEW - 3)), expected, rtol=1e-9)
+    scaled = InputsGeometry().fit(1e6 * X - 3)  # rounds no more than X itself: 3 is nothing beside 1e6
+    np.testing.assert_allclose(scaled.leverage(scaled.features(1e6 * NEW - 3)), expected, rtol=STANDARDISED)
     for container in (pd.DataFrame, lambda rows: pl.DataFrame(rows.tolist(), orient="row"), list, np.asfortranarray):
         space = InputsGeometry().fit(container(X))
-        np.testing.assert_allclose(space.leverage(space.features(container(NEW))), expected, rtol=1e-12)
+        np.testing.assert_allclose(space.leverage(space.features(container(NEW))), expected, rtol=STANDARDISED)
 
 
 def test_row_of_weight_zero_counts_like_one_that_is_not_there():
@@ -62,7 +67,7 @@ def test_row_of_weight_zero_counts_like_one_that_is_not_there():
     rows = X.copy()
     rows[0, 0] = np.nan
     one, two = InputsGeometry().fit(rows, weights), InputsGeometry().fit(X[1:])
-    np.testing.assert_allclose(one.leverage(one.features(NEW)), two.leverage(two.features(NEW)), rtol=1e-9)
+    np.testing.assert_allclose(one.leverage(one.features(NEW)), two.leverage(two.features(NEW)), rtol=STANDARDISED)
 
 
 def test_gaps_are_filled_by_the_median_and_marked_where_training_rows_had_them():
@@ -143,16 +148,18 @@ def test_constant_column_adds_nothing_but_a_mark_of_what_differs():
     rows = np.c_[X, np.full(N, 4.0)]
     space, plain = InputsGeometry().fit(rows), InputsGeometry().fit(X)
     expected = plain.leverage(plain.features(NEW))
-    np.testing.assert_allclose(space.leverage(space.features(np.c_[NEW, np.full(len(NEW), 4.0)])), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        space.leverage(space.features(np.c_[NEW, np.full(len(NEW), 4.0)])), expected, rtol=STANDARDISED
+    )
     off = space.leverage(space.features(np.c_[NEW, np.full(len(NEW), 7.0)]))
-    np.testing.assert_allclose(off, expected + 9.0, rtol=1e-9)
+    np.testing.assert_allclose(off, expected + 9.0, rtol=STANDARDISED)
 
 
 def test_single_row_is_measured():
     space = InputsGeometry().fit(X)
     whole = space.leverage(space.features(NEW))
     alone = [space.leverage(space.features(NEW[i : i + 1]))[0] for i in range(len(NEW))]
-    np.testing.assert_allclose(alone, whole, rtol=1e-12)
+    np.testing.assert_allclose(alone, whole, rtol=STANDARDISED)
 
 
 def test_sparse_rows_are_divided_and_not_filled():
@@ -161,9 +168,7 @@ def test_sparse_rows_are_divided_and_not_filled():
     F = space.features(sparse.csr_array(thin))
     assert F.values.format == "csr"
     dense = thin / thin.std(axis=0)
-    np.testing.assert_allclose(
-        space.leverage(F), dense_leverage(dense, dense, 1.0), rtol=100 * condition(dense, 1.0) * EPS
-    )
+    np.testing.assert_allclose(space.leverage(F), dense_leverage(dense, dense, 1.0), rtol=through_gram(dense, 1.0))
 
 
 def test_wide_sparse_rows_give_a_scale_their_most_varying_columns():
@@ -210,7 +215,9 @@ def test_model_without_features_of_its_own_is_measured_on_its_inputs():
     assert geometry_of(model) == InputsGeometry()
     inside = geometry_of(make_pipeline(StandardScaler(), model).fit(X, y)).fit(X)
     plain = InputsGeometry().fit(X)
-    np.testing.assert_allclose(inside.leverage(inside.features(NEW)), plain.leverage(plain.features(NEW)), rtol=1e-11)
+    np.testing.assert_allclose(
+        inside.leverage(inside.features(NEW)), plain.leverage(plain.features(NEW)), rtol=STANDARDISED
+    )
 
 
 def test_transformer_is_cloned_fitted_to_the_training_rows_and_standardised():
@@ -222,7 +229,8 @@ def test_transformer_is_cloned_fitted_to_the_training_rows_and_standardised():
     features = transformer.fit_transform(X)
     new = (transformer.transform(NEW) - features.mean(axis=0)) / features.std(axis=0)
     own = (features - features.mean(axis=0)) / features.std(axis=0)
-    np.testing.assert_allclose(space.leverage(space.features(NEW)), dense_leverage(own, new, 1.0), rtol=1e-9)
+    close = through_gram(own, 1.0) + 100 * EPS * offset(features)
+    np.testing.assert_allclose(space.leverage(space.features(NEW)), dense_leverage(own, new, 1.0), rtol=close)
     assert (space.ridge, space.exactness) == (1.0, "none")
 
 
@@ -230,9 +238,9 @@ def test_frozen_transformer_keeps_what_it_learned():
     elsewhere = PCA(2).fit(NEW)
     space = as_geometry(FrozenEstimator(elsewhere), None).fit(X)
     features = elsewhere.transform(X)
-    np.testing.assert_allclose(
-        space.features(X).values, (features - features.mean(axis=0)) / features.std(axis=0), rtol=1e-9
-    )
+    expected = (features - features.mean(axis=0)) / features.std(axis=0)
+    close = 10 * EPS * np.sqrt(N) * (1 + offset(features)) * np.abs(expected).max()
+    np.testing.assert_allclose(space.features(X).values, expected, rtol=0, atol=close)
 
 
 def test_pipeline_of_transformers_is_a_geometry_and_only_these_are():

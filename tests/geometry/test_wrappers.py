@@ -138,4 +138,6 @@ def test_wrapper_of_ones_own_is_looked_through_once_registered():
     def _(estimator: Holder):
         return steps_of(estimator.held)
 
+    held = scaled(Ridge(2.0)).fit(X, y)
     assert steps_of(Holder(scaled(Renamed()).fit(X, y))).transformers[0].n_features_in_ == X.shape[1]
+    same_leverage(Holder(held), held)

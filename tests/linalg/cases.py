@@ -8,8 +8,7 @@ import scipy.sparse
 import torch
 
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, Spectral
-
-EPS = np.finfo(np.float64).eps
+from rounding import EPS, condition
 
 
 @dataclass(frozen=True)
@@ -96,16 +95,6 @@ KINDS = {
 def rounded(kind, x):
     """The numbers that an array of this kind holds, in float64."""
     return x.astype(np.float32).astype(np.float64) if kind in {"float32", "torch32"} else x
-
-
-def condition(features, ridge=0.0, weights=None, fit_intercept=True):
-    """Condition number of the centred design, the ridge below it, its columns brought to the same length."""
-    w = np.ones(len(features)) if weights is None else weights
-    centred = features - fit_intercept * np.average(features, axis=0, weights=w)
-    penalty = np.diag(np.sqrt(np.broadcast_to(ridge, features.shape[1])))
-    stacked = np.vstack([np.sqrt(w)[:, None] * centred, penalty])
-    values = np.linalg.svd(stacked / np.linalg.norm(stacked, axis=0), compute_uv=False)
-    return values[0] / values[-1]
 
 
 def tolerance(kappa):

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hatband.linalg import KernelSpectrum, factor_kernel
-
-EPS = np.finfo(float).eps
+from rounding import through_kernel
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,7 @@ class KernelCase:
 
     def tolerance(self, ridge, weights=None):
         """Relative tolerance: rounding times the condition number of K + ridge W^-1, with slack for dimension."""
-        top = np.linalg.eigvalsh(self.kernel)[-1] * (1.0 if weights is None else np.max(weights))
-        return 10 * EPS * len(self.kernel) * (1 + top / ridge)
+        return through_kernel(self.kernel, ridge, weights)
 
 
 def rbf(rows, others, width=1.0):

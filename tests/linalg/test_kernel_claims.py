@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import oracles
 from hatband.linalg import KernelSpectrum, factor_kernel
 from hatband.linalg.kernel_frame import kernel_frame
-from linalg.kernel_cases import EPS, FACTORS, WEIGHTS, linear, rbf
+from linalg.kernel_cases import FACTORS, WEIGHTS, linear, rbf
+from rounding import EPS, through_kernel
 
 factorisation = pytest.mark.parametrize("factor_of", FACTORS.values(), ids=FACTORS)
 
@@ -53,7 +54,7 @@ def test_leverage_is_accurate_to_the_condition_number(rng, factor_of, ridge):
     new = np.vstack([train[:3] + 1e-3, rng.normal(size=(3, 2)), np.full((1, 2), 9.0)])
     kernel, rows = rbf(train, train), rbf(new, train)
     factor = factor_of(kernel, ridge)
-    tolerance = max(1e-13, 10 * EPS * (1 + np.linalg.norm(kernel, 2) / ridge))
+    tolerance = through_kernel(kernel, ridge)
 
     exact = exact_leverage(kernel, rows, np.ones(len(new)), ridge)
     np.testing.assert_allclose(factor.leverage(rows, np.ones(len(new))), exact, rtol=tolerance)
@@ -69,7 +70,7 @@ def test_training_complement_keeps_its_digits_where_rows_are_interpolated(rng):
         exact = np.array([float(ridge * inverse[i, i]) for i in range(15)])
 
     assert exact.max() < 1e-8
-    close = 10 * EPS * np.linalg.cond(kernel + ridge * np.eye(15))
+    close = 10 * EPS * len(kernel) * np.linalg.cond(kernel + ridge * np.eye(15))
     np.testing.assert_allclose(factor_kernel(kernel, ridge).training_complement(), exact, rtol=close)
 
 
@@ -82,7 +83,7 @@ def test_linear_kernel_measures_what_its_features_measure(rng, factor_of, fit_in
     factor = factor_of(linear(train, train), 0.7, weights, fit_intercept)
     posterior, sampling = factor.leverages(linear(new, train), (new**2).sum(1))
     setting = {"ridge": 0.7, "weights": weights, "fit_intercept": fit_intercept}
-    close = 100 * EPS * np.linalg.norm(train, 2) ** 2 / 0.7
+    close = through_kernel(linear(train, train), 0.7, weights)
 
     np.testing.assert_allclose(posterior, oracles.dense_leverage(train, new, **setting), rtol=close)
     np.testing.assert_allclose(sampling, oracles.dense_sampling_leverage(train, new, **setting), rtol=close)
@@ -97,14 +98,17 @@ def test_integer_weights_equal_repeated_rows(rng, factor_of, fit_intercept):
     repeated = np.repeat(train, counts, axis=0)
     weighted = factor_of(rbf(train, train), 0.2, counts, fit_intercept)
     copies = factor_of(rbf(repeated, repeated), 0.2, None, fit_intercept)
+    close = through_kernel(rbf(repeated, repeated), 0.2)
 
     for verb in (0, 1):
         mine = weighted.leverages(rbf(new, train), np.ones(5))[verb]
         theirs = copies.leverages(rbf(new, repeated), np.ones(5))[verb]
-        np.testing.assert_allclose(mine, theirs, rtol=1e-11)
-    close = {"rtol": 1e-11, "atol": 1e-13}
+        np.testing.assert_allclose(mine, theirs, rtol=close)
     np.testing.assert_allclose(
-        np.repeat(weighted.smoother(rbf(new, train)), counts, axis=1), copies.smoother(rbf(new, repeated)), **close
+        np.repeat(weighted.smoother(rbf(new, train)), counts, axis=1),
+        copies.smoother(rbf(new, repeated)),
+        rtol=0,
+        atol=close,
     )
 
 
@@ -140,9 +144,10 @@ def test_rounding_never_takes_the_posterior_below_the_sampling_form(rng, factor_
 def test_rows_of_the_smoother_sum_to_one_with_an_intercept(rng, factor_of, fit_intercept):
     train = rng.normal(size=(30, 2))
     weights = rng.uniform(0, 2, 30)
-    smoother = factor_of(rbf(train, train), 0.5, weights, fit_intercept).smoother(rbf(train[:4] + 1, train))
+    kernel = rbf(train, train)
+    smoother = factor_of(kernel, 0.5, weights, fit_intercept).smoother(rbf(train[:4] + 1, train))
 
-    assert np.allclose(smoother @ weights, 1, rtol=1e-12) == fit_intercept
+    assert np.allclose(smoother @ weights, 1, rtol=0, atol=through_kernel(kernel, 0.5, weights)) == fit_intercept
 
 
 @factorisation
@@ -174,8 +179,9 @@ def test_tensors_go_in_and_come_out(rng, factor_of, fit_intercept):
         ])  # fmt: skip
 
     assert all(isinstance(result, torch.Tensor) for result in results[1])
+    close = through_kernel(arrays[0], 0.3, weights)
     for mine, theirs in zip(*results, strict=True):
-        np.testing.assert_allclose(theirs.numpy(), mine, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(theirs.numpy(), mine, rtol=close, atol=close)
 
 
 @pytest.mark.parametrize("ridge", [0.0, np.ones(2)])

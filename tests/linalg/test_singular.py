@@ -6,8 +6,9 @@ import scipy.sparse
 import torch
 
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, Spectral
-from linalg.cases import EPS, with_singular_values
+from linalg.cases import with_singular_values
 from oracles import mp_leverage
+from rounding import EPS
 
 KINDS = {"numpy": np.asarray, "csr": scipy.sparse.csr_matrix, "torch": torch.tensor}
 

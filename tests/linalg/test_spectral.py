@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from hatband.linalg import QR, Auto, Spectral
-from linalg.cases import EPS, with_condition
+from linalg.cases import with_condition
 from oracles import mp_leverage
+from rounding import EPS, through_gram
 
 RIDGES = np.array([0.0, 1e-3, 1.0, 1e9])
 DESIGNS = {
@@ -26,9 +27,10 @@ def test_the_spectrum_taken_at_one_ridge_serves_every_other(name, first, rng):
 
     for ridge in RIDGES[1:]:
         posterior, sampling = mp_leverage(features, rows, ridge)
+        close = through_gram(features, ridge)
         seen = factor.at(ridge)
-        np.testing.assert_allclose(seen.leverage(rows), posterior, rtol=1e6 * EPS)
-        np.testing.assert_allclose(seen.sampling_leverage(rows), sampling, rtol=1e6 * EPS)
+        np.testing.assert_allclose(seen.leverage(rows), posterior, rtol=close)
+        np.testing.assert_allclose(seen.sampling_leverage(rows), sampling, rtol=close)
         assert seen.ridge == ridge
 
 
@@ -57,9 +59,10 @@ def test_a_ridge_per_feature_is_a_rescaling(rng):
 
     spectral, qr = (solver.factor(features, ridge) for solver in (Spectral(), QR()))
 
-    np.testing.assert_allclose(spectral.leverages(features), qr.leverages(features), rtol=1e4 * EPS)
-    assert spectral.logdet() == pytest.approx(qr.logdet())
-    assert spectral.effective_dimension() == pytest.approx(qr.effective_dimension())
+    close = through_gram(features, ridge)
+    np.testing.assert_allclose(spectral.leverages(features), qr.leverages(features), rtol=close)
+    assert spectral.logdet() == pytest.approx(qr.logdet(), abs=5 * close)
+    assert spectral.effective_dimension() == pytest.approx(qr.effective_dimension(), rel=close)
 
 
 def test_a_spectrum_with_a_ridge_per_feature_cannot_change_it():

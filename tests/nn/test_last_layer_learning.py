@@ -102,7 +102,7 @@ def test_without_honest_residuals_auto_falls_back_with_a_warning_and_a_learned_s
 
     with pytest.warns(LeverageWarning, match="unseen"):
         model = LastLayerConformalRegressor(net).fit_train(X, y)
-    assert model.scale_.report_[0]["reason"] == "no honest residuals"
+    assert model.scale_.report_[0]["reason"] == "no held-out residuals"
     with pytest.raises(ValueError, match="validation="):
         LastLayerConformalRegressor(net, scale=StrengthScale()).fit_train(X, y)
 

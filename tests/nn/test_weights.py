@@ -216,7 +216,7 @@ def test_a_scale_does_not_learn_from_rows_of_weight_zero():
     np.testing.assert_array_equal(model.predict(X), clone(model).fit(X, y, w).predict(X))
 
 
-@pytest.mark.filterwarnings("ignore:There are no honest residuals")
+@pytest.mark.filterwarnings("ignore:There are no held-out residuals")
 def test_a_scale_without_rows_to_learn_from_falls_back_as_it_does_without_weights():
     X, y = rows()
 

@@ -9,8 +9,8 @@ from sklearn.linear_model import LinearRegression
 
 from hatband import SplitConformalRegressor
 from hatband.fitted.rows import new_rows
-from hatband.scales import as_scale
 from hatband.scales.candidates import default_candidates
+from hatband.scales.named import as_scale
 from oracles import covered_bounds, exact_upper_rank
 from scales.cases import draw
 

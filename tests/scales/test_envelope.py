@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hatband.scales.envelope import RELATIVE_FLOOR, Envelope, reach, smallest_width
+from hatband.scales.learned import Envelope, reach
+from hatband.scales.learners import RELATIVE_FLOOR, smallest_width
 from scales.cases import rows_of
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hatband.scales import forest
-from hatband.scales.forest import QuantileForest, _fill_leaves
+from hatband.scales import learners
+from hatband.scales.learners import QuantileForest, _fill_leaves
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ class TestQuantiles:
         X, y = made
         fitted = QuantileForest(5, random_state=0).fit(X, y)
         whole = fitted.quantiles(X, [0.2, 0.8])
-        monkeypatch.setattr(forest, "BLOCK", 7)
+        monkeypatch.setattr(learners, "BLOCK", 7)
 
         np.testing.assert_array_equal(fitted.quantiles(X, [0.2, 0.8]), whole)
 
@@ -130,7 +130,7 @@ class TestWeights:
 
 class TestManyRows:
     def test_every_tree_keeps_values_of_its_own_sample(self, made, monkeypatch):
-        monkeypatch.setattr(forest, "LARGEST_SAMPLE", 100)
+        monkeypatch.setattr(learners, "LARGEST_SAMPLE", 100)
         X, y = made
         fitted = QuantileForest(6, random_state=0).fit(X, y)
         for kept, sample in zip(

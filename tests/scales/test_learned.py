@@ -1,12 +1,9 @@
-"""Scales learned from honest residuals: what they recover and what bounds them."""
-
-import pickle
+"""Scales learned from held-out residuals: what they recover and what bounds them."""
 
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.base import BaseEstimator, RegressorMixin, clone
-from sklearn.kernel_ridge import KernelRidge
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import Ridge
 
 from hatband import AutoScale, LeverageScale, MagnitudeScale, QuantileScale, SplitConformalRegressor, StrengthScale
@@ -41,15 +38,6 @@ class TestEveryLearnedScale:
         assert abs(((lower <= y) & (y <= upper)).mean() - 0.9) < 5 * 0.022
         assert model.residuals_from_ == "leave-one-out"
 
-    def test_survives_pickle_and_clone_and_repeats_itself(self, scale, made):
-        X, y = made
-        one = SplitConformalRegressor(Ridge(), scale=scale, random_state=0).fit(X, y)
-        again = clone(one).fit(X, y)
-        expected = one.predict_interval(X)[1]
-
-        np.testing.assert_array_equal(again.predict_interval(X)[1], expected)
-        np.testing.assert_array_equal(pickle.loads(pickle.dumps(one)).predict_interval(X)[1], expected)
-
     def test_scales_with_the_units_of_y(self, scale, made):
         X, y = made
         one = SplitConformalRegressor(Ridge(), scale=scale, random_state=0).fit(X, y)
@@ -65,15 +53,6 @@ class TestEveryLearnedScale:
 
         assert width.shape == (len(X), 2)
         assert np.median(width[:, 1]) < 0.5 * np.median(width[:, 0])
-
-    @pytest.mark.parametrize("estimator", [Ridge(), KernelRidge(kernel="rbf", alpha=0.5)], ids=["linear", "kernel"])
-    def test_is_at_its_widest_far_off_the_data(self, estimator, scale, made):
-        X, y = made
-        model = SplitConformalRegressor(estimator, scale=scale, random_state=0).fit(X, y)
-        far = 1000 * np.abs(X).max() * np.vstack([np.eye(3), -np.eye(3)])
-        widest = np.ptp(model.predict_interval(X)[1], axis=1).max()
-
-        assert np.ptp(model.predict_interval(far)[1], axis=1).min() >= widest * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("scale", [MagnitudeScale(), QuantileScale()], ids=["magnitude", "quantile"])
@@ -116,12 +95,6 @@ def test_widths_have_a_floor_where_residuals_vanish(scale, rng):
 
     typical = np.median(np.abs(residuals)) or np.abs(residuals).mean()
     assert width.min() >= 1e-3 * typical * (1 - 1e-12)
-
-
-@pytest.mark.parametrize("scale", [StrengthScale(), MagnitudeScale(), QuantileScale()], ids=lambda s: type(s).__name__)
-def test_fitting_without_residuals_is_refused(scale):
-    with pytest.raises(ValueError, match="learns from honest training rows"):
-        scale.fit(None)
 
 
 class Always(RegressorMixin, BaseEstimator):

@@ -99,7 +99,7 @@ class TestOwnRegressors:
         rows = rows_of(rng.uniform(0, 0.1, 200), np.zeros((200, 1)), X)
         scale = QuantileScale(0.9, QuantileRegressor(alpha=0), columns=("inputs",)).fit(rows, residual[:, None])
         _, width = scale.predict(rows)
-        inside = rows.leverage < scale.envelopes_[0].reach
+        inside = rows.leverage < scale.bands_[0].envelope.reach
 
         assert np.corrcoef(width[inside, 0], 1 + X[inside, 0])[0, 1] > 0.9
 

@@ -7,7 +7,7 @@ from sklearn.model_selection import KFold
 
 from hatband import ConstantScale, LeverageScale, MagnitudeScale, QuantileScale
 from hatband.scales.base import Scale
-from hatband.scales.selection import (
+from hatband.scales.candidates import (
     TRIAL_LOSS,
     TRIAL_TREES,
     best_of_its_kind,

@@ -12,7 +12,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
-from hatband.commands.columns import Columns
+from hatband.commands.tables import Columns
 from hatband.fitted.loo_ridge import LeaveOneOutRidge
 
 # Everything that is learned from the features is learned inside the estimator, from its training rows alone: otherwise

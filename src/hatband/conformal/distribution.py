@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 from sklearn.utils import check_random_state
 
 from hatband.arrays.typing import Array
-from hatband.checks import LeverageWarning, check_in, check_probabilities, check_target_for, warn_caller
+from hatband.checks import LeverageWarning, check_in, check_no_nan, warn_caller
 from hatband.conformal.band import Band
 from hatband.formulas.order_statistics import exact_level, kth_smallest, lower_rank, upper_rank
 
@@ -82,7 +83,7 @@ class PredictiveDistribution(ABC):
         -------
         array (m,), (m, q), (m, L) or (m, q, L)
         """
-        levels, single = check_probabilities(p)
+        levels, single = _check_probabilities(p)
         values = [self._shaped(self._atom(max(1, _rank(self.n_atoms, level)))) for level in levels]
         return values[0] if single else np.stack(values, axis=-1)
 
@@ -159,7 +160,7 @@ class PredictiveDistribution(ABC):
         return self._shaped(np.where(known, self._crps(np.where(known, targets, 0.0)), np.inf))
 
     def _targets(self, y: Any) -> Array:
-        return check_target_for(y, self.n_rows, self.n_outputs)
+        return _check_target_for(y, self.n_rows, self.n_outputs)
 
     def _shaped(self, values: Array) -> Array:
         return values[:, 0] if self.single_target else values
@@ -355,3 +356,29 @@ def defined_rows(known: Array) -> Array:
             LeverageWarning,
         )
     return defined
+
+
+def _check_probabilities(p: Any) -> tuple[list[Any], bool]:
+    """Return probabilities in [0, 1] as a list, and whether one number (not a list) was given."""
+    single = np.ndim(p) == 0
+    values = [p] if single else list(p)
+    for value in values:
+        if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)) or not 0 <= float(value) <= 1:
+            raise ValueError(f"p must be a probability from 0 to 1, or a list of such; got {value!r}.")
+    if not values:
+        raise ValueError("p must be a probability from 0 to 1, or a list of such; got an empty list.")
+    return values, single
+
+
+def _check_target_for(y: Any, n_rows: int, n_outputs: int) -> Array:
+    """Return values of y as float64 (m, q), one per row and output or one for all; infinities pass."""
+    values = np.asarray(y, dtype=np.float64)
+    check_no_nan(np.atleast_1d(values), "y")
+    if values.ndim == 1 and n_outputs == 1:
+        values = values[:, None]
+    if values.ndim and values.shape != (n_rows, n_outputs):
+        raise ValueError(
+            f"y must be one number, or hold one value per row and output of the distribution, shape ({n_rows}, "
+            f"{n_outputs}); got shape {np.shape(y)}."
+        )
+    return np.broadcast_to(values, (n_rows, n_outputs))

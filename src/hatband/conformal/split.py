@@ -6,11 +6,15 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state
 
-from hatband._checks_calibration import check_labels, check_ratio
 from hatband.arrays.typing import Array
 from hatband.checks import check_calibration_size, check_confidence_level, check_in, check_target, unchanged_on_failure
 from hatband.conformal.band import Band, Ends, split_target
-from hatband.conformal.calibration.calibration import CalibrationPlan, EachOutput
+from hatband.conformal.calibration.calibration import (
+    CalibrationPlan,
+    EachOutput,
+    check_labels,
+    check_ratio,
+)
 from hatband.conformal.calibration.groups import Grouping
 from hatband.conformal.calibration.joint import fit_joint_box
 from hatband.conformal.calibration.shift import fit_ratio
@@ -21,7 +25,7 @@ from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry import as_geometry
 from hatband.geometry.convert import kept
-from hatband.scales import as_scale, fit_scale
+from hatband.scales.named import as_scale, fit_scale
 
 
 class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):

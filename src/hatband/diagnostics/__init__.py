@@ -1,8 +1,13 @@
 """Diagnostics: what intervals do over leverage, width and directions, as arrays in and small results out."""
 
 from hatband.diagnostics.alignment import LeverageAlignment, leverage_alignment, leverage_variation
-from hatband.diagnostics.binomial import binomial_interval
-from hatband.diagnostics.coverage import BinCoverage, CoverageTable, coverage_by_leverage, size_stratified_coverage
+from hatband.diagnostics.coverage import (
+    BinCoverage,
+    CoverageTable,
+    binomial_interval,
+    coverage_by_leverage,
+    size_stratified_coverage,
+)
 from hatband.diagnostics.extrapolation import ExtrapolationGuard, extrapolation_pvalue
 from hatband.diagnostics.flatness import CoverageGap, SquaredCoverageError, coverage_gap, squared_coverage_error
 from hatband.diagnostics.scorer import IntervalScorer, interval_scorer

@@ -7,9 +7,8 @@ import numpy as np
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from hatband._checks_diagnostics import check_leverages, check_row_values
 from hatband.arrays.typing import Array, Float
-from hatband.checks import check_finite
+from hatband.checks import check_finite, check_leverages, check_row_values
 from hatband.formulas.metrics import quantile_bins
 from hatband.formulas.order_statistics import Level, exact_level
 

@@ -1,16 +1,15 @@
-"""Coverage by bins of rows: by leverage and by width, with bars that are exact."""
+"""Coverage by bins of rows, by leverage and by width, with exact bounds on a proportion as bars."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import beta
 
-from hatband._checks_diagnostics import check_count, check_intervals, check_row_values
 from hatband.arrays.typing import Array, Bool, Float
-from hatband.checks import check_interval_rows
-from hatband.diagnostics.binomial import binomial_interval
+from hatband.checks import check_at_least, check_interval_rows, check_intervals, check_row_values
 from hatband.formulas.metrics import covered, mean_width, quantile_bins
-from hatband.formulas.order_statistics import Level
+from hatband.formulas.order_statistics import Level, exact_level
 
 
 class BinCoverage(NamedTuple):
@@ -130,7 +129,7 @@ def coverage_by_leverage(
             0.2 to 0.2       2     0.500  0.013 to 0.987           2
     """
     y, bounds, h = check_interval_rows(y_true, interval, leverage)
-    bins = quantile_bins(h, check_count(n_bins, 1, "n_bins"))
+    bins = quantile_bins(h, check_at_least(n_bins, 1, "n_bins"))
     return CoverageTable("leverage", _rows(y, bounds, h, bins, confidence), float(confidence))
 
 
@@ -177,7 +176,7 @@ def size_stratified_coverage(y_true: Any, interval: Any, *, n_bins: int = 5, con
     # inf - inf is NaN, and both ends at the same infinity say as little as one at each.
     infinite = np.isinf(bounds).any(axis=1)
     width = np.where(infinite, np.inf, np.subtract(bounds[:, 1], bounds[:, 0], where=~infinite, out=np.zeros(len(y))))
-    bins = quantile_bins(_sizes(width, bounds[~infinite]), check_count(n_bins, 1, "n_bins"))
+    bins = quantile_bins(_sizes(width, bounds[~infinite]), check_at_least(n_bins, 1, "n_bins"))
     return CoverageTable("width", _rows(y, bounds, width, bins, confidence), float(confidence))
 
 
@@ -211,3 +210,50 @@ def _bin(
         upper=float(high),
         mean_width=float(mean_width(bounds[:, 0], bounds[:, 1])),
     )
+
+
+def binomial_interval(hits: Any, n_samples: Any, confidence: Level = 0.95) -> tuple[Array, Array]:
+    """Return quantiles of Beta(k, n - k + 1) and Beta(k + 1, n - k): exact bounds on the proportion behind k of n.
+
+    Parameters
+    ----------
+    hits, n_samples : int or array-like of int
+        k covered rows out of n; no row at all gives (0, 1).
+    confidence : float, Fraction, Decimal or NumPy scalar
+        Probability, at least, with which the bounds hold the proportion.
+
+    Returns
+    -------
+    lower, upper : array
+        Shaped like `hits`.
+
+    Raises
+    ------
+    ValueError
+        If a count is no whole number or 0 <= hits <= n_samples fails.
+
+    Notes
+    -----
+    Clopper and Pearson (1934). Half of the remaining probability is given to either side.
+
+    Examples
+    --------
+    >>> from hatband.diagnostics import binomial_interval
+    >>> [round(float(bound), 3) for bound in binomial_interval(18, 20)]
+    [0.683, 0.988]
+    """
+    k, n = _check_counts(hits, n_samples)
+    tail = float((1 - exact_level(confidence)) / 2)
+    low = beta.ppf(tail, np.maximum(k, 1), n - k + 1)
+    high = beta.ppf(1 - tail, k + 1, np.maximum(n - k, 1))
+    return np.where(k == 0, 0.0, low), np.where(k == n, 1.0, high)
+
+
+def _check_counts(hits: Any, trials: Any) -> tuple[Array, Array]:
+    """Return numbers of hits and trials of one shape, 0 <= hits <= trials."""
+    k, n = np.broadcast_arrays(np.asarray(hits), np.asarray(trials))
+    if not (np.issubdtype(k.dtype, np.integer) and np.issubdtype(n.dtype, np.integer)):
+        raise ValueError(f"hits and n_samples must be whole numbers; got {k.dtype} and {n.dtype}.")
+    if not ((k >= 0) & (k <= n)).all():
+        raise ValueError("hits must be at least 0 and at most n_samples.")
+    return k, n

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hatband._checks_diagnostics import check_leverages
 from hatband.arrays.typing import Array, Float, Int
+from hatband.checks import check_leverages
 from hatband.formulas.order_statistics import Level, exact_level, lower_rank
 
 
@@ -33,8 +33,8 @@ def extrapolation_pvalue(leverage: Any, calibration_leverage: Any) -> Array:
     Notes
     -----
     P(p <= r) <= r for a new row that is drawn as the calibration rows are (Vovk, Gammerman and Shafer 2005,
-    proposition 2.3), whatever the model: a small p says that this row is not. It does not say that the interval is
-    wrong. Ties count against the row's being new. O((n + m) log n).
+    proposition 2.3), whatever the model: a small p says that this row is not drawn like them. It does not say that the
+    interval is wrong. A tie counts as not farther out. O((n + m) log n).
 
     Examples
     --------

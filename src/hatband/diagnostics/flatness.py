@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hatband._checks_diagnostics import check_count, check_row_labels
 from hatband.arrays.typing import Array, Bool, Float, Int
-from hatband.checks import check_interval_rows
+from hatband.checks import check_at_least, check_interval_rows
 from hatband.formulas.metrics import coverage_by_group, covered, leverage_fifths, quantile_bins
 from hatband.formulas.order_statistics import Level, exact_level, upper_rank
 
@@ -84,7 +83,7 @@ def coverage_gap(y_true: Any, interval: Any, leverage: Any, *, repetition: Any =
         cluster = np.arange(len(y))
         fifths = leverage_fifths(h)
     else:
-        _, cluster = np.unique(check_row_labels(repetition, len(y), "repetition"), return_inverse=True)
+        _, cluster = np.unique(_check_row_labels(repetition, len(y), "repetition"), return_inverse=True)
         fifths = np.empty(len(y), dtype=int)
         for index in range(cluster.max() + 1):
             fifths[cluster == index] = leverage_fifths(h[cluster == index])
@@ -191,7 +190,7 @@ def squared_coverage_error(
     """
     y, bounds, h = check_interval_rows(y_true, interval, leverage)
     level = float(exact_level(confidence_level))
-    bins = quantile_bins(h, check_count(n_bins, 1, "n_bins"))
+    bins = quantile_bins(h, check_at_least(n_bins, 1, "n_bins"))
     groups = [g for g in coverage_by_group(covered(y, bounds[:, 0], bounds[:, 1]), bins) if g.n_samples > 1]
     if not groups:
         raise ValueError(f"a leverage bin must hold at least 2 rows; none of {n_bins} does for {len(y)} rows.")
@@ -219,6 +218,16 @@ def _calibrated_coverage(confidence_level: Level, n_calibration: int | None) -> 
     """Mean and variance of the coverage over calibration sets: Beta(k, n + 1 - k), or exactly the level."""
     if n_calibration is None:
         return float(exact_level(confidence_level)), 0.0
-    n = check_count(n_calibration, 1, "n_calibration")
+    n = check_at_least(n_calibration, 1, "n_calibration")
     mean = upper_rank(n, confidence_level) / (n + 1)
     return mean, mean * (1 - mean) / (n + 2)
+
+
+def _check_row_labels(labels: Any, n_samples: int, name: str) -> Array:
+    """Return one label per row, of at least two kinds."""
+    values = np.asarray(labels)
+    if values.shape != (n_samples,):
+        raise ValueError(f"{name} must hold one label per row, shape ({n_samples},); got shape {values.shape}.")
+    if (values == values[0]).all():
+        raise ValueError(f"{name} must name at least two repetitions; got one. Leave it out for a single one.")
+    return values

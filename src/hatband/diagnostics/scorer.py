@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from hatband._checks_diagnostics import check_scored
 from hatband.arrays.typing import Array
 from hatband.checks import check_confidence_level, check_in
 from hatband.formulas.metrics import covered, interval_score, mean_width
@@ -52,7 +51,7 @@ class IntervalScorer:
         )
         _, interval = estimator.predict(X, return_interval=True, confidence_level=levels)
         target = np.asarray(y, dtype=np.float64)
-        check_scored(interval, target)
+        _check_scored(interval, target)
         ends = np.moveaxis(interval, (target.ndim, -1), (0, 1))
         scores = [
             _METRICS[self.metric](target, lower, upper, level)
@@ -139,3 +138,13 @@ _METRICS: dict[str, Callable[[Array, Array, Array, Any], float]] = {
     "coverage": _negative_coverage_error,
     "width": _negative_width,
 }
+
+
+def _check_scored(interval: Any, y: Array) -> None:
+    """Raise unless intervals (m, [q,] 2, L) belong to targets (m[, q])."""
+    shape = np.shape(interval)
+    if len(shape) < 3 or shape[:-2] != y.shape or shape[-2] != 2:
+        raise ValueError(
+            "y must have the shape of the y that the estimator was fitted to, and its intervals one more axis for "
+            f"lower and upper and one for levels; got y of shape {y.shape} and intervals of shape {shape}."
+        )

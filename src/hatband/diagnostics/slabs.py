@@ -1,14 +1,15 @@
 """Worst-slab coverage: the direction in which a stretch of rows is covered least."""
 
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
 
-from hatband._checks_diagnostics import check_count, check_features, check_intervals, check_row_values, check_share
 from hatband.arrays.typing import Array, Bool, Float
-from hatband.diagnostics.binomial import binomial_interval
+from hatband.checks import check_at_least, check_intervals, check_row_values
+from hatband.diagnostics.coverage import binomial_interval
 from hatband.formulas.metrics import covered
 from hatband.formulas.order_statistics import Level
 
@@ -113,14 +114,14 @@ def worst_slab_coverage(
     """
     bounds = check_intervals(interval)
     y = check_row_values(y_true, len(bounds), "y_true")
-    X = check_features(X, len(y))
-    share = check_share(smallest_share, "smallest_share")
+    X = _check_features(X, len(y))
+    share = _check_share(smallest_share, "smallest_share")
     if len(y) < 4:
         raise ValueError(f"worst-slab coverage needs at least 4 rows, half of them held out; got {len(y)}.")
     random = check_random_state(random_state)
     order = random.permutation(len(y))
     search, held_out = order[: len(y) // 2], order[len(y) // 2 :]
-    directions = _directions(X[search], check_count(n_directions, 1, "n_directions"), random)
+    directions = _directions(X[search], check_at_least(n_directions, 1, "n_directions"), random)
     hits = covered(y, bounds[:, 0], bounds[:, 1])
     size = max(1, int(np.ceil(share * len(search) - 1e-9)))
     lowest, direction, start, stop = worst_slab(X[search], hits[search], directions, size)
@@ -206,3 +207,25 @@ def _steepest(excess: Float[Array, "k n1"], cut: Bool[Array, "k n1"], size: int)
     stop = np.argmin(np.where(cut, excess, np.inf)[:, size:] - highest, axis=1) + size
     reachable = np.arange(excess.shape[1]) <= (stop - size)[:, None]
     return np.argmax(np.where(reachable, from_above, -np.inf), axis=1), stop
+
+
+def _check_features(X: Any, n_samples: int) -> Array:
+    """Return numeric features as float64 (m, d), d >= 1, finite."""
+    values = np.asarray(X)
+    if values.ndim != 2 or len(values) != n_samples or not values.shape[1]:
+        raise ValueError(f"X must hold numbers of the same {n_samples} rows, shape (m, d); got shape {values.shape}.")
+    try:
+        values = values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError("X must be numeric; encode text columns first, as the model's Pipeline does.") from error
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        raise ValueError(f"X must be finite; row {row} holds NaN or infinity. Impute or drop such rows first.")
+    return values
+
+
+def _check_share(share: Any, name: str) -> float:
+    """Return a share of the rows in (0, 1]."""
+    if not isinstance(share, Real) or isinstance(share, bool) or not 0 < float(share) <= 1:
+        raise ValueError(f"{name} must be a share of the rows in (0, 1]; got {share!r}.")
+    return float(share)

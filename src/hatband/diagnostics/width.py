@@ -1,12 +1,13 @@
 """What a width is made of: noise that stays, and the error of the fit that more rows would remove."""
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from hatband._checks_diagnostics import check_intervals, check_leverages, check_row_values, check_strength
 from hatband.arrays.typing import Array
+from hatband.checks import check_intervals, check_leverages, check_row_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ def width_decomposition(interval: Any, leverage: Any, *, strength: float = 1.0) 
     """
     bounds = check_intervals(interval)
     h = check_row_values(check_leverages(leverage), len(bounds), "leverage")
-    c = check_strength(strength)
+    c = _check_strength(strength)
     error = c * h if c else np.zeros(len(h))
     noise_share = 1 / (1 + error)
     share = np.divide(error, 1 + error, out=np.ones_like(error), where=np.isfinite(error))
@@ -87,3 +88,10 @@ def width_decomposition(interval: Any, leverage: Any, *, strength: float = 1.0) 
         epistemic=np.where(infinite & (share > 0), np.inf, width * np.sqrt(share)),
         epistemic_share=share,
     )
+
+
+def _check_strength(strength: Any) -> float:
+    """Return the factor of leverage in the variance 1 + strength h."""
+    if not isinstance(strength, Real) or isinstance(strength, bool) or not 0 <= float(strength) < float("inf"):
+        raise ValueError(f"strength must be a finite number >= 0; got {strength!r}.")
+    return float(strength)

@@ -5,9 +5,8 @@ from typing import Any, Self
 import numpy as np
 
 from hatband.arrays.typing import Array
-from hatband.checks import check_interval_rows, check_n_bins, check_one_level
+from hatband.checks import check_at_least, check_confidence_level, check_interval_rows
 from hatband.diagnostics import binomial_interval
-from hatband.displays.base import require_matplotlib
 from hatband.formulas.metrics import covered
 
 
@@ -121,7 +120,7 @@ class LeverageDisplay:
         >>> len(display.bin_coverage)
         5
         """
-        level = check_one_level(estimator.confidence_level if confidence_level is None else confidence_level)
+        level = _one_level(estimator.confidence_level if confidence_level is None else confidence_level)
         _, interval = estimator.predict_interval(X, confidence_level=level)
         if name is None and getattr(estimator, "scale_", None) is not None:
             name = type(estimator.scale_).__name__
@@ -188,9 +187,9 @@ class LeverageDisplay:
         array([1. , 0.5])
         """
         y, interval, leverage = check_interval_rows(y_true, interval, leverage)
-        level = check_one_level(confidence_level)
+        level = _one_level(confidence_level)
         inside = covered(y, interval[:, 0], interval[:, 1])
-        groups = leverage_groups(leverage, check_n_bins(n_bins))
+        groups = leverage_groups(leverage, check_at_least(n_bins, 1, "n_bins"))
         members = [groups == group for group in np.unique(groups)]
         rows = np.array([member.sum() for member in members])
         hits = np.array([inside[member].sum() for member in members])
@@ -268,6 +267,22 @@ class LeverageDisplay:
         axes.set_ylabel(f"interval width ({hidden} infinite not drawn)" if hidden else "interval width")
         axes.autoscale(axis="y")  # a display drawn here before has fixed the limits to its own points
         axes.set_ylim(0, 1.03 * axes.get_ylim()[1])
+
+
+def require_matplotlib(caller: str) -> None:
+    """Raise an ImportError that says how to get matplotlib, unless it can be imported."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f'{caller} needs matplotlib: pip install "hatband[plot]"') from error
+
+
+def _one_level(level: Any) -> Any:
+    """Return a confidence level that must be one number."""
+    levels, single = check_confidence_level(level)
+    if not single:
+        raise ValueError(f"confidence_level must be one number here, not a list; got {level!r}.")
+    return levels[0]
 
 
 def leverage_groups(leverage: Array, n_groups: int) -> Array:

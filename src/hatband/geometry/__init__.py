@@ -59,16 +59,15 @@ others are held as they were learned. Members of a VotingRegressor that differ g
 are not trees get it too, on the inputs of the last step when inside a Pipeline.
 """
 
-# Imported for what they register.
-from hatband.geometry import forest, kernel_models, linear, network, wrappers  # noqa: F401
 from hatband.geometry.base import Exactness, Features, Geometry, Space
 from hatband.geometry.features import FeatureGeometry
 from hatband.geometry.inputs import InputsGeometry, TransformerGeometry
-from hatband.geometry.kernel import KernelGeometry, PairwiseKernel
-from hatband.geometry.kernel_functions import (
+from hatband.geometry.kernel import KernelGeometry
+from hatband.geometry.kernels import (
     LaplacianKernel,
     LinearKernel,
     MaternKernel,
+    PairwiseKernel,
     PolynomialKernel,
     RBFKernel,
 )

@@ -39,12 +39,7 @@ class Preprocessed(Geometry):
         """Transform the training rows X and fit the inner geometry to them."""
         space = self.geometry.fit(transformed(self.transformers, X), sample_weight)
         return PreprocessedSpace(
-            transformers=self.transformers,
-            space=space,
-            exactness=weakest(self.claim, space.exactness),
-            n_samples=space.n_samples,
-            ridge=space.ridge,
-            factor=space.factor,
+            transformers=self.transformers, space=space, exactness=weakest(self.claim, space.exactness)
         )
 
 
@@ -58,16 +53,28 @@ class PreprocessedSpace(Space):
         What X goes through first.
     space : Space
         What measures their output.
-    exactness, n_samples, ridge, factor
-        As in the space, the exactness weakened by what stands around the model.
+    exactness : {"exact", "given", "none"}
+        That of the space, weakened by what stands around the model.
     """
 
     transformers: tuple[Any, ...]
     space: Space
     exactness: Exactness
-    n_samples: int
-    ridge: Any
-    factor: Any
+
+    @property
+    def n_samples(self) -> int:  # type: ignore[override]
+        """Number of training rows."""
+        return self.space.n_samples
+
+    @property
+    def ridge(self) -> Any:
+        """The ridge of the space."""
+        return self.space.ridge
+
+    @property
+    def factor(self) -> Any:  # type: ignore[override]
+        """The factor of the space, where it has one."""
+        return self.space.factor
 
     def features(self, X: Any) -> Features:
         """Run the transformers and the feature map once on X."""
@@ -116,7 +123,7 @@ class PreprocessedSpace(Space):
     def reweighted(self, training: Features, weights: Array) -> Space | None:
         """Return the same transformers in front of the inner space with other weights; None where it has none."""
         inner = self.space.reweighted(training, weights)
-        return None if inner is None else replace(self, space=inner, factor=inner.factor)
+        return None if inner is None else replace(self, space=inner)
 
 
 def transformed(transformers: Sequence[Any], X: Any) -> Any:
@@ -202,10 +209,6 @@ class PerOutputSpace(Space):
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
         """Return h(x, z) for each output, shape (m, k, q)."""
         return np.stack([space.cross_leverage(features, others) for space in self.spaces], axis=-1)
-
-    def final_step(self, estimator: Any) -> Any:
-        """Return the estimator: it predicts from X itself."""
-        return estimator
 
     def training_leverage(self, training: Features) -> Array:
         """Return h(x_i) of each training row and output, shape (n, q)."""

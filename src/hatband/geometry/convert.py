@@ -15,12 +15,12 @@ from hatband.checks import check_weights
 DENSE_COLUMNS = 256
 
 
-# What scikit-learn's estimators call the permission to overwrite X (and some y too), when it is False.
+# Parameters that let scikit-learn's estimators overwrite X (and some y too) when they are False.
 _KEEP_INPUTS = frozenset({"copy", "copy_X", "copy_x"})
 
 
 def kept(X: Any, estimator: Any) -> Any:
-    """Return rows (or targets) to hand to an estimator: X itself, or a copy where it has leave to overwrite them.
+    """Return rows (or targets) to hand to an estimator: X itself, or a copy where the estimator may overwrite them.
 
     Leverage is measured on the same rows after the estimator has been fitted to them.
     """

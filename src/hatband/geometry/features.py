@@ -1,13 +1,16 @@
 """Geometry of features: h(x) = phi(x)' (Phi'W Phi + ridge)^-1 phi(x), with an intercept that is not penalised."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import expit
+from sklearn.utils.extmath import safe_sparse_dot
 
 from hatband.arrays.typing import Array
-from hatband.geometry.base import Exactness, Features, Geometry, Space
+from hatband.geometry.base import Exactness, Features, Geometry, Space, passed_rows
 from hatband.geometry.convert import as_numbers, combined_weights, dense_inputs, input_columns, kept
 from hatband.linalg import Auto, Factor, Solver
 
@@ -200,18 +203,10 @@ class FeatureSpace(Space):
 
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
         """Return h(x, z), shape (m, k); the training rows are not kept and have to be passed as `others`."""
-        if others is None:
-            raise ValueError(
-                "cross_leverage to the training rows needs these rows, and a space of features keeps none; pass "
-                "others=space.features(X_train)."
-            )
+        others = passed_rows(others, "a space of features keeps none")
         return self.factor.cross_leverage(
             selected(features.values, self.columns), selected(others.values, self.columns)
         )
-
-    def final_step(self, estimator: Any) -> Any:
-        """Return the estimator: it predicts from X itself."""
-        return estimator
 
     def smooth(self, training: Features, y: Array, weights: Array | None) -> Array:
         """Return sum_j h(x_i, x_j) w_j y_j (n, q) by slopes: O(n d) for each output."""
@@ -241,3 +236,43 @@ def selected(values: Any, columns: Array | None) -> Any:
 
 def _is_empty(columns: Array | None) -> bool:
     return columns is not None and len(columns) == 0
+
+
+def _identity(values: Array) -> Array:
+    return values
+
+
+def _relu(values: Array) -> Array:
+    return np.maximum(values, 0)
+
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "identity": _identity,
+    "logistic": expit,
+    "tanh": np.tanh,
+    "relu": _relu,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenLayers:
+    """phi(x): the output of the last hidden layer of a perceptron; x itself when there is none.
+
+    Parameters
+    ----------
+    coefs, intercepts : tuple of array
+        Weights and biases of the hidden layers, copied.
+    activation : {"identity", "logistic", "tanh", "relu"}
+        What follows each of them.
+    """
+
+    coefs: tuple[Array, ...]
+    intercepts: tuple[Array, ...]
+    activation: str
+
+    def transform(self, X: Any) -> Any:
+        """Return the features of X, shape (m, width)."""
+        values = as_numbers(X)
+        for coef, intercept in zip(self.coefs, self.intercepts, strict=True):
+            values = ACTIVATIONS[self.activation](safe_sparse_dot(values, coef) + intercept)
+        return values

@@ -60,9 +60,9 @@ class Steps:
 def steps_of(estimator: Any) -> Steps:
     """Split a fitted estimator into its transformers, its model, and what predicts from transformed rows.
 
-    Looks through Pipeline (steps set to 'passthrough' are left out), GridSearchCV and its kin, FrozenEstimator,
-    TransformedTargetRegressor and VotingRegressor; any other estimator is its own final step. A wrapper of one's own
-    is added by ``steps_of.register(Wrapper, function)``.
+    Looks through Pipeline (steps set to 'passthrough' are left out), GridSearchCV and the other searches,
+    FrozenEstimator, TransformedTargetRegressor and VotingRegressor; any other estimator is its own final step. A
+    wrapper of one's own is added by ``steps_of.register(Wrapper, function)``.
 
     Parameters
     ----------

@@ -8,9 +8,10 @@ from scipy import linalg
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_ridge, check_weights
-from hatband.geometry.base import Exactness, Features, Geometry, Space
-from hatband.geometry.convert import as_numbers, dense_inputs, input_columns
-from hatband.geometry.kernel import Kernel, KernelGeometry, KernelSpace, blocks
+from hatband.geometry.base import Exactness, Features, Geometry, Space, passed_rows
+from hatband.geometry.convert import input_columns
+from hatband.geometry.kernel import KernelGeometry, KernelSpace
+from hatband.geometry.kernels import Kernel, blocks
 from hatband.linalg import Auto, Factor
 
 
@@ -94,7 +95,9 @@ class NystroemGeometry(Geometry):
         features = np.empty((n_samples, landmark_map.root.shape[1]))
         for part, block in blocks(rows):
             features[part] = landmark_map(block)
-        ridge = _positive_ridge(self.ridge)
+        ridge = float(check_ridge(self.ridge))
+        if ridge == 0:
+            raise ValueError("ridge must be > 0 where landmarks stand for the training rows; got 0.")
         return NystroemSpace(
             landmark_map=landmark_map,
             factor=Auto().factor(features, ridge, weights, self.fit_intercept),
@@ -138,10 +141,6 @@ class NystroemSpace(Space):
         """Return the rows as the kernel compares them."""
         return Features(model_inputs=X, values=self.landmark_map.kernel.rows(X))
 
-    def inputs(self, features: Features) -> Array:
-        """Return X as numbers."""
-        return dense_inputs(as_numbers(features.model_inputs), self.input_columns)
-
     def leverages(self, features: Features) -> tuple[Array, Array]:
         """Return posterior and sampling leverage, with the features of 1,024 rows at a time in memory."""
         posterior, sampling = np.empty(len(features)), np.empty(len(features))
@@ -168,18 +167,10 @@ class NystroemSpace(Space):
 
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
         """Return h(x, z) = f_x'(F'F + ridge)^-1 f_z + (k(x,z) - f_x'f_z)/ridge, shape (m, k)."""
-        if others is None:
-            raise ValueError(
-                "cross_leverage to the training rows needs these rows, and a Nystroem space keeps its landmarks only; "
-                "pass others=space.features(X_train)."
-            )
+        others = passed_rows(others, "a Nystroem space keeps its landmarks only")
         seen, seen_others = self.landmark_map(features.values), self.landmark_map(others.values)
         unseen = self.landmark_map.kernel(features.values, others.values) - seen @ seen_others.T
         return self.factor.cross_leverage(seen, seen_others) + unseen / self.ridge
-
-    def final_step(self, estimator: Any) -> Any:
-        """Return the estimator: it predicts from X itself."""
-        return estimator
 
     def unseen_leverage(self, features: Features) -> Array:
         """Return max(0, k(x,x) - f'f) / ridge of each row, shape (m,): what the landmarks cannot express."""
@@ -226,10 +217,3 @@ class DualOrNystroem(Geometry):
         return NystroemGeometry(self.kernel, self.ridge, self.fit_intercept, self.landmarks, self.random_state).fit(
             X, sample_weight
         )
-
-
-def _positive_ridge(ridge: Any) -> float:
-    value = float(check_ridge(ridge))
-    if value == 0:
-        raise ValueError("ridge must be > 0 where landmarks stand for the training rows; got 0.")
-    return value

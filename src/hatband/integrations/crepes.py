@@ -23,9 +23,10 @@ them. crepes 0.9 works out the rank of the threshold in floating point: with 9, 
 
 from typing import Any
 
-from hatband._checks_bridges import check_finite_widths, check_gives_widths
+import numpy as np
+
 from hatband.arrays.typing import Array
-from hatband.integrations.bands import relative_band
+from hatband.integrations.bands import check_gives_widths, relative_band
 
 __all__ = ["LeverageDifficulty"]
 
@@ -36,8 +37,8 @@ class LeverageDifficulty:
     Parameters
     ----------
     model : fitted estimator
-        A SplitConformalRegressor or one of its kin after `fit_train` or `fit`, one output; or any regressor whose
-        predict takes ``return_std``.
+        A SplitConformalRegressor, or another split estimator of this package, after `fit_train` or `fit`, one output;
+        or any regressor whose predict takes ``return_std``.
 
     Raises
     ------
@@ -86,7 +87,7 @@ class LeverageDifficulty:
         ValueError
             If a width is infinite: crepes would multiply it by scores of 0.
         """
-        return check_finite_widths(relative_band(self.model, X).width)
+        return _check_finite_widths(relative_band(self.model, X).width)
 
     def predict(self, X: Any) -> Array:
         """Return the centre of the band: the prediction, plus the shift where the scale has one.
@@ -101,3 +102,15 @@ class LeverageDifficulty:
         """
         prediction, shift, _ = relative_band(self.model, X)
         return prediction + shift
+
+
+def _check_finite_widths(width: Array) -> Array:
+    """Return widths (m,); raise for infinite ones, which other packages multiply by scores of 0."""
+    infinite = np.isinf(width)
+    if infinite.any():
+        raise ValueError(
+            f"widths must be finite here; {infinite.sum()} of {len(width)} rows lie outside the span of the training "
+            f"rows (the first is row {int(infinite.argmax())}) and have infinite leverage. Give the estimator a ridge "
+            "> 0, or take intervals from predict_interval of the model itself."
+        )
+    return width

@@ -40,9 +40,8 @@ from mapie.conformity_scores import BaseRegressionScore
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from hatband._checks_bridges import check_gives_widths
 from hatband.arrays.typing import Array
-from hatband.integrations.bands import relative_band
+from hatband.integrations.bands import check_gives_widths, relative_band
 
 __all__ = ["LeverageConformityScore", "WidthAsStd"]
 
@@ -53,8 +52,8 @@ class LeverageConformityScore(BaseRegressionScore):
     Parameters
     ----------
     model : fitted estimator
-        A SplitConformalRegressor or one of its kin after `fit_train` or `fit`, one output; or any regressor whose
-        predict takes ``return_std``.
+        A SplitConformalRegressor, or another split estimator of this package, after `fit_train` or `fit`, one output;
+        or any regressor whose predict takes ``return_std``.
     sym : bool, default=True
         MAPIE's word: whether both sides share one threshold.
 

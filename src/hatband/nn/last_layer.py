@@ -20,7 +20,7 @@ from hatband.nn.measure.state import StateFingerprint, copied, usable_device
 from hatband.nn.measure.training_stream import TrainingStream
 from hatband.nn.noise import fit_to_network, noise_function
 from hatband.nn.regressor import BandOfBatch, NetworkRegressor
-from hatband.scales import as_scale
+from hatband.scales.named import as_scale
 
 
 class LastLayerConformalRegressor(NetworkRegressor):

@@ -9,11 +9,10 @@ import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import validate_data
 
-from hatband._checks_calibration import check_labels, check_ratio
 from hatband.arrays.typing import Array
 from hatband.checks import check_calibration_size, check_target, check_weights, unchanged_on_failure
 from hatband.conformal.band import Band, Ends
-from hatband.conformal.calibration.calibration import Calibration
+from hatband.conformal.calibration.calibration import Calibration, check_labels, check_ratio
 from hatband.conformal.calibration.shift import fit_ratio
 from hatband.conformal.regressor import CalibratedRegressor
 from hatband.fitted.rows import take_rows

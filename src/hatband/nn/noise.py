@@ -18,7 +18,8 @@ from hatband.nn.measure.batches import as_batches
 from hatband.nn.measure.network_rows import NoisyRows, blocks_of, stacked
 from hatband.nn.measure.space import GramSpace
 from hatband.nn.measure.training_stream import Noise, TrainingStream
-from hatband.scales import LaplaceScale, Scale, fit_scale
+from hatband.scales import LaplaceScale, Scale
+from hatband.scales.named import fit_scale
 from hatband.scales.noise import Temper
 
 

@@ -4,9 +4,7 @@ from hatband.scales.auto import AutoScale
 from hatband.scales.base import Scale
 from hatband.scales.fixed import CallableScale, ConstantScale, LeverageScale
 from hatband.scales.laplace import LaplaceScale
-from hatband.scales.magnitude import MagnitudeScale
-from hatband.scales.named import as_scale, fit_scale
-from hatband.scales.quantile import QuantileScale
+from hatband.scales.learned import MagnitudeScale, QuantileScale
 from hatband.scales.strength import StrengthScale
 
 __all__ = [
@@ -19,6 +17,4 @@ __all__ = [
     "QuantileScale",
     "Scale",
     "StrengthScale",
-    "as_scale",
-    "fit_scale",
 ]

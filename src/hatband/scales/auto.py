@@ -12,27 +12,24 @@ from hatband.arrays.typing import Array
 from hatband.checks import LeverageWarning, check_confidence_level
 from hatband.fitted.rows import Rows
 from hatband.formulas.order_statistics import minimum_calibration_size
-from hatband.scales.base import Scale, band_of_one, with_context
+from hatband.scales.base import Scale, band_of_one, fit_weighted, outputs, with_context
 from hatband.scales.candidates import (
     Candidates,
     FittedBlend,
+    best_of_its_kind,
     check_candidates,
     default_candidates,
     kind,
     mean_band,
     members,
-)
-from hatband.scales.columns import outputs
-from hatband.scales.fixed import LeverageScale
-from hatband.scales.quantile import DEFAULT_LEVEL
-from hatband.scales.selection import (
-    best_of_its_kind,
     out_of_fold,
     own_threshold,
     scores_at,
     simplest_within_one_error,
     trial_version,
 )
+from hatband.scales.fixed import LeverageScale
+from hatband.scales.learned import DEFAULT_LEVEL
 
 FEWEST_ROWS = 100
 MOST_ROWS = 20_000
@@ -42,7 +39,7 @@ BLOCKS, LARGEST_BLOCK = 10, 500
 
 
 class _Trial(NamedTuple):
-    """A candidate on rows that it had not seen: its band, the threshold of that, and its interval scores."""
+    """A candidate on rows that it has not seen: its band, the threshold of this band, and its interval scores."""
 
     band: tuple[Array, Array]
     threshold: float
@@ -51,11 +48,11 @@ class _Trial(NamedTuple):
 
 
 class AutoScale(Scale):
-    """The scale with the smallest cross-validated mean interval score on honest training residuals, simpler ones first.
+    """The scale with the smallest cross-validated mean interval score on held-out residuals, simpler ones first.
 
-    Chosen by the one-standard-error rule from constant, leverage, its strength, learned magnitudes and quantiles, and
-    the mean of two ways to learn these; for each output by itself. No calibration row is used, so the guarantee of the
-    calibrated interval is untouched.
+    The one-standard-error rule chooses, for each output, between the constant scale, leverage, leverage of estimated
+    strength, learned magnitudes, learned quantiles, and the mean of two ways to learn these. No calibration row is
+    used, so the calibrated interval keeps its guarantee.
 
     Parameters
     ----------
@@ -76,21 +73,22 @@ class AutoScale(Scale):
     report_ : list of dict
         One entry for each output and candidate: output, candidate, score (mean interval score, in the units of the
         residuals), excess over the best candidate, its standard_error, and whether it was chosen. With too few rows
-        (fewer than 100, or than the level needs for a finite threshold), or no honest residuals, an entry that says
+        (fewer than 100, or than the level needs for a finite threshold), or no held-out residuals, an entry that says
         why the leverage scale is used.
 
     Raises
     ------
     ValueError
-        If the level is not inside (0, 1), or candidates are none, or a blend names no candidate.
+        If the level is not inside (0, 1), there are no candidates, or a blend names a scale that is not one of them.
 
     Notes
     -----
-    Three folds. Where the model is a linear smoother they hold rows predicted without their tenth: a leave-one-out
-    prediction can give its residual away. Forests have 25 trees in the trial, all of theirs in the scale chosen; so
-    their scores count 5 % less than they are, which is what those trees and the rows of the fold gain. Candidates
-    learned from the same columns count as equally simple: the best is taken. Rows of weight 0 and of infinite leverage,
-    and all but 20,000, take no part in the choice. Cost: about that of five boosted quantile regressions.
+    Three folds. Where the model is a linear smoother, each row is predicted without a tenth of the rows, itself
+    included, because a learner can read the residual off a leave-one-out prediction. Forests have 25 trees in the
+    trial and all of their trees in the scale that is chosen. Their scores are lowered by 5 %, which is what the other
+    trees and the rows of the fold bring. Candidates that learn from the same columns count as equally simple: the best
+    is taken. Rows of weight 0 and of infinite leverage take no part in the choice, and no more than 20,000 rows do.
+    Cost: about that of five boosted quantile regressions.
 
     Examples
     --------
@@ -113,15 +111,15 @@ class AutoScale(Scale):
         self.random_state = random_state
 
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
-        """Choose and fit on honest training rows and residuals (n, q); None: the leverage scale, and a warning."""
+        """Choose and fit by held-out residuals (n, q) of training rows; None: the leverage scale, and a warning."""
         (level, *_), _ = check_confidence_level(DEFAULT_LEVEL if self.level is None else self.level)
         candidates = default_candidates() if self.candidates is None else self.candidates
         check_candidates(candidates)
         self.scales_: list[Scale | FittedBlend] = [LeverageScale().fit()]
-        self.report_: list[dict[str, Any]] = [_unchosen(0, "no honest residuals")]
+        self.report_: list[dict[str, Any]] = [_unchosen(0, "no held-out residuals")]
         if rows is None or residuals is None:
             warnings.warn(
-                "There are no honest residuals to choose a scale by, because the model may have been trained on the "
+                "There are no held-out residuals to choose a scale by, because the model may have been trained on the "
                 "rows given and cannot be refitted without them: the leverage scale is used. Pass residuals='unseen' "
                 "if it was not, or, around a network, rows that it has not seen: validation=, or validation_size > 0.",
                 LeverageWarning,
@@ -183,7 +181,12 @@ class _Choice:
     ) -> Scale | FittedBlend:
         """Fit what was chosen on all rows; thresholds (k,) are those of its members."""
         parts = members(chosen, self.candidates[chosen])
-        fitted = {name: clone(self.scales[name]).fit(rows, residual[:, None], sample_weight) for name in set(parts)}
+        fitted = {
+            name: fit_weighted(
+                clone(self.scales[name]), rows, residual[:, None], sample_weight=sample_weight, role="scale"
+            )
+            for name in set(parts)
+        }
         if len(fitted) == 1:
             return fitted[parts[0]]
         return FittedBlend([fitted[part] for part in parts], np.array(thresholds))

@@ -1,10 +1,12 @@
 """What a scale is: rows in, the shape of the band out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.utils.validation import has_fit_parameter
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_widths
@@ -14,39 +16,111 @@ from hatband.fitted.rows import Rows
 class Scale(BaseEstimator, ABC):
     """The shape of a band: the interval is prediction + shift -+ threshold x width.
 
-    A scale is fitted on honest training rows, never on calibration rows; so the calibrated interval keeps its
-    guarantee whatever the scale says. Widths are defined up to one common factor.
+    A scale is fitted on training rows as if each had not been seen, never on calibration rows; so the calibrated
+    interval keeps its guarantee whatever the scale says. Widths are defined up to one common factor.
+
+    Notes
+    -----
+    A scale of your own has `fit` and `predict`, and states four facts about itself. They are read, not checked:
+
+    ``needs_residuals`` (default False)
+        ``fit`` gets training rows and their held-out residuals. False: ``fit(None)`` is called, which costs nothing.
+        Wrongly False: fit has no rows to learn from. Wrongly True: leave-one-out or five refits are done for nothing.
+    ``works_without_residuals`` (default False)
+        ``fit(None)`` is an answer too, for a model that can give no held-out residuals. False: such a model is refused
+        with a message. Wrongly True: fit meets None, where it wanted rows.
+    ``pointwise`` (default False)
+        ``predict`` reads ``rows.leverage`` and ``rows.sampling_leverage`` only. Jackknife+ and the online estimator
+        know no more of a row, and refuse other scales. Wrongly False: they refuse a scale that would serve. Wrongly
+        True: they raise an error when predict asks for inputs or prediction.
+    ``leverage_exponent`` (default None)
+        The p of a width (1 + h)^p of posterior leverage. Jackknife+ leaves out rows by it whose bounds cannot matter.
+        Wrongly None: it is slower. A wrong p: its intervals are wrong, without a message.
+
+    Of the parameters in ``__init__``, ``level`` and ``random_state`` that are None are set by the estimator around the
+    scale. ``fit`` takes ``sample_weight``; of a scale whose fit does not, weighted rows are refused.
+
+    Examples
+    --------
+    The median |residual| of the training rows of lower and of higher leverage; rows with weights are refused:
+
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_diabetes
+    >>> from hatband import SplitConformalRegressor
+    >>> from hatband.scales import Scale
+    >>> class Halves(Scale):
+    ...     needs_residuals, pointwise = True, True
+    ...     def fit(self, rows, residuals=None):
+    ...         self.middle_ = np.median(rows.leverage)
+    ...         far = rows.leverage > self.middle_
+    ...         self.near_width_, self.far_width_ = (np.median(abs(residuals[part])) for part in (~far, far))
+    ...         return self
+    ...     def predict(self, rows):
+    ...         return 0.0, np.where(rows.leverage > self.middle_, self.far_width_, self.near_width_)
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> SplitConformalRegressor(scale=Halves(), random_state=0).fit(X, y).predict_interval(X)[1].shape
+    (442, 2)
     """
 
-    # A function of a row's leverage alone (jackknife+ can use such a scale), and: does fit want honest residuals?
-    pointwise: ClassVar[bool] = False
     needs_residuals: ClassVar[bool] = False
-    # Whether fit(None) is an answer too, where honest residuals are not to be had.
     works_without_residuals: ClassVar[bool] = False
+    pointwise: ClassVar[bool] = False
 
     @property
     def leverage_exponent(self) -> float | None:
-        """The p of a width (1 + h)^p of posterior leverage, which bounds widths unseen; None for any other width."""
+        """The p of a width (1 + h)^p of posterior leverage; None for any other width."""
         return None
 
     @abstractmethod
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
-        """Learn the band from honest training rows (None unless `needs_residuals`) and return self."""
+        """Learn the band and return self.
+
+        Parameters
+        ----------
+        rows : Rows or None
+            Training rows as if each had not been seen; None unless `needs_residuals`.
+        residuals : array (n, q), optional
+            Their held-out residuals.
+        sample_weight : array (n,), optional
+            A row of weight 0 must count like one that is not there.
+        """
 
     @abstractmethod
     def predict(self, rows: Rows) -> tuple[Any, Array]:
         """Return (shift, width): width (m, 1) or (m, q) > 0, shift 0.0 or shaped like width."""
 
 
-def given(rows: Rows | None, residuals: Array | None, name: str) -> tuple[Rows, Array]:
-    """Return honest rows and residuals; ValueError where a scale that learns from them got none."""
+def given(
+    rows: Rows | None, residuals: Array | None, sample_weight: Array | None, name: str
+) -> tuple[Rows, Array, Array | None]:
+    """Return what a scale learns from, without rows of weight 0; ValueError where it got no rows or no residuals."""
     if rows is None or residuals is None:
-        raise ValueError(f"{name} learns from honest training rows and their residuals; fit got none. Pass both.")
-    return rows, residuals
+        raise ValueError(f"{name} learns from training rows and their held-out residuals; fit got none. Pass both.")
+    if sample_weight is None or np.all(sample_weight):
+        return rows, residuals, sample_weight
+    used = np.flatnonzero(sample_weight)
+    return rows.take(used), residuals[used], sample_weight[used]
+
+
+def outputs(rows: Rows, n_outputs: int) -> Iterator[Rows]:
+    """Yield the rows as each output sees them: its own prediction (m, 1) and leverage (m,)."""
+    return map(rows.of_output, range(n_outputs))
+
+
+def fit_weighted(learner: Any, *data: Any, sample_weight: Array | None, role: str) -> Any:
+    """Fit and return a learner; TypeError where it takes no weights and there are some: none is dropped in silence."""
+    if sample_weight is None:
+        return learner.fit(*data)
+    if not has_fit_parameter(learner, "sample_weight"):
+        raise TypeError(
+            f"sample_weight was passed, but {type(learner).__name__}.fit, the {role}, does not take it; use one that "
+            "does."
+        )
+    return learner.fit(*data, sample_weight=sample_weight)
 
 
 def band_of_one(scale: Any, rows: Rows) -> tuple[Any, Array]:
-    """Return shift and width (m, 1) of a fitted scale for rows with one output; ValueError for widths that are none."""
+    """Return shift and width (m, 1) of a fitted scale for rows with one output; ValueError unless widths are > 0."""
     shift, width = scale.predict(rows)
     name = getattr(scale, "function", type(scale)).__name__
     return shift, check_widths(width, lambda: np.isinf(rows.leverage), len(rows), name)

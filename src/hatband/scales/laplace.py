@@ -8,10 +8,9 @@ import numpy as np
 from hatband.arrays.typing import Array
 from hatband.fitted.rows import Rows
 from hatband.geometry import Space
-from hatband.scales.base import Scale, given
-from hatband.scales.columns import COLUMNS, check_columns, outputs
-from hatband.scales.envelope import Envelope
-from hatband.scales.learners import magnitude_regressor
+from hatband.scales.base import Scale, given, outputs
+from hatband.scales.learned import COLUMNS, Envelope, check_columns
+from hatband.scales.learners import magnitude_regressor, smallest_width
 from hatband.scales.noise import GivenNoise, LearnedNoise, NoiseModel
 
 
@@ -35,10 +34,10 @@ class Variances:
 class LaplaceScale(Scale):
     """Width sqrt(sigma^2(x) + phi' (tau I + sum_i phi_i phi_i' / sigma_i^2)^-1 phi): learned noise, Laplace variance.
 
-    The noise sigma(x) is learned from honest training residuals, each divided by sqrt(1 + h(x_i)), the share of its
-    variance that is the model's own error, and tempered: sigma^k, 0 <= k <= 1, is what residuals held out from the
-    regression bear out. The prior precision tau is the model's ridge over the noise variance, and
-    an intercept has a flat prior.
+    The noise sigma(x) is learned from held-out residuals of training rows, each divided by sqrt(1 + h(x_i)) to leave
+    out the model's own error. It is tempered: sigma^k, where k from 0 to 1 fits best on residuals that were held out
+    from the regression. The prior precision tau is the model's ridge over the noise variance; an intercept has a flat
+    prior.
 
     Parameters
     ----------
@@ -91,15 +90,18 @@ class LaplaceScale(Scale):
         self.random_state = random_state
 
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
-        """Learn from honest training rows and their residuals (n, q)."""
-        rows, residuals = given(rows, residuals, type(self).__name__)
+        """Learn from training rows and their held-out residuals (n, q)."""
+        rows, residuals, weight = given(rows, residuals, sample_weight, type(self).__name__)
         check_columns(self.columns)
-        self.noise_, self.variances_ = [], []
+        noise, variances = [], []
         for j, (one, residual) in enumerate(zip(outputs(rows, residuals.shape[1]), residuals.T, strict=True)):
-            model = self._noise_model(j, one, residual, sample_weight)
-            envelope = Envelope.of(one, model(one), residual)
-            self.noise_.append(model)
-            self.variances_.append(_variances(one, envelope, model(one), sample_weight))
+            model = self._noise_model(j, one, residual, weight)
+            deviation = model(one)
+            # Noise that is given may have any unit, and a floor in that of the residuals could hide it.
+            envelope = Envelope.of(one, deviation, residual if isinstance(model, LearnedNoise) else deviation)
+            noise.append(model)
+            variances.append(_variances(one, envelope, deviation, weight))
+        self.noise_, self.variances_ = noise, variances
         return self
 
     def predict(self, rows: Rows) -> tuple[float, Array]:
@@ -130,9 +132,8 @@ class LaplaceScale(Scale):
             return GivenNoise(self.noise, j)
         # E r_-i^2 = sigma_i^2 (1 + h_-i) where the noise is locally constant.
         size = np.abs(residual) / np.sqrt(1 + np.where(np.isinf(rows.leverage), 0.0, rows.leverage))
-        floor = Envelope.of(rows, size, residual).floor
         regressor = magnitude_regressor(self.random_state) if self.noise is None else self.noise
-        target = np.maximum(size, floor)
+        target = np.maximum(size, smallest_width(residual))
         return LearnedNoise.of(
             regressor, self.columns, rows, target, weight=sample_weight, random_state=self.random_state
         )

@@ -1,18 +1,16 @@
-"""Scales by name, and fitting them on honest training rows when they need any."""
+"""Scales by name, and fitting them on training rows as if each had not been seen, when they need any."""
 
 from collections.abc import Callable
 from typing import Any
 
 from sklearn.base import clone
 
-from hatband.checks import check_some_residuals
 from hatband.fitted.rows import NoHeldOutResiduals, TrainingRows
 from hatband.scales.auto import AutoScale
-from hatband.scales.base import Scale, with_context
+from hatband.scales.base import Scale, fit_weighted, with_context
 from hatband.scales.fixed import CallableScale, ConstantScale, LeverageScale
 from hatband.scales.laplace import LaplaceScale
-from hatband.scales.magnitude import MagnitudeScale
-from hatband.scales.quantile import QuantileScale
+from hatband.scales.learned import MagnitudeScale, QuantileScale
 from hatband.scales.strength import StrengthScale
 
 _NAMED: dict[str, Callable[[], Scale]] = {
@@ -62,38 +60,45 @@ def as_scale(scale: Any, level: float = 0.9, random_state: Any = None) -> Any:
     )
 
 
-def fit_scale(scale: Any, honest: Callable[[], TrainingRows]) -> str | None:
-    """Fit a scale, on honest training rows if it needs any, and return where their residuals came from.
+def fit_scale(scale: Any, held_out: Callable[[], TrainingRows]) -> str | None:
+    """Fit a scale, on training rows as if each had not been seen if it needs any; return where residuals came from.
 
     Parameters
     ----------
     scale : what `as_scale` returns
-    honest : callable() -> TrainingRows
+    held_out : callable() -> TrainingRows
         Called only when the scale needs residuals: they can cost refits of the model.
 
     Raises
     ------
     NoHeldOutResiduals
-        If there are none, and the scale can do nothing without.
+        If the model can give none, and the scale needs them.
     ValueError
-        If the model interpolates every training row, which leaves none either.
+        If the model interpolates every training row, which leaves no residual to learn from.
+    TypeError
+        If the rows have weights and the scale's fit takes none.
 
     Examples
     --------
-    >>> from hatband.scales import ConstantScale, fit_scale
-    >>> fit_scale(ConstantScale(), honest=list)
+    >>> from hatband.scales import ConstantScale
+    >>> from hatband.scales.named import fit_scale
+    >>> fit_scale(ConstantScale(), held_out=list)
     """
     if not getattr(scale, "needs_residuals", False):
         scale.fit(None)
         return None
     try:
-        found = honest()
+        found = held_out()
     except NoHeldOutResiduals:
         if not getattr(scale, "works_without_residuals", False):
             raise
         scale.fit(None)
         return None
-    if not getattr(scale, "works_without_residuals", False):
-        check_some_residuals(len(found.rows), type(scale).__name__)
-    scale.fit(found.rows, found.residuals, found.sample_weight)
+    if not len(found.rows) and not getattr(scale, "works_without_residuals", False):
+        raise ValueError(
+            f"{type(scale).__name__} learns from residuals of rows that were left out; the model interpolates every "
+            "training row, and none of them is determined. Give the estimator a ridge > 0 or more rows than features, "
+            "or use a scale that learns from no residuals, such as 'leverage'."
+        )
+    fit_weighted(scale, found.rows, found.residuals, sample_weight=found.sample_weight, role="scale")
     return found.source

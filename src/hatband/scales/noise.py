@@ -1,4 +1,4 @@
-"""The deviation of the noise as a function of what is known of a row: given, or learned from honest residuals."""
+"""The deviation of the noise as a function of what is known of a row: given, or learned from held-out residuals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
 
 from hatband.arrays.typing import Array
-from hatband.checks import check_widths
 from hatband.fitted.rows import Rows
-from hatband.scales.columns import design
-from hatband.scales.learners import fit_regressor
+from hatband.scales.learned import design
+from hatband.scales.learners import fit_regressor, positive
 
 FOLDS = 3
 # Deviation of normal noise whose mean size is 1.
@@ -37,7 +36,7 @@ class Temper:
 
     @classmethod
     def of(cls, size: Array, deviation: Array, weight: Array | None = None) -> "Temper":
-        """Maximise the likelihood prod_i exp(-size_i / m_i) / m_i, m = level deviation^exponent, of honest sizes.
+        """Maximise the likelihood prod_i exp(-size_i / m_i) / m_i, m = level deviation^exponent, of held-out sizes.
 
         Parameters
         ----------
@@ -132,9 +131,3 @@ NoiseModel = GivenNoise | LearnedNoise
 
 def _predicted(regressor: Any, X: Array) -> Array:
     return positive(regressor.predict(X), regressor)
-
-
-def positive(values: Array, source: Any) -> Array:
-    """Return deviations (m,); ValueError naming their source where one is not positive and finite."""
-    name = getattr(source, "__name__", type(source).__name__)
-    return check_widths(values, lambda: np.zeros(len(values), dtype=bool), len(values), name)[:, 0]

@@ -8,9 +8,8 @@ from scipy.optimize import minimize_scalar
 from hatband.arrays.typing import Array
 from hatband.checks import check_in
 from hatband.fitted.rows import Rows
-from hatband.scales.base import Scale, given
-from hatband.scales.columns import outputs
-from hatband.scales.envelope import reach
+from hatband.scales.base import Scale, given, outputs
+from hatband.scales.learned import reach
 
 # c = 1 under equal noise, 2 under noise that grows like 1 + h: the prior lies between, a factor of two either way.
 PRIOR_MEAN, PRIOR_SPREAD = np.log1p(1.5), 0.7
@@ -18,7 +17,7 @@ LARGEST = np.log1p(1e4)
 
 
 class StrengthScale(Scale):
-    """Width (1 + c h(x))^1/2, with c >= 0 by penalised maximum likelihood on squared honest residuals.
+    """Width (1 + c h(x))^1/2, with c >= 0 by penalised maximum likelihood on squared held-out residuals.
 
     Parameters
     ----------
@@ -29,8 +28,8 @@ class StrengthScale(Scale):
     Attributes
     ----------
     strength_ : array (q,)
-        c of each output. 1: equal noise, the model's own error is all; more: noise grows with leverage; less: errors
-        do not follow this leverage.
+        c of each output. 1: the noise is equal and only the model's own error grows. Above 1: the noise grows with
+        leverage too. Below 1: errors grow less than this leverage.
 
     Raises
     ------
@@ -60,10 +59,10 @@ class StrengthScale(Scale):
         self.form = form
 
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
-        """Estimate c on honest training rows and their residuals (n, q)."""
-        rows, residuals = given(rows, residuals, type(self).__name__)
+        """Estimate c on training rows and their held-out residuals (n, q)."""
+        rows, residuals, weight = given(rows, residuals, sample_weight, type(self).__name__)
         check_in(self.form, ("posterior", "sampling"), "form")
-        weight = np.ones(len(residuals)) if sample_weight is None else sample_weight
+        weight = np.ones(len(residuals)) if weight is None else weight
         views = list(outputs(rows, residuals.shape[1]))
         self.reach_ = np.array([reach(one.leverage) for one in views])
         self.strength_ = np.array(
@@ -78,7 +77,7 @@ class StrengthScale(Scale):
         """Return shift 0 and width (m, q)."""
         views = zip(outputs(rows, len(self.strength_)), self.reach_, strict=True)
         leverage = np.stack([self._leverage(one, limit) for one, limit in views], axis=1)
-        # Without strength, leverage says nothing of the width, but where it is infinite nothing is known.
+        # Strength 0 times infinite leverage is NaN: such a row has infinite width all the same.
         with np.errstate(invalid="ignore"):
             width = np.sqrt(1 + self.strength_ * leverage)
         return 0.0, np.where(np.isinf(leverage), np.inf, width)
@@ -91,7 +90,7 @@ class StrengthScale(Scale):
 
 def _strength(leverage: Array, residual: Array, weight: Array) -> float:
     """Return the c that minimises -2 log likelihood, sigma profiled out, plus the prior's penalty."""
-    used = np.isfinite(leverage) & (weight > 0)
+    used = np.isfinite(leverage)
     h, weight = leverage[used], weight[used] * used.sum() / weight[used].sum()
     largest = np.abs(residual[used]).max(initial=0.0)
     if largest == 0:

@@ -1,15 +1,15 @@
 """Calibration: scores, which of them a new row is compared with, and how heavily each counts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import numpy as np
+from sklearn.utils._missing import is_pandas_na, is_scalar_nan
 
-from hatband._checks_calibration import check_given, check_labels, check_not_given, check_ratio
 from hatband.arrays.typing import Array
-from hatband.checks import CalibrationWarning, warn_caller
+from hatband.checks import CalibrationWarning, check_likelihood_ratio, warn_caller
 from hatband.conformal.band import Band, Ends, thresholds, too_few
 from hatband.fitted.rows import Rows
 from hatband.formulas.order_statistics import (
@@ -55,7 +55,7 @@ class Absent(MetadataSource):
 
     def read(self, name: str, X: Any, rows: Rows, given: Any) -> None:
         """Return None; ValueError where metadata was passed that calibration did not have."""
-        check_not_given(given, name, "calibration had none. Pass it to fit or calibrate as well, or leave it out")
+        _check_not_given(given, name, "calibration had none. Pass it to fit or calibrate as well, or leave it out")
 
 
 class Passed(MetadataSource):
@@ -63,7 +63,7 @@ class Passed(MetadataSource):
 
     def read(self, name: str, X: Any, rows: Rows, given: Any) -> Any:
         """Return what was passed; ValueError where nothing was."""
-        check_given(given, name)
+        _check_given(given, name)
         return given
 
 
@@ -75,7 +75,7 @@ class FromInputs(MetadataSource):
 
     def read(self, name: str, X: Any, rows: Rows, given: Any) -> Any:
         """Return function(X); ValueError where metadata was passed besides."""
-        check_not_given(given, name, f"the constructor's {name} makes it from X. Use one of the two")
+        _check_not_given(given, name, f"the constructor's {name} makes it from X. Use one of the two")
         check_whole(X, name)
         return self.function(X)
 
@@ -88,7 +88,7 @@ class FromLeverage(MetadataSource):
 
     def read(self, name: str, X: Any, rows: Rows, given: Any) -> Array:
         """Return the bin of each row; ValueError where metadata was passed besides."""
-        check_not_given(given, name, f"the constructor's {name} makes it from leverage. Use one of the two")
+        _check_not_given(given, name, f"the constructor's {name} makes it from leverage. Use one of the two")
         return np.searchsorted(self.edges, one_leverage(rows))
 
 
@@ -134,8 +134,8 @@ class MetadataReader:
 def check_alike(model: Any, groups: Any, likelihood_ratio: Any) -> None:
     """Raise if metadata was passed to a model that ranks all rows alike."""
     reason = f"{type(model).__name__} ranks all rows alike. Leave it out, or use SplitConformalRegressor"
-    check_not_given(groups, "groups", reason)
-    check_not_given(likelihood_ratio, "likelihood_ratio", reason)
+    _check_not_given(groups, "groups", reason)
+    _check_not_given(likelihood_ratio, "likelihood_ratio", reason)
 
 
 class Ranking(ABC):
@@ -350,3 +350,49 @@ def check_pooled(pooled: bool) -> None:
             "predictive_distribution needs calibration scores that all count alike; this model was calibrated by "
             "groups or with a likelihood ratio. Calibrate it without, or one model per group."
         )
+
+
+def _check_not_given(given: Any, name: str, reason: str) -> None:
+    """Raise if metadata was passed that would be ignored."""
+    if given is not None:
+        raise ValueError(f"{name} must not be passed here: {reason}.")
+
+
+def _check_given(given: Any, name: str) -> None:
+    """Raise if metadata is missing that calibration has."""
+    if given is None:
+        raise ValueError(
+            f"{name} must be passed: this model is calibrated with it; got none. Pass {name}=..., one entry per row, "
+            f"or give the constructor a function of X as {name}."
+        )
+
+
+def check_labels(labels: Any, n_samples: int) -> list[Any]:
+    """Return one hashable group label per row, none of them missing."""
+    # As objects, because in a list of numbers and strings the numbers would become strings.
+    values = np.asarray(labels, dtype=object)
+    if values.shape != (n_samples,):
+        raise ValueError(f"groups must have one label per row, shape ({n_samples},); got shape {values.shape}.")
+    found: list[Any] = values.tolist()
+    for row, label in enumerate(found):
+        if not isinstance(label, Hashable):
+            raise ValueError(f"groups must be labels such as strings or integers; row {row} has {label!r}.")
+    # There are few labels and many rows: each label is looked at once.
+    for label in set(found):
+        if label is None or is_scalar_nan(label) or is_pandas_na(label):
+            row = next(row for row, other in enumerate(found) if other is label)
+            raise ValueError(
+                f"groups must not be missing; row {row} has {label!r}. Give such rows a label of their own."
+            )
+    return found
+
+
+def check_ratio(ratio: Any, n_samples: int) -> Array:
+    """Return likelihood ratios as float64 (n,), finite and >= 0."""
+    values = np.asarray(ratio, dtype=np.float64)
+    if values.shape != (n_samples,):
+        raise ValueError(
+            f"likelihood_ratio must have one value per row, shape ({n_samples},); got shape {values.shape}."
+        )
+    check_likelihood_ratio(values, "likelihood_ratio")
+    return values

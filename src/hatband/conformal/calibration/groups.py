@@ -8,9 +8,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import _safe_indexing
 
-from hatband._checks_calibration import check_at_least, check_columns, check_merge
 from hatband.arrays.typing import Array
-from hatband.checks import check_in
+from hatband.checks import check_at_least, check_in
 from hatband.conformal.calibration.calibration import (
     FromInputs,
     FromLeverage,
@@ -211,7 +210,7 @@ class Column:
 
     def __call__(self, X: Any) -> Any:
         """Return the column."""
-        check_columns(X, self.name)
+        _check_column_named(X, self.name)
         return _safe_indexing(X, self.name, axis=1)
 
 
@@ -279,7 +278,7 @@ class Grouping:
                 "groups must be None, the name of a column, a callable(X) -> labels, LeverageBins or Groups; got "
                 f"{type(by).__name__}. Labels themselves go to fit, calibrate and predict_interval."
             )
-        check_merge(by, settings.small)
+        _check_merge(by, settings.small)
         return cls(settings)
 
     def at(self, n_samples: int, needed: Callable[[], int]) -> Self:
@@ -315,4 +314,25 @@ class Grouping:
             sizes={label: len(rows) for label, rows in members.items()},
             minimum_size=minimum,
             inner=inner,
+        )
+
+
+def _check_column_named(X: Any, column: str) -> None:
+    """Raise unless X has a column of this name."""
+    names = getattr(X, "columns", None)
+    if names is None:
+        raise ValueError(
+            f"groups={column!r} names a column, so X must be a DataFrame; got {type(X).__name__}. Pass groups as a "
+            "function of X, or as an array to fit, calibrate and predict_interval."
+        )
+    if column not in names:
+        raise ValueError(f"groups={column!r} must be a column of X; its columns are {list(names)}.")
+
+
+def _check_merge(by: Any, small: str) -> None:
+    """Raise where groups are to be merged that have no neighbours."""
+    if small == "merge":
+        raise ValueError(
+            f"small='merge' needs groups with neighbours, that is by=LeverageBins(...); got by={by!r}. Use "
+            "small='infinite' or 'pooled', or merge such groups in the labels."
         )

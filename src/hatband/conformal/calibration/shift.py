@@ -10,7 +10,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from hatband._checks_calibration import check_target_rows
 from hatband.arrays.typing import Array
 
 
@@ -100,7 +99,7 @@ class ClassifierRatio(BaseEstimator):
 def fit_ratio(ratio: Any, X: Any, X_target: Any) -> Any:
     """Return the likelihood ratio as a callable(X), learned from training rows X if it is to be learned; or None."""
     learns = all(callable(getattr(ratio, method, None)) for method in ("fit", "predict"))
-    check_target_rows(ratio if learns else None, X_target)
+    _check_target_rows(ratio if learns else None, X_target)
     if learns:
         return clone(ratio).fit(X, X_target).predict
     if ratio is None or callable(ratio):
@@ -125,3 +124,18 @@ def _stacked(X: Any, below: Any) -> Any:
 
         return pl.concat([X, below])
     return np.concatenate([np.asarray(X), np.asarray(below)])
+
+
+def _check_target_rows(learner: Any, X_target: Any) -> None:
+    """Raise unless rows of the target population come with what learns a likelihood ratio from them, and only then."""
+    if learner is not None and X_target is None:
+        raise ValueError(
+            f"likelihood_ratio={learner!r} is learned from rows of the population to predict for; X_target is missing. "
+            "Pass fit(X, y, X_target=...) or fit_train(X, y, X_target=...); of one that is fitted already, pass "
+            "likelihood_ratio=ratio.predict."
+        )
+    if learner is None and X_target is not None:
+        raise ValueError(
+            "X_target is only used to learn a likelihood ratio, and likelihood_ratio is no learner. Leave it out, or "
+            "construct with likelihood_ratio=ClassifierRatio(...)."
+        )

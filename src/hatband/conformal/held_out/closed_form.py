@@ -13,10 +13,12 @@ from hatband.conformal.held_out.plus import HeldOut, Reach
 from hatband.conformal.held_out.refits import Fold
 from hatband.conformal.pointwise import widths_at
 from hatband.fitted.rank_bounds import RankBounds, value_range
+from hatband.fitted.rows import TrainingRows
 from hatband.fitted.smoother import CrossedBlock, Smoother, WithoutBlock
 from hatband.formulas.full_conformal import CrossedRows
 from hatband.formulas.leave_one_out import loo_leverage_at, loo_predictions, loo_sampling_leverage_at
 from hatband.geometry import Features
+from hatband.scales.named import fit_scale
 
 # A block keeps |B|^2 numbers: beyond this a refit is cheaper to keep.
 LARGEST_BLOCK = 1000
@@ -94,7 +96,8 @@ class LeaveOneOut(OfSmoother):
         defined = np.isfinite(residuals).all(axis=1)
         scores, known = residuals.copy(), rows.take(defined)
         if defined.any():
-            scale.fit(known, residuals[defined], None if sample_weight is None else sample_weight[defined])
+            weight = None if sample_weight is None else sample_weight[defined]
+            fit_scale(scale, lambda: TrainingRows(known, residuals[defined], "leave-one-out", weight))
             shape = (len(known), smoother.leverage.shape[1])
             scores[defined] /= widths_at(scale, shape, lambda: known.leverage, lambda: known.sampling_leverage)
         sampling = None

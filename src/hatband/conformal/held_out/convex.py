@@ -20,7 +20,6 @@ from sklearn.linear_model import (
 )
 
 from hatband.arrays.typing import Array
-from hatband.checks import check_not_positive
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +173,7 @@ def convex_fit(model: Any, features: Any, y: Array, weights: Array) -> ConvexFit
 @convex_fit.register(Ridge)
 def _squared(model: Any, features: Any, y: Array, weights: Array) -> ConvexFit:
     """Half the squared error: the Newton step is exact."""
-    check_not_positive(model)
+    _check_not_positive(model)
     penalty = 0.0 if isinstance(model, LinearRegression) else float(np.ravel(model.alpha)[0])
     return ConvexFit(weights * (_linear(model, features) - y), weights, penalty, model.fit_intercept)
 
@@ -182,7 +181,7 @@ def _squared(model: Any, features: Any, y: Array, weights: Array) -> ConvexFit:
 @convex_fit.register(ElasticNet)
 def _elastic_net(model: ElasticNet, features: Any, y: Array, weights: Array) -> ConvexFit:
     """Half the squared error, l1 |b|_1 + ridge |b|^2 / 2 with both times sum(w): exact while the active set stays."""
-    check_not_positive(model)
+    _check_not_positive(model)
     coef, residuals, total = np.ravel(model.coef_), y - _linear(model, features), float(weights.sum())
     l1 = total * model.alpha * model.l1_ratio
     return ConvexFit(
@@ -247,3 +246,12 @@ def _half_deviance(eta: Array, y: Array, power: float, log: bool) -> tuple[Array
 def _linear(model: Any, features: Any) -> Array:
     """Return the linear predictor (n,)."""
     return np.asarray(features @ np.ravel(model.coef_) + np.ravel(model.intercept_)[0]).ravel()
+
+
+def _check_not_positive(model: Any) -> None:
+    """Raise for a linear model whose coefficients are bounded: a Newton step would not know the bounds."""
+    if model.positive:
+        raise ValueError(
+            f"approximate leave-one-out of {type(model).__name__} needs positive=False; got positive=True. Use "
+            "CrossConformalRegressor."
+        )

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 
 from hatband._compat import CallbackSupportMixin, with_callbacks
-from hatband.checks import check_refittable
 from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.closed_form import LARGEST_BLOCK, BlockOut
 from hatband.conformal.held_out.plus import HeldOut
@@ -141,7 +141,7 @@ class CrossConformalRegressor(CallbackSupportMixin, HeldOutRegressor):
         return self._fit(X, y, sample_weight, fit_params, cv_groups)
 
     def _hold_out(self, data: TrainingData) -> HeldOut:
-        check_refittable(self._regressor())
+        _check_refittable(self._regressor())
         folds = folds_of(self.cv, data)
         whole = SplitConformalRegressor(
             self._regressor(),
@@ -194,3 +194,12 @@ def _is_fixed(space: Space) -> bool:
         stateless = all(not get_tags(step).requires_fit for step in space.transformers)
         return stateless and _is_fixed(space.space)
     return True
+
+
+def _check_refittable(estimator: Any) -> None:
+    """Raise for a frozen estimator, of which no fold model can be made."""
+    if isinstance(estimator, FrozenEstimator):
+        raise ValueError(
+            "CrossConformalRegressor needs an estimator that it can refit without a fold; got a FrozenEstimator. Pass "
+            "the estimator itself, or use SplitConformalRegressor with fit_train and calibrate."
+        )

@@ -2,12 +2,12 @@
 
 from typing import Any, ClassVar, Literal, Self
 
-from hatband.checks import check_pointwise, check_two_rows
+from hatband.checks import check_two_rows
 from hatband.conformal.exact_smoother import fit_smoother
 from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.closed_form import LeaveOneOut
 from hatband.conformal.training import TrainingData
-from hatband.scales import as_scale
+from hatband.scales.named import as_scale
 
 
 class JackknifePlusRegressor(HeldOutRegressor):
@@ -131,6 +131,22 @@ class JackknifePlusRegressor(HeldOutRegressor):
         name = type(self).__name__
         check_two_rows(data.y, name)
         scale = as_scale(self.scale)
-        check_pointwise(scale, self.allow_tuned, name)
+        _check_pointwise(scale, self.allow_tuned, name)
         smoother, training, weight = fit_smoother(self, self._regressor(), data)
         return LeaveOneOut.of(smoother, training, data.y, weight, scale=scale, block_size=self.block_size)
+
+
+def _check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
+    """Raise unless a scale is a function of leverage alone, and one that is not fitted to residuals."""
+    name = type(scale).__name__
+    if not getattr(scale, "pointwise", False):
+        raise ValueError(
+            f"{owner} needs a scale that is a function of a row's leverage alone, because it has no refitted models to "
+            f"look at; {name} looks at more. Use scale='leverage' or 'constant', or CrossConformalRegressor, which "
+            "fits the scale in every fold."
+        )
+    if getattr(scale, "needs_residuals", False) and not allow_tuned:
+        raise ValueError(
+            f"{name} is fitted to the residuals of all rows, and {owner} would have to fit it anew without each. Use "
+            "scale='leverage', CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
+        )

@@ -13,7 +13,6 @@ from sklearn.utils.validation import _num_samples
 
 from hatband._compat import CALLBACKS_SUPPORTED
 from hatband.arrays.typing import Array
-from hatband.checks import check_folds
 from hatband.conformal.band import Band, Ends, mapped_back, reach
 from hatband.conformal.held_out.plus import HeldOut, Reach
 from hatband.conformal.split import SplitConformalRegressor
@@ -54,7 +53,7 @@ def folds_of(cv: Any, data: TrainingData) -> list[Fold]:
     target = y[:, 0] if y.shape[1] == 1 else y
     splits = check_cv(cv).split(data.X, target, data.cv_groups)
     pairs = [(np.asarray(training), np.asarray(held)) for training, held in splits]
-    check_folds([(len(training), len(held)) for training, held in pairs])
+    _check_folds([(len(training), len(held)) for training, held in pairs])
     every = np.concatenate([held for _, held in pairs])
     once = len(every) == len(y) and len(np.unique(every)) == len(y)
     ends = np.cumsum([len(held) for _, held in pairs])
@@ -188,3 +187,15 @@ def _ends(band: Band, spread: Array) -> Ends:
         for end, unknown in ((center - away, -np.inf), (center + away, np.inf))
     )
     return low, high
+
+
+def _check_folds(sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise unless every fold, given as (rows to train on, rows held out), has both."""
+    for number, (training, held) in enumerate(sizes):
+        if not training or not held:
+            raise ValueError(
+                f"every fold must train on some rows and hold out some; fold {number} trains on {training} and holds "
+                f"out {held}."
+            )
+    if not sizes:
+        raise ValueError("cv must yield at least one fold; got none.")

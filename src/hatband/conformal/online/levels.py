@@ -8,13 +8,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hatband._checks_online import check_count, check_step
 from hatband.arrays.typing import Array, Float
-from hatband.checks import check_in
+from hatband.checks import check_at_least, check_in
 
 
 class LevelAdaptation(ABC):
@@ -105,7 +105,7 @@ class AdaptiveLevel(LevelAdaptation):
     step: float = 0.005
 
     def __post_init__(self) -> None:
-        check_step(self.step)
+        _check_step(self.step)
 
     def start(self, miscoverage: float) -> Adapted:
         """Return the state before the first row."""
@@ -180,8 +180,8 @@ class AggregatedLevel(LevelAdaptation):
         if len(self.steps) == 0:
             raise ValueError("steps must hold at least one step, such as 0.005; got none.")
         for step in self.steps:
-            check_step(step, "every step")
-        check_count(self.horizon, "horizon")
+            _check_step(step, "every step")
+        check_at_least(self.horizon, 1, "horizon")
 
     def start(self, miscoverage: float) -> Aggregated:
         """Return the state before the first row: every expert at the target, all trusted alike."""
@@ -222,3 +222,10 @@ def as_adaptation(adaptation: Any) -> LevelAdaptation:
         return adaptation
     check_in(adaptation, list(_NAMED), "adaptation, where it is no LevelAdaptation,")
     return _NAMED[adaptation]()
+
+
+def _check_step(step: Any, name: str = "step") -> None:
+    """Raise unless a step of the level is a finite number > 0."""
+    number = isinstance(step, Real) and not isinstance(step, (bool, np.bool_))
+    if not number or not 0 < float(step) < np.inf:
+        raise ValueError(f"{name} must be finite and > 0, such as 0.005; got {step!r}.")

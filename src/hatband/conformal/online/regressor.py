@@ -1,5 +1,6 @@
 """Conformal prediction for streams: predict a row, learn from it, and move the level towards the coverage asked for."""
 
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -7,21 +8,15 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from hatband._checks_online import (
-    check_count,
-    check_one_ridge,
-    check_same_outputs,
-    check_squares,
-    check_streaming_scale,
-    check_window,
-)
 from hatband.arrays.typing import Array
 from hatband.checks import (
     CalibrationWarning,
     LeverageWarning,
+    check_at_least,
     check_confidence_level,
     check_finite,
     check_in,
+    check_ridge,
     unchanged_on_failure,
     warn_caller,
 )
@@ -34,7 +29,10 @@ from hatband.conformal.regressor import IntervalRegressor, check_rows
 from hatband.conformal.training import TrainingData
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry.convert import as_numbers, dense_inputs, kept
-from hatband.scales import as_scale
+from hatband.scales.named import as_scale
+
+# Sums of squares stay below the largest double.
+_LARGEST_FEATURE = 1e140
 
 
 class OnlineConformalRegressor(IntervalRegressor):
@@ -214,7 +212,7 @@ class OnlineConformalRegressor(IntervalRegressor):
             transformer = self._fitted_transformer(X) if starts else self.transformer_
             features = _features(transformer, X)
             stream = self._start(features.shape[1], data.y.shape[1]) if starts else self._stream
-            check_same_outputs(data.y.shape[1], stream.calibration.n_outputs)
+            _check_same_outputs(data.y.shape[1], stream.calibration.n_outputs)
             followed, self._stream = stream.follow(StreamRows(features, data.y, weight))
             if starts:
                 self.transformer_ = transformer
@@ -224,16 +222,16 @@ class OnlineConformalRegressor(IntervalRegressor):
     def _start(self, n_features: int, n_outputs: int) -> Stream:
         """Read the parameters, and return a stream before its first row."""
         levels, _ = check_confidence_level(self.confidence_level)
-        size = check_count(self.score_window, "score_window")
+        size = check_at_least(self.score_window, 1, "score_window")
         check_in(self.symmetric, (True, False), "symmetric")
         scale = as_scale(self.scale, levels[0])
-        check_streaming_scale(scale)
+        _check_streaming_scale(scale)
         model = StreamingRidge.empty(
             n_features,
             n_outputs,
-            ridge=check_one_ridge(self.ridge),
+            ridge=_check_one_ridge(self.ridge),
             fit_intercept=bool(self.fit_intercept),
-            window=check_window(self.window),
+            window=_check_window(self.window),
         )
         adaptation = as_adaptation(self.adaptation)
         calibration = StreamCalibration.empty(adaptation, levels, bool(self.symmetric), n_outputs, size)
@@ -329,5 +327,56 @@ def _features(transformer: Any, X: Any) -> Array:
     values = X if transformer is None else dense_inputs(as_numbers(transformer.transform(kept(X, transformer))), None)
     check_finite(values, "X" if transformer is None else "the features")
     features = np.asarray(values, dtype=np.float64)
-    check_squares(features)
+    _check_squares(features)
     return features
+
+
+def _check_window(window: Any) -> int | None:
+    """Return the number of rows that a sliding model keeps; None for all."""
+    if window is None:
+        return None
+    if not isinstance(window, Integral) or isinstance(window, bool) or window < 1:
+        raise ValueError(f"window must be None for all rows, or a number of rows >= 1; got {window!r}.")
+    return int(window)
+
+
+def _check_streaming_scale(scale: Any) -> None:
+    """Raise unless a scale is a function of the posterior leverage alone and learns from no residuals."""
+    name = type(scale).__name__
+    if not getattr(scale, "pointwise", False) or getattr(scale, "needs_residuals", False):
+        raise ValueError(
+            "OnlineConformalRegressor needs a scale that is a function of a row's leverage alone and has nothing to "
+            f"learn from residuals; got {name}. Use scale='leverage' or 'constant'."
+        )
+    if getattr(scale, "form", "posterior") != "posterior":
+        raise ValueError(
+            f"OnlineConformalRegressor measures the posterior leverage; {name} asks for {scale.form!r}. Use "
+            "LeverageScale(form='posterior')."
+        )
+
+
+def _check_squares(features: Any) -> None:
+    """Raise where squares of features could not be added up."""
+    size = np.abs(features).max(axis=1, initial=0.0)
+    if (size > _LARGEST_FEATURE).any():
+        row = int(np.argmax(size > _LARGEST_FEATURE))
+        raise ValueError(
+            f"features must not exceed {_LARGEST_FEATURE:.0e} in size, for their squares to be added up; row {row} has "
+            f"{size[row]:.3g}. Rescale the columns first."
+        )
+
+
+def _check_same_outputs(n_outputs: int, expected: int) -> None:
+    """Raise unless a block has as many outputs as the stream so far."""
+    if n_outputs != expected:
+        raise ValueError(
+            f"y must have {expected} output{'s' * (expected > 1)}, as in the stream so far; got {n_outputs}. Call fit "
+            "to start anew."
+        )
+
+
+def _check_one_ridge(ridge: Any) -> float:
+    """Return a ridge that must be one number, finite and >= 0."""
+    if np.ndim(ridge) != 0:
+        raise ValueError(f"ridge must be one number >= 0 here; got an array of shape {np.shape(ridge)}.")
+    return float(check_ridge(ridge))

@@ -14,7 +14,7 @@ from hatband.arrays.typing import Array, Float
 from hatband.checks import check_at_least, check_weights
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge, whole_network_ridge
 from hatband.geometry import Exactness, Features, Geometry, Space
-from hatband.geometry.convert import as_numbers, dense_inputs
+from hatband.geometry.base import passed_rows
 from hatband.linalg.base import Frame
 from hatband.linalg.spectral import SpectralFactor, Spectrum, factor_spectrum
 from hatband.nn.measure.batches import NO_ROWS, as_tensor, check_finite_from
@@ -293,10 +293,6 @@ class LowRankTangentSpace(Space):
         """Return the rows as they are: their gradients are taken when they are measured."""
         return Features(model_inputs=X, values=_as_rows(X))
 
-    def inputs(self, features: Features) -> Array:
-        """Return X as numbers."""
-        return dense_inputs(as_numbers(features.model_inputs), None)
-
     def leverages(self, features: Features) -> tuple[Array, Array]:
         """Return posterior and sampling leverage, with one block of gradients in memory."""
         posterior, sampling = self._measured(features, self.factor.leverages, 2)
@@ -306,26 +302,14 @@ class LowRankTangentSpace(Space):
         """Return h(x) of each row, shape (m,)."""
         return self._measured(features, lambda gradients: (self.factor.leverage(gradients),), 1)[0]
 
-    def sampling_leverage(self, features: Features) -> Array:
-        """Return s(x) of each row, shape (m,); what the directions miss adds nothing to it."""
-        return self.leverages(features)[1]
-
     def unseen_leverage(self, features: Features) -> Array:
         """Return |phi_perp|^2 / ridge of each row, shape (m,): what the directions miss."""
         return self._measured(features, lambda gradients: (self.factor.unseen_leverage(gradients),), 1)[0]
 
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
         """Return h(x, z), shape (m, k), with the gradients of both in memory; training rows have to be passed."""
-        if others is None:
-            raise ValueError(
-                "cross_leverage to the training rows needs these rows, and a space of low rank keeps none; pass "
-                "others=space.features(X_train)."
-            )
+        others = passed_rows(others, "a space of low rank keeps none")
         return self.factor.cross_leverage(*(self.features_of.transform(side.values) for side in (features, others)))
-
-    def final_step(self, estimator: Any) -> Any:
-        """Return the estimator: it predicts from X itself."""
-        return estimator
 
     def _measured(self, features: Features, verb: Callable[[torch.Tensor], tuple[Any, ...]], count: int) -> list[Array]:
         results = [np.empty(len(features)) for _ in range(count)]

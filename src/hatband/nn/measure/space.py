@@ -17,6 +17,7 @@ from hatband.checks import LeverageWarning
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge
 from hatband.formulas.ridge_spectrum import RidgeSpectrum
 from hatband.geometry import Exactness, Features, Space
+from hatband.geometry.base import passed_rows
 from hatband.linalg import Factor, GramStatistics
 from hatband.linalg.moments import Centre
 from hatband.linalg.spectral import SpectralFactor
@@ -101,16 +102,8 @@ class NetworkSpace(Space):
 
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
         """Return h(x, z), shape (m, k); the training rows are not kept and have to be passed as `others`."""
-        if others is None:
-            raise ValueError(
-                "cross_leverage to the training rows needs these rows, and the space of a network keeps none; pass "
-                "others=space.features(X_train)."
-            )
+        others = passed_rows(others, "the space of a network keeps none")
         return np.asarray(on_host(self.factor.cross_leverage(self._rows(features), self._rows(others))))
-
-    def final_step(self, estimator: Any) -> Any:
-        """Return the estimator: it predicts from X itself."""
-        return estimator
 
     def _rows(self, features: Features) -> torch.Tensor:
         """Return the rows that the factor measures."""
