@@ -15,7 +15,7 @@ from hatband.checks import check_in
 from hatband.conformal.regressor import shaped_like_target
 from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
 from hatband.nn.measure.batches import as_batches
-from hatband.nn.measure.network_rows import Gathered, gathered, head_of
+from hatband.nn.measure.network_rows import Gathered, gathered, head_of, targets_by_noise
 
 
 class LastLayerLaplace(BaseEstimator):
@@ -163,12 +163,7 @@ def conditioned(rows: Gathered, ridge: Any, fit_intercept: bool) -> list[LinearP
         largest = np.abs(y).max(axis=0)
         rounding = (EPS * np.where(largest > 0, largest, 1.0)) ** 2
         return [replace(posterior, scale=np.maximum(posterior.scale, rounding))]
-    shared = rows.noise_std.shape[1] == 1
-    groups = [y] if shared else [y[:, [j]] for j in range(y.shape[1])]
-    if not shared and rows.noise_std.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"noise_std must have 1 column or one per output, {y.shape[1]}; got {rows.noise_std.shape[1]}."
-        )
+    groups = targets_by_noise(y, rows.noise_std.shape[1])
     return [
         LinearPosterior.of(
             rows.features, group, np.square(deviation), ridge=ridge, scale=1.0, fit_intercept=fit_intercept
@@ -179,6 +174,6 @@ def conditioned(rows: Gathered, ridge: Any, fit_intercept: bool) -> list[LinearP
 
 def predicted(posteriors: list[LinearPosterior], rows: Gathered) -> PosteriorPrediction:
     """Return the prediction (m, q) of posteriors at rows."""
-    noise = [None] if rows.noise_std is None else [np.square(deviation) for deviation in rows.noise_std.T]
-    laws = [one.predict(rows.features, v) for one, v in zip(posteriors, noise, strict=True)]
+    variances = [None] if rows.noise_std is None else [np.square(deviation) for deviation in rows.noise_std.T]
+    laws = [one.predict(rows.features, v) for one, v in zip(posteriors, variances, strict=True)]
     return PosteriorPrediction(*(np.hstack(part) for part in zip(*laws, strict=True)))

@@ -39,8 +39,9 @@ class LastLayerConformalRegressor(NetworkRegressor):
         The linear layer whose input the features phi(x) are. None finds it; see `find_head`. "all" takes the gradient
         of a network with one output in all its parameters, as a `WholeNetwork` with its defaults does.
     scale : str, Scale or callable(rows) -> width, default="auto"
-        The shape of the band, as in `SplitConformalRegressor`. Scales that learn do so from the `validation` rows of
-        `fit_train`, or from its training rows where these can give honest residuals (see `residuals`).
+        The shape of the band, as in `SplitConformalRegressor`; `NoiseScale` adds noise that varies. Scales that learn
+        do so from the `validation` rows of `fit_train`, or from its training rows where these can give held-out
+        residuals (see `residuals`).
     ridge : float, "evidence", "gcv" or "auto", default="auto"
         Ridge on the features, in the sum convention. "auto": that of the head itself where it is a ridge regression on
         the training rows, else 1e-4 tr(Phi_c'Phi_c) / d, a ten-thousandth of the mean eigenvalue; with layer="all"

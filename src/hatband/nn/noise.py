@@ -271,7 +271,7 @@ def predictive_law(model: Any, data: Any) -> PosteriorPrediction:
     >>> from hatband.nn import LastLayerConformalRegressor, NoiseScale, predictive_law
     >>> net, X = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 1)), torch.randn(200, 3)
     >>> scale = NoiseScale(lambda inputs: 0.1 + inputs[:, 0].abs())
-    >>> model = LastLayerConformalRegressor(net, scale=scale, ridge=1.0).fit_train(X)
+    >>> model = LastLayerConformalRegressor(net, scale=scale, ridge=1.0).fit_train(X, X[:, 0])
     >>> predictive_law(model, X[:5]).variance.shape
     (5,)
     """

@@ -104,6 +104,15 @@ def columns_like(target: Array | None, prediction: Array) -> Array:
     return columns
 
 
+def targets_by_noise(columns: Array, count: int) -> list[Array]:
+    """Return the targets (n, q) that belong to each column of the noise: all to the only one, else one to each."""
+    if count == 1:
+        return [columns]
+    if columns.shape[1] != count:
+        raise ValueError(f"noise_std must have 1 column or one per output, {columns.shape[1]}; got {count}.")
+    return [columns[:, [j]] for j in range(count)]
+
+
 def check_one_column_per_output(n_targets: int, n_outputs: int) -> None:
     """Raise unless y has one column per output."""
     if n_targets != n_outputs:

@@ -17,7 +17,9 @@ from hatband.nn.measure.network_rows import (
     NetworkRows,
     NoisyRows,
     blocks_of,
+    columns_like,
     stacked,
+    targets_by_noise,
     training_rows,
     validation_rows,
 )
@@ -115,10 +117,12 @@ class TrainingStream:
             if weights is not None:
                 precision = precision * weights[:, None]
             sums = sums or [None] * precision.shape[1]
-            columns = _columns(block.target, len(sums))
+            targets: Any = [None] * len(sums)
+            if block.target is not None:
+                targets = targets_by_noise(columns_like(block.target, block.prediction), len(sums))
             sums = [
                 added(total, block.features.values, y, w)
-                for total, y, w in zip(sums, columns, precision.T, strict=True)
+                for total, y, w in zip(sums, targets, precision.T, strict=True)
             ]
         return [self._space(total) for total in sums if total is not None]
 
@@ -135,16 +139,6 @@ class TrainingStream:
                 weights = None if self.task.weights is None else self.task.weights[part]
                 yield block, block.training_rows(self.space, weights), weights
                 start = part.stop
-
-
-def _columns(target: Array | None, count: int) -> list[Array | None]:
-    """Return the targets that belong to each column of the noise: all to the only one, else one to each."""
-    if target is None or count == 1:
-        return [target] * count
-    columns = target.reshape(len(target), -1)
-    if columns.shape[1] != count:
-        raise ValueError(f"noise_std must have 1 column or one per output, {columns.shape[1]}; got {count}.")
-    return list(columns.T)
 
 
 def leverage_alone(leverage: Array) -> Rows:
