@@ -1,23 +1,29 @@
 """Noise that varies (CLAPS): version 1 is leverage weighting, version 4 has the five properties of its scale."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import nn
 
+from hatband import LeverageBins
 from hatband.diagnostics.laplace import calibration_arrays, standard_score, two_sided_probability, variance_shares
 from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
 from hatband.nn import (
     MLP,
+    EnsembleConformalRegressor,
     LastLayerConformalRegressor,
     LastLayerLaplace,
+    NeuralConformalRegressor,
     NoiseScale,
     WholeNetwork,
     fit_network,
     predictive_law,
     refit_head,
 )
+from hatband.nn.measure import network_rows
 from nn.cases import N_INPUTS, loader, network, phi, rows
 
 RIDGE = 0.7
@@ -273,3 +279,48 @@ def test_the_noise_head_of_a_perceptron_is_its_noise(device):
         np.testing.assert_allclose(law.mean, perceptron(X)[:, 0].double().cpu().numpy(), rtol=1e-6)
     refitted = refit_head(perceptron, X, y)
     assert torch.equal(refitted.noise_head.weight, perceptron.noise_head.weight)
+
+
+def test_no_row_is_kept_and_blocks_and_processes_add_up(net, device, monkeypatch):
+    X, y = made(device, 400)
+    model = noisy(net, spread, ridge=RIDGE).fit_train(X, y)
+    assert (
+        abs(len(pickle.dumps(model)) - len(pickle.dumps(noisy(net, spread, ridge=RIDGE).fit_train(X[:50], y[:50]))))
+        < 99
+    )
+
+    new = rows(9, seed=3)[0]
+    expected = model.predict(new, return_width=True)[1]
+    monkeypatch.setattr(network_rows, "rows_per_block", lambda backend, n_columns: 16)
+    blocks = noisy(net, spread, ridge=RIDGE).fit_train(loader(X.cpu(), y.cpu()))
+    np.testing.assert_allclose(blocks.predict(new, return_width=True)[1], expected, rtol=1e-9)
+    twice = noisy(net, spread, ridge=RIDGE).fit_train(X, y, merge=lambda statistics: statistics.merge(statistics))
+    both = noisy(net, spread, ridge=RIDGE).fit_train(torch.cat([X, X]), torch.cat([y, y]))
+    np.testing.assert_allclose(*(one.predict(new, return_width=True)[1] for one in (twice, both)), rtol=1e-9)
+
+
+def test_what_processes_would_take_from_different_rows_is_refused(device):
+    net, held = network(2).to(device), rows(40, seed=2, n_outputs=2)
+
+    def fitted(**settings):
+        validation = settings.pop("validation", None)
+        model = LastLayerConformalRegressor(net, **{"scale": "leverage", **settings})
+        return model.fit_train(*made(device, n_outputs=2), validation=validation, merge=lambda statistics: statistics)
+
+    for settings in ({"joint": True}, {"groups": LeverageBins(2)}, {"groups": LeverageBins(2), "validation": held}):
+        with pytest.raises(ValueError, match=r"needs the same rows in every process"):
+            fitted(**settings)
+    assert fitted(joint=True, validation=held).plan_.outputs.spread.shape == (2,)
+
+
+def test_learned_noise_shapes_ensembles_and_perceptrons_too(device):
+    X, y = rows(300)
+    nets = [network().to(device) for _ in range(2)]
+    ensemble = EnsembleConformalRegressor(nets, scale=NoiseScale(random_state=0), ridge="evidence")
+    ensemble.fit_train(X[:100], y[:100], validation=(X[100:200], y[100:200])).calibrate(X[200:], y[200:])
+    settings = {"widths": (8,), "epochs": 3, "scale": NoiseScale(), "ridge": "evidence", "random_state": 0}
+    neural = NeuralConformalRegressor(**settings).fit(X.numpy(), y.numpy(), np.arange(300) % 3.0)
+    for model in (ensemble, neural):
+        widths = np.diff(model.predict_interval(X.numpy())[1])[:, 0]
+        assert np.ptp(widths) > 0.01
+        assert np.isfinite(widths).all()
