@@ -15,7 +15,7 @@ from hatband.conformal.calibration.calibration import (
     check_labels,
     check_ratio,
 )
-from hatband.conformal.calibration.groups import Grouping
+from hatband.conformal.calibration.groups import PASSED_LABELS, Grouping
 from hatband.conformal.calibration.joint import fit_joint_box
 from hatband.conformal.calibration.shift import fit_ratio
 from hatband.conformal.regressor import CalibratedRegressor, RegressorWrapper, check_rows
@@ -24,7 +24,6 @@ from hatband.fitted.rows import Rows, TrainingRows, held_out_rows, new_rows, tak
 from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry import as_geometry
-from hatband.geometry.convert import kept
 from hatband.scales.named import as_scale, fit_scale
 
 
@@ -260,7 +259,9 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         self.residuals_from_ = fit_scale(self.scale_, held_out)
         joint = self.joint and self.n_outputs_ > 1
         outputs = fit_joint_box(self.scale_, held_out, partial(self._seen, data), levels[0]) if joint else EachOutput()
-        grouping = Grouping.of(self.groups, partial(self._training_leverages, data.X, weight))
+        grouping = PASSED_LABELS
+        if self.groups is not None:
+            grouping = Grouping.of(self.groups, partial(self._training_leverages, data.X, weight))
         self.plan_ = CalibrationPlan(grouping, self.groups is not None, ratio, outputs)
         for name in ("calibration_", "calibration_indices_"):
             self.__dict__.pop(name, None)
@@ -314,9 +315,6 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
 
     # ---------------------------------------------------------------- prediction
 
-    def _predict(self, X: Any) -> Array:
-        return self.estimator_.predict(kept(X, self.estimator_))
-
     def _band(self, X: Any) -> Band:
         return Band.of(self.scale_, self._rows(X), self.target_)
 
@@ -325,9 +323,6 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         new = self.calibration_.reader.read(X, rows, groups, likelihood_ratio)
         band = Band.of(self.scale_, rows, self.target_)
         return band.point, self.calibration_.ends(band, new, levels, self.symmetric)
-
-    def _leverage(self, X: Any) -> Array:
-        return self.space_.leverage(self.space_.features(X))
 
     def _rows(self, X: Any) -> Rows:
         """Return rows as scale and calibration see them; X runs through the model's preprocessing once."""

@@ -21,9 +21,8 @@ from sklearn.utils import _safe_indexing
 from hatband.arrays.typing import Array
 from hatband.checks import check_finite, check_ridge
 from hatband.formulas.ridge_choice import INPUTS_RIDGE
-from hatband.geometry.base import Exactness, Geometry
-from hatband.geometry.convert import as_numbers, kept
-from hatband.geometry.features import FeatureGeometry, FeatureSpace
+from hatband.geometry.base import Exactness, FeatureSpace, Geometry, as_numbers, kept
+from hatband.geometry.features import FeatureGeometry
 
 # A column of words gets one feature for each of its most frequent levels, at most this many.
 MAX_LEVELS = 20

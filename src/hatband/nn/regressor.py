@@ -12,7 +12,7 @@ from hatband.arrays.typing import Array
 from hatband.checks import check_confidence_level, check_in, unchanged_on_failure
 from hatband.conformal.band import Band, Ends
 from hatband.conformal.calibration.calibration import CalibrationPlan, EachOutput, check_whole
-from hatband.conformal.calibration.groups import Grouping
+from hatband.conformal.calibration.groups import PASSED_LABELS, Grouping
 from hatband.conformal.calibration.joint import joint_box
 from hatband.conformal.calibration.shift import fit_ratio
 from hatband.conformal.regressor import CalibratedRegressor
@@ -85,7 +85,7 @@ class NetworkRegressor(CalibratedRegressor):
         if X_target is not None:
             check_whole(inputs_of(data), "likelihood_ratio")
         ratio = fit_ratio(self.likelihood_ratio, inputs_of(data), X_target)
-        grouping = Grouping.of(self.groups, leverages)
+        grouping = PASSED_LABELS if self.groups is None else Grouping.of(self.groups, leverages)
         outputs: Any = EachOutput()
         if self.joint and self.n_outputs_ > 1:
             rows = (data, y) if validation is None else (validation, None)

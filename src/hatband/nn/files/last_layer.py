@@ -13,7 +13,7 @@ from torch import nn
 from hatband import scales
 from hatband.checks import LeverageWarning, check_confidence_level
 from hatband.conformal.calibration.calibration import Calibration, CalibrationPlan, EachOutput
-from hatband.conformal.calibration.groups import Grouping, Groups
+from hatband.conformal.calibration.groups import PASSED_LABELS
 from hatband.conformal.calibration.joint import JointBox
 from hatband.fitted.rows import TrainingRows
 from hatband.nn.files.archive import VERSION, read_archive, write_archive
@@ -175,7 +175,7 @@ def calibration_state(values: Mapping[str, Any]) -> dict[str, Any]:
     if spread is not None and not (spread > 0).all():
         raise ValueError("the file: spread must be > 0 for every output; it is not.")
     outputs = EachOutput() if spread is None else JointBox(spread)
-    state: dict[str, Any] = {"plan_": CalibrationPlan(Grouping(Groups()), outputs=outputs)}
+    state: dict[str, Any] = {"plan_": CalibrationPlan(PASSED_LABELS, outputs=outputs)}
     if values["scores"] is not None:
         state["calibration_"] = Calibration(values["scores"], outputs=outputs)
     return state

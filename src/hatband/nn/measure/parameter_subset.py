@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hatband.formulas.ridge_choice import whole_network_ridge
-from hatband.geometry.convert import DENSE_COLUMNS
+from hatband.geometry.base import DENSE_COLUMNS
 from hatband.linalg import GramStatistics
 from hatband.nn.measure.batches import called, each, home, n_rows, placed, targets
 from hatband.nn.measure.state import evaluating

@@ -16,8 +16,7 @@ from hatband.arrays.typing import Array, Float
 from hatband.checks import check_finite
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge, whole_network_ridge
 from hatband.geometry import Exactness, Geometry
-from hatband.geometry.convert import combined_weights
-from hatband.geometry.features import FeatureSpace
+from hatband.geometry.base import FeatureSpace, combined_weights
 from hatband.linalg import Auto
 from hatband.nn.measure.batches import each, home, n_rows, placed, wide_on_host
 from hatband.nn.measure.state import check_initialised, copied
