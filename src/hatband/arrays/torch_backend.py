@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hatband.arrays.backend import NumpyBackend, is_sparse, is_tensor, on_host, tensor_like, torch
 from hatband.arrays.blocks import block_rows, device_rows
-from hatband.arrays.kinds import is_sparse, is_tensor, on_host, tensor_like, torch
-from hatband.arrays.numpy_backend import NumpyBackend
 from hatband.arrays.typing import Array
 
 # Fewer columns than this are multiplied below full speed.

@@ -18,8 +18,14 @@ from hatband.conformal.calibration.calibration import (
 from hatband.conformal.calibration.groups import PASSED_LABELS, Grouping
 from hatband.conformal.calibration.joint import fit_joint_box
 from hatband.conformal.calibration.shift import fit_ratio
-from hatband.conformal.regressor import CalibratedRegressor, RegressorWrapper, check_rows
-from hatband.conformal.training import TrainingData, fit_estimator, fit_parameters
+from hatband.conformal.regressor import (
+    CalibratedRegressor,
+    RegressorWrapper,
+    TrainingData,
+    check_rows,
+    fit_estimator,
+    fit_parameters,
+)
 from hatband.fitted.rows import Rows, TrainingRows, held_out_rows, new_rows, take_rows
 from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size

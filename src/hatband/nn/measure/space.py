@@ -11,7 +11,7 @@ import scipy.linalg
 import torch
 from torch import nn
 
-from hatband.arrays.kinds import exact_device, on_host
+from hatband.arrays.backend import exact_device, on_host
 from hatband.arrays.typing import Array
 from hatband.checks import LeverageWarning
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge

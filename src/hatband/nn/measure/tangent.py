@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from hatband.arrays.backend import backend_of
-from hatband.arrays.kinds import on_host
+from hatband.arrays.backend import backend_of, on_host
 from hatband.arrays.typing import Array, Float
 from hatband.checks import check_finite
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge, whole_network_ridge
