@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.base import clone
 from torch import nn
 
 from hatband import LeverageBins
@@ -24,7 +25,7 @@ from hatband.nn import (
     refit_head,
 )
 from hatband.nn.measure import network_rows
-from nn.cases import N_INPUTS, loader, network, phi, rows
+from nn.cases import N_INPUTS, gradients, loader, network, phi, rows
 
 RIDGE = 0.7
 
@@ -324,3 +325,27 @@ def test_learned_noise_shapes_ensembles_and_perceptrons_too(device):
         widths = np.diff(model.predict_interval(X.numpy())[1])[:, 0]
         assert np.ptp(widths) > 0.01
         assert np.isfinite(widths).all()
+
+
+def test_a_noise_head_of_another_network_must_stay_as_it_was_too(device):
+    X, y = made(device)
+    net, other = network().to(device), MLP(N_INPUTS, widths=(4,), noise_head=True).to(device)
+    model = noisy(net, other.noise, ridge=1.0).fit_train(X, y).calibrate(X, y)
+    before = model.predict_interval(X)[1]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_interval(X)[1], before)
+    with torch.no_grad():
+        other.noise_head.bias += 1
+    with pytest.raises(ValueError, match="state has changed since"):
+        model.predict_interval(X)
+    # A clone keeps the head, which belongs to its network; it is not copied.
+    assert clone(model).scale.noise_std == other.noise
+
+
+def test_the_whole_network_is_weighted_by_noise_as_the_dense_formula_has_it(device):
+    net, (X, y) = network(dtype=torch.float64).to(device), made(device, 60)
+    X, y = X.double(), y.double()
+    law = predictive_law(noisy(net, spread, layer="all", ridge=RIDGE, penalise_bias=True).fit_train(X, y), X[:9])
+    phi_all, noise = gradients(net, X), spread(X).cpu().numpy() ** 2
+    inverse = np.linalg.inv((phi_all.T / noise) @ phi_all + RIDGE * np.eye(phi_all.shape[1]))
+    np.testing.assert_allclose(law.epistemic, np.einsum("ij,jk,ik->i", phi_all[:9], inverse, phi_all[:9]), rtol=1e-8)
+    np.testing.assert_allclose(law.aleatoric, noise[:9], rtol=1e-12)

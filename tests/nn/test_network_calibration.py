@@ -150,6 +150,18 @@ def test_rows_of_a_loader_have_their_labels_passed_with_them():
             kind(likelihood_ratio=labels_of).fit_train(loader(X, y)).calibrate(loader(X_cal, y_cal))
 
 
+def test_labels_and_ratios_may_be_tensors_where_the_network_is(device):
+    (X, y), (X_cal, y_cal), (new, _) = (tuple(part.to(device) for part in rows(n, n)) for n in (120, 90, 40))
+    net = network().to(device)
+
+    def intervals(placed):
+        model = LastLayerConformalRegressor(net, scale="leverage", confidence_level=LEVEL).fit_train(X, y)
+        model.calibrate(X_cal, y_cal, groups=placed(X_cal[:, 1] > 0), likelihood_ratio=placed(X_cal[:, 0].exp()))
+        return model.predict_interval(new, groups=placed(new[:, 1] > 0), likelihood_ratio=placed(new[:, 0].exp()))[1]
+
+    np.testing.assert_array_equal(intervals(lambda values: values), intervals(lambda values: values.cpu().numpy()))
+
+
 def test_a_column_of_a_table_groups_a_perceptron():
     X, y = arrays(200)
     table = pd.DataFrame(X, columns=list("abcd")).assign(b=labels_of(X).astype(float))

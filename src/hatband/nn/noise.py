@@ -8,6 +8,7 @@ from functools import singledispatch
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
+from torch import nn
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_in
@@ -17,6 +18,7 @@ from hatband.formulas.posterior import PosteriorPrediction
 from hatband.nn.measure.batches import as_batches
 from hatband.nn.measure.network_rows import NoisyRows, blocks_of, stacked
 from hatband.nn.measure.space import GramSpace
+from hatband.nn.measure.state import StateFingerprint
 from hatband.nn.measure.training_stream import Noise, TrainingStream
 from hatband.scales import LaplaceScale, Scale
 from hatband.scales.named import fit_scale
@@ -45,6 +47,8 @@ class NoiseScale(Scale):
         The training rows with weights 1 / sigma_i^2: one for all outputs, or one for each where their noise differs.
     noise_ : NoiseModel
         Where sigma of a row comes from.
+    head_state_ : StateFingerprint or None
+        Of the network that the noise head belongs to, where that is another one: it must stay as it is too.
 
     Notes
     -----
@@ -113,6 +117,9 @@ class NoiseScale(Scale):
 
     def _fit_to_network(self, training: TrainingStream) -> str | None:
         """Learn the noise, weigh the training rows by it, and return where residuals came from."""
+        network = _network_of(self.noise_std)
+        apart = network is not None and network is not training.space.module
+        self.head_state_ = StateFingerprint.of(network) if apart else None
         if not callable(self.noise_std):
             check_in(self.noise_std, ("learned",), "noise_std")
             held = training.held_out
@@ -143,7 +150,17 @@ def _fit_noise(scale: NoiseScale, training: TrainingStream) -> str | None:
 
 def noise_function(scale: Any) -> Noise | None:
     """Return what says the noise of a batch of inputs, where a scale asks for it."""
-    return scale.noise_std if isinstance(scale, NoiseScale) and callable(scale.noise_std) else None
+    if not (isinstance(scale, NoiseScale) and callable(scale.noise_std)):
+        return None
+    if scale.head_state_ is not None:
+        scale.head_state_.check(_network_of(scale.noise_std))
+    return scale.noise_std
+
+
+def _network_of(noise: Any) -> Any:
+    """Return the network that a noise function is, or is a method of; None for any other function."""
+    owner = getattr(noise, "__self__", noise)
+    return owner if isinstance(owner, nn.Module) else None
 
 
 # -------------------------------------------------------------------- where sigma comes from

@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from sklearn.utils._missing import is_pandas_na, is_scalar_nan
 
+from hatband.arrays.backend import on_host
 from hatband.arrays.typing import Array
 from hatband.checks import CalibrationWarning, check_likelihood_ratio, warn_caller
 from hatband.conformal.band import Band, Ends, thresholds, too_few
@@ -370,7 +371,7 @@ def _check_given(given: Any, name: str) -> None:
 def check_labels(labels: Any, n_samples: int) -> list[Any]:
     """Return one hashable group label per row, none of them missing."""
     # As objects, because in a list of numbers and strings the numbers would become strings.
-    values = np.asarray(labels, dtype=object)
+    values = np.asarray(on_host(labels), dtype=object)
     if values.shape != (n_samples,):
         raise ValueError(f"groups must have one label per row, shape ({n_samples},); got shape {values.shape}.")
     found: list[Any] = values.tolist()
@@ -389,7 +390,7 @@ def check_labels(labels: Any, n_samples: int) -> list[Any]:
 
 def check_ratio(ratio: Any, n_samples: int) -> Array:
     """Return likelihood ratios as float64 (n,), finite and >= 0."""
-    values = np.asarray(ratio, dtype=np.float64)
+    values = np.asarray(on_host(ratio), dtype=np.float64)
     if values.shape != (n_samples,):
         raise ValueError(
             f"likelihood_ratio must have one value per row, shape ({n_samples},); got shape {values.shape}."
