@@ -130,6 +130,8 @@ class EnsembleConformalRegressor(NetworkRegressor):
         Mean width of each member over the training rows, (1,) or (q,).
     scores_ : array (n_cal, q)
         Signed calibration scores.
+    effective_sample_size_ : float
+        Equally heavy rows that the calibration rows are worth.
 
     Notes
     -----
@@ -263,7 +265,8 @@ class EnsembleConformalRegressor(NetworkRegressor):
         NotFittedError
             If `fit_train` has not run.
         ValueError
-            If the scale is an object of the user's, which cannot be written without code.
+            If the scale is an object of the user's, which cannot be written without code, or the model has groups or a
+            likelihood ratio: save it without them, and calibrate by groups after loading.
         """
         self._check_trained("save")
         save_ensemble(self, folder)

@@ -252,7 +252,8 @@ class LastLayerConformalRegressor(NetworkRegressor):
         NotFittedError
             If `fit_train` has not run.
         ValueError
-            If the scale is an object of the user's, which cannot be written without code.
+            If the scale is an object of the user's, which cannot be written without code, or the model has groups or a
+            likelihood ratio: save it without them, and calibrate by groups after loading.
         """
         self._check_trained("save")
         save_last_layer(self, path)

@@ -320,6 +320,13 @@ class NeuralConformalRegressor(CalibratedRegressor):
         ----------
         folder : str or Path
             Made when it is missing.
+
+        Raises
+        ------
+        NotFittedError
+            If neither `fit` nor `fit_train` has run.
+        ValueError
+            As `LastLayerConformalRegressor.save`.
         """
         self._check_trained("save")
         save_neural(self, folder)

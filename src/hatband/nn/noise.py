@@ -45,7 +45,7 @@ class NoiseScale(Scale):
     ----------
     spaces_ : list of NetworkSpace
         The training rows with weights 1 / sigma_i^2: one for all outputs, or one for each where their noise differs.
-    noise_ : NoiseModel
+    noise_ : NetworkNoise
         Where sigma of a row comes from.
     head_state_ : StateFingerprint or None
         Of the network that the noise head belongs to, where that is another one: it must stay as it is too.
@@ -123,16 +123,16 @@ class NoiseScale(Scale):
         if not callable(self.noise_std):
             check_in(self.noise_std, ("learned",), "noise_std")
             held = training.held_out
-            self.noise_: NoiseModel = ResidualNoise(
+            self.noise_: NetworkNoise = ResidualNoise(
                 LaplaceScale(random_state=self.random_state).fit(held.rows, held.residuals)
             )
             self.spaces_ = training.weighted(self.noise_.of)
             return held.source
-        self.noise_ = GivenNoise()
+        self.noise_ = HeadNoise()
         self.spaces_ = training.weighted(self.noise_.of, self.noise_std)
         if training.validation is None:
             return None
-        self.noise_ = TemperedNoise.of_held(_held(training, self.spaces_, self.noise_std))
+        self.noise_ = TemperedHeadNoise.of_held(_held(training, self.spaces_, self.noise_std))
         self.spaces_ = training.weighted(self.noise_.of, self.noise_std)
         return "validation rows"
 
@@ -166,7 +166,7 @@ def _network_of(noise: Any) -> Any:
 # -------------------------------------------------------------------- where sigma comes from
 
 
-class NoiseModel(ABC):
+class NetworkNoise(ABC):
     """The deviation of the noise as a function of what is known of a row."""
 
     @abstractmethod
@@ -175,8 +175,8 @@ class NoiseModel(ABC):
 
 
 @dataclass(frozen=True)
-class GivenNoise(NoiseModel):
-    """What the noise function says."""
+class HeadNoise(NetworkNoise):
+    """What the noise function says, as it is."""
 
     def of(self, rows: Any) -> Array:
         """Return sigma as it is."""
@@ -184,7 +184,7 @@ class GivenNoise(NoiseModel):
 
 
 @dataclass(frozen=True)
-class TemperedNoise(NoiseModel):
+class TemperedHeadNoise(NetworkNoise):
     """What the noise function says, c sigma^k.
 
     Parameters
@@ -196,7 +196,7 @@ class TemperedNoise(NoiseModel):
     tempers: tuple[Temper, ...]
 
     @classmethod
-    def of_held(cls, held: "Held") -> "TemperedNoise":
+    def of_held(cls, held: "Held") -> "TemperedHeadNoise":
         """Fit to residuals (n, q) of rows that network and noise have not seen, less the share of the model's error."""
         noise = np.broadcast_to(held.noise_std, held.residuals.shape)
         known = np.isfinite(held.epistemic)
@@ -211,7 +211,7 @@ class TemperedNoise(NoiseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class ResidualNoise(NoiseModel):
+class ResidualNoise(NetworkNoise):
     """Learned from residuals of rows that the network was not trained on.
 
     Parameters
