@@ -20,9 +20,6 @@ from hatband.arrays.blocks import block_rows, empty_block, share
 from hatband.arrays.typing import Array
 from hatband.checks import LeverageWarning, warn_caller
 
-if TYPE_CHECKING:
-    from hatband.arrays.torch_backend import TorchBackend
-
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -234,22 +231,29 @@ class NumpyBackend:
 
 
 if TYPE_CHECKING:
-    AnyBackend: TypeAlias = NumpyBackend | TorchBackend
+    AnyBackend: TypeAlias = Backend
 else:
-    # The backend of tensors is loaded with the first tensor.
+    # In tests every call would ask for every verb of the protocol.
     AnyBackend: TypeAlias = Any
+
+# What makes the backend of a device; `hatband.arrays.torch_backend` puts its class here.
+_of_device: list[Callable[[str], AnyBackend]] = []
+
+
+def register_tensors(backend: Callable[[str], AnyBackend]) -> Callable[[str], AnyBackend]:
+    """Make a class the backend of tensors; as a decorator."""
+    _of_device[:] = [backend]
+    return backend
 
 
 def backend_of(rows: Any) -> AnyBackend:
     """Return the backend that factors these rows: torch on the device of a tensor, NumPy for everything else."""
     if not is_tensor(rows):
         return NumpyBackend()
-    from hatband.arrays.torch_backend import TorchBackend
-
     device = exact_device(rows.device)
     if device != rows.device:
         warn_caller(
             f"Leverage needs float64, which the device {rows.device} does not have: the factor is computed on the CPU.",
             LeverageWarning,
         )
-    return TorchBackend(str(device))
+    return _of_device[0](str(device))
