@@ -9,7 +9,9 @@ import torch
 from hatband import interval_score
 from hatband.formulas.metrics import covered
 from hatband.formulas.order_statistics import conformal_quantile
-from hatband.formulas.ridge_choice import RidgeSpectrum
+from hatband.formulas.ridge_choice import best_ridge
+from hatband.formulas.ridge_spectrum import RidgeSpectrum
+from hatband.linalg import KernelSpectrum
 from hatband.nn import (
     MLP,
     ClapsRegressor,
@@ -173,7 +175,7 @@ def _evidence_ridge(module: Any, rows: Pair) -> float:
     at = features.expand(rows.X)
     centred = at.gradient - at.gradient.mean(axis=0)
     target = rows.y - at.value + at.gradient @ features.weights
-    return RidgeSpectrum.of_kernel(centred @ centred.T, target).best_ridge("evidence")
+    return best_ridge(RidgeSpectrum.of_kernel(KernelSpectrum.of(centred @ centred.T, None, True), target), "evidence")
 
 
 def _predicted(module: Any, X: np.ndarray) -> np.ndarray:

@@ -59,6 +59,8 @@ def _not_finite(name: str, row: int) -> str:
 
 def check_ridge(ridge: Any) -> Any:
     """Return the ridge as a float, or as a float64 array when it has one entry per feature."""
+    if isinstance(ridge, str):
+        raise ValueError(f"ridge must be a number >= 0 here, because there is nothing to choose it by; got {ridge!r}.")
     try:
         values = np.asarray(ridge, dtype=np.float64)
     except (TypeError, ValueError):

@@ -67,7 +67,7 @@ def test_bad_weights_are_refused_with_what_was_seen(weights, message, data):
 
 
 def test_a_negative_ridge_is_refused_with_its_value(data):
-    for model in (LeaveOneOutRidge(ridges=[1.0, -2.0]), LeaveOneOutKernelRidge(ridges=[-2.0])):
+    for model in (LeaveOneOutRidge(ridge=[1.0, -2.0]), LeaveOneOutKernelRidge(ridge=[-2.0])):
         with pytest.raises(ValueError, match=r"ridge must be .* >= 0.*-2\.0"):
             model.fit(*data)
 

@@ -79,7 +79,7 @@ def test_new_units_of_one_output_change_its_bounds_alone(rng, name):
     # The penalty that these choose is common to all outputs, and so depends on the units of each.
     model = MODELS[name]
     if name in ("conformal ridge", "kernel"):
-        model = model.set_params(estimator__ridges=[1.0])
+        model = model.set_params(estimator__ridge=[1.0])
     before = model.fit(X, y).predict_interval(X)[1]
     after = model.fit(X, y * units).predict_interval(X)[1]
 

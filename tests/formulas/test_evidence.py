@@ -6,8 +6,9 @@ import torch
 from scipy.stats import multivariate_normal
 
 from hatband.formulas.posterior import LinearPosterior
-from hatband.formulas.ridge_choice import RidgeSpectrum
-from hatband.linalg import GramStatistics, TriangularStatistics
+from hatband.formulas.ridge_choice import best_ridge
+from hatband.formulas.ridge_spectrum import RidgeSpectrum
+from hatband.linalg import GramStatistics, KernelSpectrum, TriangularStatistics
 
 RIDGE, NOISE = 1.7, 0.6
 SHAPES = {"tall": (40, 6), "square": (9, 9), "wide": (8, 15), "dependent": (30, 5)}
@@ -64,7 +65,7 @@ class TestEvidence:
     def test_press_is_the_sum_of_squared_residuals_of_refits(self, shape, weighted, rng):
         features, y = draw(rng, shape)
         w = self.weights(rng, y, weighted)
-        ours = RidgeSpectrum.of(features, y, w).press(RIDGE)
+        ours = RidgeSpectrum.of(features, y, w).press(np.array([RIDGE]))[0]
         errors = [
             y[i] - ridge_fit(np.delete(features, i, 0), np.delete(y, i), np.delete(w, i), features[i])
             for i in range(len(y))
@@ -92,7 +93,7 @@ def test_gcv_is_its_definition(rng):
 def test_the_best_evidence_is_where_autograd_finds_no_slope(shape, rng):
     features, y = draw(rng, shape)
     spectrum = RidgeSpectrum.of(features, y, fit_intercept=False)
-    ridge = spectrum.best_ridge("evidence")
+    ridge = best_ridge(spectrum, "evidence")
     logs = torch.tensor([np.log(ridge), np.log(spectrum.noise(ridge)[0])], dtype=torch.float64, requires_grad=True)
     phi, target = torch.tensor(features), torch.tensor(y)
     covariance = logs[1].exp() * (torch.eye(len(y), dtype=torch.float64) + phi @ phi.T / logs[0].exp())
@@ -110,32 +111,34 @@ def test_the_best_evidence_is_a_fixed_point_of_mackay(rng):
     np.testing.assert_allclose(posterior.prior_precision, dimension / (posterior.slopes**2).sum(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("criterion", ["evidence", "press", "gcv"])
+@pytest.mark.parametrize("criterion", ["evidence", "loo", "gcv"])
 class TestEveryCriterion:
     def test_is_no_worse_anywhere_on_a_fine_grid(self, criterion, rng):
         features, y = draw(rng, "tall")
         spectrum = RidgeSpectrum.of(features, np.stack([y, rng.normal(size=len(y))], axis=1))
         loss = {
             "evidence": lambda ridge: -spectrum.log_evidence(ridge),
-            "press": lambda ridge: (spectrum.press(ridge) / np.square(targets - targets.mean(0)).sum(0)).sum(),
+            "loo": lambda ridge: (
+                spectrum.press(np.array([ridge]))[0] / np.square(targets - targets.mean(0)).sum(0)
+            ).sum(),
             "gcv": lambda ridge: (spectrum.gcv(ridge) / np.square(targets - targets.mean(0)).sum(0)).sum(),
         }[criterion]
         targets = spectrum.side.left @ spectrum.coordinates + spectrum.side.rest
-        found = loss(spectrum.best_ridge(criterion))
+        found = loss(best_ridge(spectrum, criterion))
         assert all(found <= loss(ridge) + 1e-9 for ridge in np.logspace(-6, 5, 400))
 
     def test_follows_the_units_of_the_features_and_ignores_those_of_y(self, criterion, rng):
         features, y = draw(rng, "tall")
-        ridge = RidgeSpectrum.of(features, y).best_ridge(criterion)
-        np.testing.assert_allclose(RidgeSpectrum.of(1e3 * features, y).best_ridge(criterion), 1e6 * ridge, rtol=1e-4)
-        np.testing.assert_allclose(RidgeSpectrum.of(features, 1e3 * y).best_ridge(criterion), ridge, rtol=1e-4)
+        ridge = best_ridge(RidgeSpectrum.of(features, y), criterion)
+        np.testing.assert_allclose(best_ridge(RidgeSpectrum.of(1e3 * features, y), criterion), 1e6 * ridge, rtol=1e-4)
+        np.testing.assert_allclose(best_ridge(RidgeSpectrum.of(features, 1e3 * y), criterion), ridge, rtol=1e-4)
 
     def test_gives_up_features_that_say_nothing(self, criterion, rng):
         features = rng.normal(size=(50, 5))
         q, _ = np.linalg.qr(np.hstack([np.ones((50, 1)), features]))
         y = rng.normal(size=50)
         spectrum = RidgeSpectrum.of(features, y - q @ (q.T @ y))
-        assert spectrum.effective_dimension(spectrum.best_ridge(criterion)) < 1e-4
+        assert spectrum.effective_dimension(best_ridge(spectrum, criterion)) < 1e-4
 
 
 @pytest.mark.parametrize("kind", [GramStatistics, TriangularStatistics])
@@ -146,12 +149,12 @@ def test_statistics_give_the_same_as_rows(kind, fit_intercept, rng):
     rows = RidgeSpectrum.of(features, target, fit_intercept=fit_intercept)
     statistics = kind.of(features[:7], target[:7]).add(features[7:], target[7:])
     running = RidgeSpectrum.of_statistics(statistics, fit_intercept)
-    assert running.n_features == rows.n_features
+    np.testing.assert_allclose(running.trace, rows.trace)
     np.testing.assert_allclose(running.log_evidence(RIDGE, NOISE), rows.log_evidence(RIDGE, NOISE), rtol=1e-9)
-    np.testing.assert_allclose(running.best_ridge("evidence"), rows.best_ridge("evidence"), rtol=1e-4)
-    np.testing.assert_allclose(running.best_ridge("gcv"), rows.best_ridge("gcv"), rtol=1e-4)
+    np.testing.assert_allclose(best_ridge(running, "evidence"), best_ridge(rows, "evidence"), rtol=1e-4)
+    np.testing.assert_allclose(best_ridge(running, "gcv"), best_ridge(rows, "gcv"), rtol=1e-4)
     with pytest.raises(ValueError, match="PRESS needs the training rows"):
-        running.press(RIDGE)
+        running.press(np.array([RIDGE]))
 
 
 @pytest.mark.parametrize("shape", ["tall", "wide"])
@@ -159,9 +162,9 @@ def test_statistics_give_the_same_as_rows(kind, fit_intercept, rng):
 def test_a_kernel_gives_the_same_as_its_features(shape, fit_intercept, rng):
     features, y = draw(rng, shape)
     rows = RidgeSpectrum.of(features, y, fit_intercept=fit_intercept)
-    kernel = RidgeSpectrum.of_kernel(features @ features.T, y, fit_intercept)
+    kernel = RidgeSpectrum.of_kernel(KernelSpectrum.of(features @ features.T, None, fit_intercept), y)
     np.testing.assert_allclose(kernel.log_evidence(RIDGE, NOISE), rows.log_evidence(RIDGE, NOISE), rtol=1e-9)
-    np.testing.assert_allclose(kernel.press(RIDGE), rows.press(RIDGE), rtol=1e-9)
+    np.testing.assert_allclose(kernel.press(np.array([RIDGE]))[0], rows.press(np.array([RIDGE]))[0], rtol=1e-9)
 
 
 def test_a_triangle_keeps_a_remainder_that_a_gram_matrix_loses(rng):
@@ -170,6 +173,14 @@ def test_a_triangle_keeps_a_remainder_that_a_gram_matrix_loses(rng):
     exact = RidgeSpectrum.of(features, y).remainder
     triangle = RidgeSpectrum.of_statistics(TriangularStatistics.of(features, y[:, None])).remainder
     np.testing.assert_allclose(triangle, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [GramStatistics, TriangularStatistics])
+@pytest.mark.parametrize("units", [1e-9, 1e9])
+def test_statistics_choose_the_same_ridge_in_all_units_of_y(kind, units, rng):
+    features, y = draw(rng, "tall")
+    found = best_ridge(RidgeSpectrum.of_statistics(kind.of(features, units * y[:, None])), "evidence")
+    np.testing.assert_allclose(found, best_ridge(RidgeSpectrum.of(features, y), "evidence"), rtol=1e-4)
 
 
 def test_statistics_of_features_alone_are_refused(rng):
@@ -188,18 +199,18 @@ def test_rows_of_weight_zero_count_like_rows_that_are_not_there(rng):
 def test_a_target_without_noise_still_gets_a_ridge(rng):
     features, _ = draw(rng, "tall")
     spectrum = RidgeSpectrum.of(features, np.column_stack([features @ np.ones(6), np.zeros(len(features))]))
-    assert all(0 < spectrum.best_ridge(criterion) < np.inf for criterion in ("evidence", "press", "gcv"))
+    assert all(0 < best_ridge(spectrum, criterion) < np.inf for criterion in ("evidence", "loo", "gcv"))
 
 
-def test_constant_features_get_the_default_ridge():
-    spectrum = RidgeSpectrum.of(np.ones((6, 2)), np.arange(6.0))
-    assert spectrum.best_ridge() == spectrum.default_ridge == 1e-4
+@pytest.mark.parametrize("criterion", ["loo", "gcv", "evidence"])
+def test_where_no_feature_varies_every_ridge_is_as_good_and_some_number_comes_out(criterion):
+    assert 0 < best_ridge(RidgeSpectrum.of(np.ones((6, 2)), np.arange(6.0)), criterion) < np.inf
 
 
-def test_the_default_ridge_is_small_beside_the_mean_squared_length(rng):
+def test_rows_that_no_other_row_speaks_of_have_no_leave_one_out_error(rng):
     features, y = draw(rng, "tall")
-    centred = features - features.mean(axis=0)
-    np.testing.assert_allclose(RidgeSpectrum.of(features, y).default_ridge, 1e-4 * np.square(centred).sum() / 6)
+    alone = np.column_stack([features, np.arange(len(y)) == 3])
+    assert np.isinf(RidgeSpectrum.of(alone, y).press(np.zeros(1))).all()
 
 
 @pytest.mark.parametrize(
@@ -215,8 +226,8 @@ def test_what_is_not_finite_is_refused(features, y, message):
 
 
 def test_an_unknown_criterion_is_refused_by_name(rng):
-    with pytest.raises(ValueError, match="'evidence', 'press', 'gcv'"):
-        RidgeSpectrum.of(*draw(rng, "tall")).best_ridge("aic")
+    with pytest.raises(ValueError, match="'auto', 'loo', 'gcv' or 'evidence'; got 'aic'"):
+        LinearPosterior.of(*draw(rng, "tall"), ridge="aic")
 
 
 def test_noise_cannot_be_told_from_one_row_beside_an_intercept():

@@ -8,14 +8,8 @@ from hypothesis import strategies as st
 from statsmodels.api import OLS, add_constant
 
 import oracles
-from hatband.formulas.kernel_leverage import (
-    kernel_cross_leverage,
-    kernel_effective_dimension,
-    kernel_leverage,
-    kernel_sampling_leverage,
-)
 from hatband.formulas.leverage import cross_leverage, effective_dimension, leverage, sampling_leverage
-from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Spectral
+from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Spectral, factor_kernel
 from rounding import through_gram, through_kernel
 
 SOLVERS = {"default": None, "Auto": Auto(), "QR": QR(), "CholeskyQR2": CholeskyQR2(), "Cholesky": Cholesky()}
@@ -133,29 +127,18 @@ def test_sparse_and_torch_features_give_the_same_leverage(train):
 
 
 @pytest.mark.parametrize("fit_intercept", [False, True])
-def test_kernel_functions_equal_those_of_the_features(rng, train, fit_intercept):
+def test_a_kernel_factor_says_what_the_functions_say_of_its_features(rng, train, fit_intercept):
     new, weights = rng.normal(size=(7, 4)), rng.uniform(0, 2, 40)
     setting = {"ridge": 0.5, "weights": weights, "fit_intercept": fit_intercept}
-    kernel, kernel_rows = train @ train.T, new @ train.T
-    error = through_kernel(kernel, 0.5, weights)
+    kernel, rows = train @ train.T, new @ train.T
+    factor, error = factor_kernel(kernel, **setting), through_kernel(kernel, 0.5, weights)
     close = {"rtol": error, "atol": error * leverage(train, new, **setting).max()}
 
-    np.testing.assert_allclose(kernel_leverage(kernel, **setting), leverage(train, **setting), **close)
-    found = kernel_leverage(kernel, kernel_rows, (new**2).sum(1), **setting)
-    np.testing.assert_allclose(found, leverage(train, new, **setting), **close)
-    found = kernel_sampling_leverage(kernel, kernel_rows, **setting)
-    np.testing.assert_allclose(found, sampling_leverage(train, new, **setting), **close)
-    np.testing.assert_allclose(
-        kernel_cross_leverage(kernel, kernel_rows, **setting), cross_leverage(train, new, **setting), **close
-    )
-    assert kernel_effective_dimension(kernel, **setting) == pytest.approx(
-        effective_dimension(train, **setting), rel=error
-    )
-
-
-def test_kernel_rows_need_their_diagonal(train):
-    with pytest.raises(ValueError, match="kernel_rows need `diagonal`"):
-        kernel_leverage(train @ train.T, train @ train.T, ridge=1.0)
+    np.testing.assert_allclose(factor.training_leverage(), leverage(train, **setting), **close)
+    np.testing.assert_allclose(factor.leverage(rows, (new**2).sum(1)), leverage(train, new, **setting), **close)
+    np.testing.assert_allclose(factor.sampling_leverage(rows), sampling_leverage(train, new, **setting), **close)
+    np.testing.assert_allclose(factor.smoother(rows), cross_leverage(train, new, **setting), **close)
+    assert factor.effective_dimension() == pytest.approx(effective_dimension(train, **setting), rel=error)
 
 
 def test_a_solver_can_be_chosen(train):

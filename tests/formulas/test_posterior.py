@@ -83,7 +83,7 @@ def test_tensors_are_taken_like_arrays(made):
     [
         ({"noise": np.zeros(60)}, "finite and > 0; row 0 has 0.0"),
         ({"noise": np.ones(59)}, r"shape \(60,\); got shape \(59,\)"),
-        ({"ridge": "aic"}, "a number >= 0, 'default' or one of"),
+        ({"ridge": "aic"}, "a number >= 0, several numbers, 'auto', 'loo'"),
         ({"ridge": -1.0}, "ridge must be finite and >= 0"),
         ({"y": np.full(60, np.nan)}, "y must be finite"),
     ],

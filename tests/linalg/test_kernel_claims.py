@@ -189,7 +189,7 @@ def test_a_kernel_needs_one_positive_ridge(ridge):
     with pytest.raises(ValueError, match="kernel leverage needs one ridge > 0"):
         factor_kernel(np.eye(2), ridge)
     with pytest.raises(ValueError, match="kernel leverage needs one ridge > 0"):
-        KernelSpectrum.of(np.eye(2)).leverage_path(np.eye(2), np.ones(2), np.append(ridge, 0.0))
+        KernelSpectrum.of(np.eye(2)).at(ridge)
 
 
 def test_a_kernel_that_is_not_positive_says_what_to_do():

@@ -76,18 +76,17 @@ def test_log_determinant_is_that_of_the_weighted_kernel(case, weights, factor_of
 
 
 @pytest.mark.parametrize("fit_intercept", [False, True])
-def test_spectrum_paths_equal_one_factor_per_ridge(rng, case, weights, fit_intercept):
-    ridges = np.array([1e-2, 1.0, 1e3])
+def test_one_spectrum_serves_every_ridge(rng, case, weights, fit_intercept):
     y = rng.normal(size=(len(case.kernel), 2))
     spectrum = KernelSpectrum.of(case.kernel, weights, fit_intercept)
-    for position, ridge in enumerate(ridges):
-        factor = FACTORS["Cholesky"](case.kernel, ridge, weights, fit_intercept)
+    for ridge in (1e-2, 1.0, 1e3):
+        factor, seen = FACTORS["Cholesky"](case.kernel, ridge, weights, fit_intercept), spectrum.at(ridge)
         close = {"rtol": case.tolerance(ridge, weights), "atol": case.tolerance(ridge, weights)}
-        new = spectrum.leverage_path(case.rows, case.diagonal, ridges)[:, position]
-        train = spectrum.training_leverage_path(ridges)[:, position]
-        complement = spectrum.training_complement_path(ridges)[:, position]
-
-        np.testing.assert_allclose(new, factor.leverage(case.rows, case.diagonal), **close)
-        np.testing.assert_allclose(train, factor.training_leverage(), **close)
-        np.testing.assert_allclose(complement, factor.training_complement(), **close)
-        np.testing.assert_allclose(spectrum.residual_path(y, ridges)[:, :, position], factor.residuals(y), **close)
+        pairs = [
+            (seen.leverage(case.rows, case.diagonal), factor.leverage(case.rows, case.diagonal)),
+            (seen.training_leverage(), factor.training_leverage()),
+            (seen.training_complement(), factor.training_complement()),
+            (seen.residuals(y), factor.residuals(y)),
+        ]
+        for mine, theirs in pairs:
+            np.testing.assert_allclose(mine, theirs, **close)

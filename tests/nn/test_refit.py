@@ -9,7 +9,8 @@ from sklearn.linear_model import Ridge
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from hatband.formulas.ridge_choice import RidgeSpectrum
+from hatband.formulas.ridge_choice import best_ridge
+from hatband.formulas.ridge_spectrum import RidgeSpectrum
 from hatband.nn import refit_head
 from nn.cases import loader, network, phi, rows
 
@@ -39,7 +40,7 @@ def test_the_module_given_is_not_touched(net):
     assert not torch.equal(refitted[-1].weight, net[-1].weight)
 
 
-@pytest.mark.parametrize("ridge", ["default", "evidence", "gcv", 0.0])
+@pytest.mark.parametrize("ridge", ["auto", "evidence", "gcv", 0.0])
 def test_the_training_error_falls(ridge, net, device):
     X, y = (part.to(device) for part in rows(90))
     refitted = refit_head(net, X, y, ridge=ridge)
@@ -47,16 +48,16 @@ def test_the_training_error_falls(ridge, net, device):
         assert (refitted(X)[:, 0] - y).square().mean() < (net(X)[:, 0] - y).square().mean()
 
 
-@pytest.mark.parametrize("ridge", ["default", "evidence", "gcv"])
+@pytest.mark.parametrize("ridge", ["auto", "evidence", "gcv"])
 def test_a_ridge_is_chosen_from_the_training_rows(ridge):
     net, (X, y) = network(dtype=torch.float64), rows(90)
     features = phi(net, X)
     spectrum = RidgeSpectrum.of(features, y.double().numpy())
     squares = np.square(features - features.mean(axis=0)).sum()
-    chosen = 1e-4 * squares / features.shape[1] if ridge == "default" else spectrum.best_ridge(ridge)
+    chosen = 1e-4 * squares / features.shape[1] if ridge == "auto" else best_ridge(spectrum, ridge)
     found, expected = refit_head(net, X, y, ridge=ridge), refit_head(net, X, y, ridge=chosen)
     torch.testing.assert_close(found[-1].weight, expected[-1].weight, rtol=1e-5, atol=1e-8)
-    if ridge == "default":
+    if ridge == "auto":
         torch.testing.assert_close(found[-1].weight, refit_head(net, X, y)[-1].weight, rtol=0, atol=0)
         assert not torch.allclose(found[-1].weight, refit_head(net, X, y, ridge=2 * chosen)[-1].weight, rtol=1e-5)
 

@@ -205,11 +205,11 @@ class TestLowRankGeometry:
         )
 
     @pytest.mark.parametrize("fit_intercept", [False, True])
-    @pytest.mark.parametrize("ridge", ["default", 0.5])
+    @pytest.mark.parametrize("ridge", ["auto", 0.5])
     def test_with_all_directions_is_the_exact_geometry(self, double, ridge, fit_intercept):
         X, new, weights = rows(60)[0], rows(9, 1)[0], np.random.default_rng(0).integers(0, 4, 60).astype(float)
         kinds = (LowRankTangentGeometry, TangentGeometry)
-        for weight in (None, weights) if ridge != "default" else (None,):
+        for weight in (None, weights) if ridge != "auto" else (None,):
             found, exact = (kind(double, ridge, fit_intercept).fit(X, weight) for kind in kinds)
             assert found.ridge == pytest.approx(exact.ridge, rel=1e-12)
             features, others = found.features(new), exact.features(new)
@@ -228,7 +228,12 @@ class TestLowRankGeometry:
 
     @pytest.mark.parametrize(
         ("parameters", "message"),
-        [({"ridge": 0.0}, "> 0"), ({"ridge": "auto"}, "default"), ({"rank": 0}, "rank"), ({"iterations": -1}, "iter")],
+        [
+            ({"ridge": 0.0}, "> 0"),
+            ({"ridge": "loo"}, "no targets"),
+            ({"rank": 0}, "rank"),
+            ({"iterations": -1}, "iter"),
+        ],
     )
     def test_refuses_numbers_that_are_none(self, double, parameters, message):
         with pytest.raises(ValueError, match=message):

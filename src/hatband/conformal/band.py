@@ -13,7 +13,7 @@ from hatband.arrays.typing import Array
 from hatband.checks import CalibrationWarning, LeverageWarning, warn_caller
 from hatband.fitted.rows import Rows
 from hatband.formulas.order_statistics import conformal_quantile, minimum_calibration_size, side_level
-from hatband.scales.base import band_of_one as shift_and_width
+from hatband.scales.base import shift_and_width
 
 #: Lower and upper ends (m, q).
 Ends: TypeAlias = tuple[Array, Array]

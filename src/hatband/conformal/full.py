@@ -22,7 +22,6 @@ from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, che
 from hatband.conformal.training import TrainingData
 from hatband.formulas.full_conformal import CrossedRows, predictive_atoms
 from hatband.formulas.order_statistics import upper_rank
-from hatband.geometry.convert import kept
 
 
 class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
@@ -136,14 +135,16 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
         return self
 
     @property
+    def space_(self) -> Any:
+        """The space of the fitted model."""
+        return self.smoother_.space
+
+    @property
     def scores_(self) -> Array:
         """Signed studentised residuals e_i / sqrt(1 - h_i) (n, q) of the training rows."""
         return self.smoother_.studentised_residuals
 
     # ---------------------------------------------------------------- prediction
-
-    def _predict(self, X: Any) -> Array:
-        return self.estimator_.predict(kept(X, self.estimator_))
 
     def _band(self, X: Any) -> Band:
         features = self.smoother_.space.features(X)
@@ -237,9 +238,6 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
             n_atoms=int(defined.sum()),
             single_target=self.single_target_,
         )
-
-    def _leverage(self, X: Any) -> Array:
-        return self.smoother_.space.leverage(self.smoother_.space.features(X))
 
     def _features(self, X: Any) -> Any:
         return self.smoother_.space.features(self._checked(X))

@@ -16,16 +16,18 @@ from hatband.checks import check_confidence_level
 from hatband.conformal.band import Band, layout
 from hatband.conformal.distribution import PredictiveDistribution, distribution_of
 from hatband.conformal.training import router_of
+from hatband.geometry.base import kept
 
 
 class IntervalRegressor(RegressorMixin, BaseEstimator, ABC):
     """Predicts, with intervals that hold with a stated probability; a subclass says how they come about.
 
     A subclass sets ``n_outputs_`` and ``single_target_`` (whether y had one axis) when it is fitted, all that it sets
-    inside `unchanged_on_failure`, and gives the five steps below. X has been checked when it reaches them.
+    inside `unchanged_on_failure`, and gives the four steps below. X has been checked when it reaches them.
     """
 
     confidence_level: Any
+    space_: Any
     n_outputs_: int
     single_target_: bool
     #: The attribute that shows that the model was trained, and the calls that set it.
@@ -50,9 +52,9 @@ class IntervalRegressor(RegressorMixin, BaseEstimator, ABC):
     ) -> tuple[Array, list[tuple[Array, Array]]]:
         """Return the prediction (m, q), and lower and upper ends (m, q) for each level, on the scale of y."""
 
-    @abstractmethod
     def _leverage(self, X: Any) -> Array:
         """Return the leverage, (m,) or (m, q)."""
+        return self.space_.leverage(self.space_.features(X))
 
     # ---------------------------------------------------------------- prediction
 
@@ -221,9 +223,13 @@ class RegressorWrapper(MetaEstimatorMixin):
     """What wrappers of a regressor share: its default, its routing of metadata, the formats of X that it takes."""
 
     estimator: Any
+    estimator_: Any
 
     def _regressor(self) -> Any:
         return Ridge() if self.estimator is None else self.estimator
+
+    def _predict(self, X: Any) -> Array:
+        return self.estimator_.predict(kept(X, self.estimator_))
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Return the routing: this estimator uses sample_weight itself and passes it on to the estimator's fit."""

@@ -16,7 +16,7 @@ from hatband.conformal.calibration.calibration import (
     check_pooled,
     check_ratio,
 )
-from hatband.conformal.calibration.groups import Grouping
+from hatband.conformal.calibration.groups import PASSED_LABELS, Grouping
 from hatband.conformal.calibration.joint import fit_joint_box
 from hatband.conformal.calibration.shift import fit_ratio
 from hatband.conformal.distribution import PredictiveDistribution
@@ -31,7 +31,6 @@ from hatband.fitted.rows import Rows, TrainingRows, held_out_rows, new_rows, tak
 from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry import as_geometry
-from hatband.geometry.convert import kept
 from hatband.scales.named import as_scale, fit_scale
 
 
@@ -267,7 +266,9 @@ class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
         self.residuals_from_ = fit_scale(self.scale_, held_out)
         joint = self.joint and self.n_outputs_ > 1
         outputs = fit_joint_box(self.scale_, held_out, partial(self._seen, data), levels[0]) if joint else EachOutput()
-        grouping = Grouping.of(self.groups, partial(self._training_leverages, data.X, weight))
+        grouping = PASSED_LABELS
+        if self.groups is not None:
+            grouping = Grouping.of(self.groups, partial(self._training_leverages, data.X, weight))
         self.plan_ = CalibrationPlan(grouping, self.groups is not None, ratio, outputs)
         for name in ("calibration_", "calibration_indices_"):
             self.__dict__.pop(name, None)
@@ -331,9 +332,6 @@ class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
 
     # ---------------------------------------------------------------- prediction
 
-    def _predict(self, X: Any) -> Array:
-        return self.estimator_.predict(kept(X, self.estimator_))
-
     def _band(self, X: Any) -> Band:
         return Band.of(self.scale_, self._rows(X), self.target_)
 
@@ -348,9 +346,6 @@ class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
         self._check_calibrated("predictive_distribution")
         check_pooled(self.calibration_.is_pooled)
         return super().predictive_distribution(X)
-
-    def _leverage(self, X: Any) -> Array:
-        return self.space_.leverage(self.space_.features(X))
 
     def _rows(self, X: Any) -> Rows:
         """Return rows as scale and calibration see them; X runs through the model's preprocessing once."""

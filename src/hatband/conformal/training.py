@@ -18,7 +18,7 @@ from sklearn.utils.validation import has_fit_parameter
 from hatband.arrays.typing import Array
 from hatband.checks import check_target, check_weights
 from hatband.fitted.rows import take_rows
-from hatband.geometry.convert import kept
+from hatband.geometry.base import kept
 
 
 @dataclass(frozen=True, eq=False)

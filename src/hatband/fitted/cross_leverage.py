@@ -9,8 +9,8 @@ import numpy as np
 
 from hatband.arrays.typing import Array
 from hatband.geometry import Features, Space
+from hatband.geometry.base import FeatureSpace, selected
 from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace
-from hatband.geometry.features import FeatureSpace, selected
 from hatband.geometry.kernel import KernelSpace
 
 # Numbers in one block: 2 MB, so that the handful of arrays of its size stay in the cache.

@@ -1,33 +1,31 @@
 """Ridge and kernel ridge whose penalty is chosen by closed-form leave-one-out, from one spectrum."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hatband.arrays.typing import Array
-from hatband.checks import check_ridge, check_target, check_weights
-from hatband.formulas.leave_one_out import kernel_loo_residuals, loo_residuals
+from hatband.checks import check_target, check_weights
+from hatband.formulas.ridge_choice import Ridge, best_ridge, candidates, checked_ridge, chosen_ridge, relative_error
+from hatband.formulas.ridge_spectrum import RidgeSpectrum
 from hatband.geometry import FeatureGeometry, Geometry, KernelGeometry, PairwiseKernel, geometry_of
-from hatband.linalg import KernelSpectrum, Spectral
+from hatband.linalg import KernelSpectrum
 
-# Relative to the mean squared singular value (or kernel diagonal): from "no penalty" to "predict the mean".
-RELATIVE_RIDGES = np.logspace(-8, 3, 56)
-Slopes: TypeAlias = Callable[[int], Array]
 # A kernel keeps its factor and itself: two n x n arrays, 6.4 GB at this size.
 LARGEST_KERNEL = 20_000
 
 
 class LeaveOneOutRidge(RegressorMixin, BaseEstimator):
-    """Ridge regression with the penalty that minimises mean (e_i / (1 - h_ii))^2 over a grid, from one spectrum.
+    """Ridge regression with the penalty that minimises sum_i (e_i / (1 - h_ii))^2, from one spectrum.
 
     Parameters
     ----------
-    ridges : "auto" or list of float, default="auto"
-        Penalties to try, in the convention |y - Xb|^2 + ridge |b|^2. "auto": 56 values from 1e-8 to 1e3 times the mean
-        squared singular value of the centred X, so the choice does not depend on the units of X.
+    ridge : "loo", "gcv", "evidence", float or list of float, default="loo"
+        The penalty in the convention |y - Xb|^2 + ridge |b|^2, or how it is chosen: by leave-one-out ("auto" too),
+        generalised cross-validation or evidence between 1e-10 and 1e6 times the mean squared singular value of the
+        centred X, so that the choice does not depend on units; of a list, by leave-one-out.
     fit_intercept : bool, default=True
         Whether to fit an intercept, which is never penalised.
 
@@ -36,14 +34,17 @@ class LeaveOneOutRidge(RegressorMixin, BaseEstimator):
     ridge_ : float
         The penalty chosen; one for all outputs.
     leave_one_out_error_ : array (L,)
-        Weighted mean squared leave-one-out residual per penalty, over outputs in units of their variance.
+        Weighted squared leave-one-out residuals per penalty of `ridges_`, in units of the weighted squares of y, about
+        its mean with an intercept; mean over outputs.
     ridges_ : array (L,)
+        Penalties tried first: those given, or 65 on a grid, near the best of which `ridge_` lies.
     coef_ : array (d,) or (q, d)
     intercept_ : float or array (q,)
 
     Notes
     -----
-    Cost: one spectrum, n d min(n, d), for any number of penalties, and n d per penalty. Golub, Heath and Wahba (1979).
+    Cost: one spectrum, n d min(n, d), for any number of penalties, and n d per penalty. Allen (1974); Golub, Heath and
+    Wahba (1979).
 
     Examples
     --------
@@ -54,8 +55,8 @@ class LeaveOneOutRidge(RegressorMixin, BaseEstimator):
     True
     """
 
-    def __init__(self, ridges: Literal["auto"] | Sequence[float] = "auto", *, fit_intercept: bool = True) -> None:
-        self.ridges = ridges
+    def __init__(self, ridge: Ridge = "loo", *, fit_intercept: bool = True) -> None:
+        self.ridge = ridge
         self.fit_intercept = fit_intercept
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -68,19 +69,18 @@ class LeaveOneOutRidge(RegressorMixin, BaseEstimator):
         """
         target, single = check_target(y)
         X = validate_data(self, X, y=target, multi_output=True, dtype=np.float64)[0]
-        weights = np.ones(len(X)) if sample_weight is None else check_weights(sample_weight, len(X))
-        mean, y_mean = _means(X, target, weights, self.fit_intercept)
-        centred, residual = X - mean, target - y_mean
-        scale = float(weights @ np.square(centred).sum(axis=1)) / min(centred.shape)
-        ridges = _grid(self.ridges, scale)
-        wide = len(X) <= X.shape[1] and (ridges > 0).all()
-        left_out, slopes_at = (_wide if wide else _tall)(centred, residual, weights, ridges, self.fit_intercept)
-        errors = np.array([_mean_square(residuals, target, weights) for residuals in left_out])
-        best = int(np.argmin(errors))
-        self.ridges_, self.leave_one_out_error_, self.ridge_ = ridges, errors, float(ridges[best])
-        slopes = slopes_at(best)
-        coef, intercept = slopes.T, y_mean - mean @ slopes
-        self.coef_: Array = coef[0] if single else coef
+        weights = None if sample_weight is None else check_weights(sample_weight, len(X))
+        spectrum = RidgeSpectrum.of(X, target, weights, self.fit_intercept)
+        ridge, tried, errors = _chosen(checked_ridge(self.ridge), spectrum)
+        used = slice(None) if weights is None else weights > 0
+        root = np.ones(len(X)) if weights is None else np.sqrt(weights[used])
+        mean, y_mean = np.zeros(X.shape[1]), np.zeros(target.shape[1])
+        if self.fit_intercept:
+            mean, y_mean = np.average(X, axis=0, weights=weights), np.average(target, axis=0, weights=weights)
+        slopes = (X[used] - mean).T @ (root[:, None] * spectrum.dual(ridge))
+        intercept = y_mean - mean @ slopes
+        self.ridge_, self.ridges_, self.leave_one_out_error_ = ridge, tried, errors
+        self.coef_: Array = slopes[:, 0] if single else slopes.T
         self.intercept_: Any = float(intercept[0]) if single else intercept
         return self
 
@@ -96,7 +96,7 @@ class LeaveOneOutRidge(RegressorMixin, BaseEstimator):
 
 
 class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
-    """Kernel ridge with the penalty that minimises mean ([C y]_i / C_ii)^2, C = (K + ridge I)^-1, from one spectrum.
+    """Kernel ridge with the penalty that minimises sum_i ([C y]_i / C_ii)^2, C = (K + ridge I)^-1, from one spectrum.
 
     Parameters
     ----------
@@ -104,8 +104,8 @@ class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
         As in scikit-learn's ``KernelRidge``.
     gamma, degree, coef0, kernel_params
         Parameters of the kernel; `gamma` None is one over the number of features.
-    ridges : "auto" or list of float > 0, default="auto"
-        Penalties to try. "auto": 56 values from 1e-8 to 1e3 times the mean diagonal of K.
+    ridge : "loo", "gcv", "evidence", float > 0 or list of float > 0, default="loo"
+        The penalty, or how it is chosen, as in `LeaveOneOutRidge`.
     fit_intercept : bool, default=True
         Whether to fit a constant that is not penalised, so that predictions far off the data return to the mean of y.
 
@@ -139,7 +139,7 @@ class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
         degree: float = 3,
         coef0: float = 1,
         kernel_params: dict[str, Any] | None = None,
-        ridges: Literal["auto"] | Sequence[float] = "auto",
+        ridge: Ridge = "loo",
         fit_intercept: bool = True,
     ) -> None:
         self.kernel = kernel
@@ -147,7 +147,7 @@ class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
         self.degree = degree
         self.coef0 = coef0
         self.kernel_params = kernel_params
-        self.ridges = ridges
+        self.ridge = ridge
         self.fit_intercept = fit_intercept
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -165,18 +165,15 @@ class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
                 f"An exact kernel needs two n x n arrays and takes at most {LARGEST_KERNEL} rows; got {len(X)}. Use "
                 "Ridge on scikit-learn's Nystroem features in a Pipeline inside SplitConformalRegressor."
             )
-        weights = np.ones(len(X)) if sample_weight is None else check_weights(sample_weight, len(X))
+        weights = None if sample_weight is None else check_weights(sample_weight, len(X))
         K = self._pairwise()(X, X)
-        ridges = _grid(self.ridges, float(np.diag(K).mean()))
-        if not (ridges > 0).all():
-            raise ValueError(f"Every penalty of a kernel must be > 0; got {ridges.min()}.")
+        asked = checked_ridge(self.ridge)
+        if not (isinstance(asked, str) or np.min(asked) > 0):
+            raise ValueError(f"Every penalty of a kernel must be > 0; got {np.min(asked)}.")
         spectrum = KernelSpectrum.of(K, weights, self.fit_intercept)
-        errors = np.array(
-            [_mean_square(residuals, target, weights) for residuals in _left_out(spectrum, target, ridges)]
-        )
-        best = int(np.argmin(errors))
-        dual, intercept = spectrum.at(float(ridges[best])).solve(target)
-        self.ridges_, self.leave_one_out_error_, self.ridge_ = ridges, errors, float(ridges[best])
+        ridge, tried, errors = _chosen(asked, RidgeSpectrum.of_kernel(spectrum, target))
+        dual, intercept = spectrum.at(ridge).solve(target)
+        self.ridge_, self.ridges_, self.leave_one_out_error_ = ridge, tried, errors
         self.X_fit_ = X
         self.dual_coef_: Array = dual[:, 0] if single else dual
         self.intercept_: Any = float(intercept[0]) if single else intercept
@@ -198,50 +195,11 @@ class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
         return tags
 
 
-def _tall(X: Array, y: Array, weights: Array, ridges: Array, fit_intercept: bool) -> tuple[list[Array], Slopes]:
-    """Return leave-one-out residuals (n, q) and slopes (d, q) per ridge, from the spectrum of centred X'WX."""
-    spectrum = Spectral().factor(X, float(ridges[0]), weights, fit_intercept)
-    slopes = spectrum.solve_path(X.T @ (weights[:, None] * y), ridges)
-    leverages = spectrum.leverage_path(X, ridges)
-    residuals = [loo_residuals(y - X @ b, h, weights) for b, h in zip(slopes, leverages.T, strict=True)]
-    return residuals, slopes.__getitem__
-
-
-def _wide(X: Array, y: Array, weights: Array, ridges: Array, fit_intercept: bool) -> tuple[list[Array], Slopes]:
-    """Return the same from the spectrum of XX', where e and 1 - h are no differences of almost equal numbers."""
-    spectrum = KernelSpectrum.of(X @ X.T, weights, fit_intercept)
-    return _left_out(spectrum, y, ridges), lambda i: X.T @ spectrum.at(float(ridges[i])).solve(y)[0]
-
-
-def _left_out(spectrum: KernelSpectrum, y: Array, ridges: Array) -> list[Array]:
-    """Return leave-one-out residuals (n, q) per ridge: e / (1 - w h), numerator and denominator exact where small."""
-    residuals, complements = spectrum.residual_path(y, ridges), spectrum.training_complement_path(ridges)
-    return [kernel_loo_residuals(residuals[..., i], complements[:, i]) for i in range(len(ridges))]
-
-
-def _means(X: Array, y: Array, weights: Array, fit_intercept: bool) -> tuple[Array, Array]:
-    """Return weighted means of X (d,) and y (q,), zeros without intercept."""
-    if not fit_intercept:
-        return np.zeros(X.shape[1]), np.zeros(y.shape[1])
-    return np.average(X, axis=0, weights=weights), np.average(y, axis=0, weights=weights)
-
-
-def _grid(ridges: Any, scale: float) -> Array:
-    """Return the penalties to try; "auto" spans from no penalty to no model, in units of the data."""
-    if isinstance(ridges, str):
-        if ridges != "auto":
-            raise ValueError(f"ridges must be 'auto' or a list of penalties; got {ridges!r}.")
-        return RELATIVE_RIDGES * (scale if scale > 0 else 1.0)
-    grid = np.atleast_1d(check_ridge(list(ridges)))
-    if not grid.size:
-        raise ValueError("ridges must hold at least one penalty; got an empty list.")
-    return grid
-
-
-def _mean_square(residuals: Array, y: Array, weights: Array) -> float:
-    """Return the weighted mean square over rows and outputs, each output in units of its own variance."""
-    spread = y.var(axis=0)
-    return float(np.average(np.square(residuals) / np.where(spread > 0, spread, 1.0), axis=0, weights=weights).mean())
+def _chosen(ridge: str | float | Array, spectrum: RidgeSpectrum) -> tuple[float, Array, Array]:
+    """Return the penalty, those tried first, and their leave-one-out errors."""
+    chosen = chosen_ridge(ridge, auto=lambda: best_ridge(spectrum, "loo"), spectrum=lambda: spectrum)
+    tried = candidates(spectrum, ridge)
+    return chosen, tried, relative_error(spectrum, tried)
 
 
 @geometry_of.register

@@ -19,7 +19,7 @@ from scipy.linalg import cho_solve, solve_triangular
 from hatband.arrays.typing import Array, Bool, Float
 
 # Below this 1 - w h is rounding.
-_INTERPOLATED = 1e-12
+INTERPOLATED = 1e-12
 # Smallest squared pivot of 1 - H_BB at which leaving the block out still leaves a model. As 1 - h_ii for one row.
 _SMALLEST_PIVOT = 1e-10
 # A row whose part in an undetermined direction is smaller than this share has no such part.
@@ -48,7 +48,7 @@ def interpolated(h: Float[Array, "*n"], w: Any = None) -> Bool[Array, "*n"]:
     >>> interpolated(np.array([0.5, 1.0]))
     array([False,  True])
     """
-    return 1 - _weighted(h, w) < _INTERPOLATED
+    return 1 - _weighted(h, w) < INTERPOLATED
 
 
 def _weighted(h: Array, w: Any) -> Array:
@@ -64,7 +64,7 @@ def _as_column(values: Array, like: Array) -> Array:
 def _complement(h: Array, w: Any) -> Array:
     """1 - w h, and 1 in place of what is rounding: the caller overwrites those rows."""
     complement = 1 - _weighted(h, w)
-    return np.where(complement < _INTERPOLATED, 1.0, complement)
+    return np.where(complement < INTERPOLATED, 1.0, complement)
 
 
 def loo_leverage(h: Float[Array, "n *q"], w: Any = None) -> Float[Array, "n *q"]:
@@ -340,37 +340,3 @@ def loo_sampling_leverage_at(
     shift = np.where(lost, 0.0, weight / _complement(h_train, w)) * cross
     removed = np.where(lost, 0.0, weight) * cross**2
     return s[:, None] - removed + 2 * shift * (smoothed - own * cross) + shift**2 * (s_train - own * h_train)
-
-
-def kernel_loo_residuals(dual: Float[Array, "n *q"], inverse_diagonal: Float[Array, " n"]) -> Float[Array, "n *q"]:
-    """Return y_i - mu_-i(x_i) = (C y)_i / C_ii, C = (K + ridge W^-1)^-1, bordered by ones with an intercept.
-
-    Parameters
-    ----------
-    dual : array
-        Dual coefficients C y: ``KernelFactor.solve(y)[0]``.
-    inverse_diagonal : array
-        C_ii: ``KernelFactor.inverse_diagonal()``.
-
-    Returns
-    -------
-    array
-        Shaped like `dual`. Training rows of weight 0 have C_ii = 0 and get NaN: nothing is left out for them, use
-        ``KernelFactor.residuals``.
-
-    Notes
-    -----
-    The same as e / (1 - w h), for e = ridge dual / w and 1 - w h = ridge C_ii / w, without the differences: it keeps
-    its digits where rows are almost interpolated. Rasmussen and Williams 2006, equation 5.12.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hatband.formulas.leave_one_out import kernel_loo_residuals
-    >>> from hatband.linalg import factor_kernel
-    >>> factor, y = factor_kernel(np.eye(2), ridge=1.0), np.array([[3.0], [4.0]])
-    >>> kernel_loo_residuals(factor.solve(y)[0], factor.inverse_diagonal()).ravel()  # nothing predicts: y itself
-    array([3., 4.])
-    """
-    with np.errstate(invalid="ignore"):
-        return dual / inverse_diagonal.reshape((-1,) + (1,) * (dual.ndim - 1))

@@ -2,7 +2,7 @@
 
 Throughout: A = Phi'W Phi + ridge, h(x, z) = phi(x)' A^-1 phi(z), h(x) = h(x, x), w the training weights. Weights are
 never part of a leverage: the hat matrix is h(x_i, x_j) w_j. With an unpenalised intercept 1 / sum(w) is part of every
-h. Leave-one-out stands in `_leave_one_out`, kernels in `_kernel_leverage`.
+h. For many calls keep the factor, `Auto().factor(...)`; for kernels `hatband.linalg.factor_kernel`.
 """
 
 from typing import Any
@@ -52,9 +52,9 @@ def leverage(
     Notes
     -----
     sigma^2 (1 + h(x)) is the variance of a new response less its prediction, exactly at ridge 0, and on average over
-    the prior of a ridge regression. n d^2 operations for the factorisation and d^2 for each row. For many calls keep
-    the factor: ``Auto().factor(...)``. Hoaglin and Welsch (1978), *The hat matrix in regression and ANOVA*; with a
-    ridge Alaoui and Mahoney (2015), *Fast randomized kernel ridge regression with statistical guarantees*.
+    the prior of a ridge regression. n d^2 operations for the factorisation and d^2 for each row. Hoaglin and Welsch
+    (1978), *The hat matrix in regression and ANOVA*; with a ridge Alaoui and Mahoney (2015), *Fast randomized kernel
+    ridge regression with statistical guarantees*.
 
     Examples
     --------
@@ -65,10 +65,6 @@ def leverage(
     3.0
     """
     return _factor(features, ridge, weights, fit_intercept, solver).leverage(features if rows is None else rows)
-
-
-def _factor(features: Array, ridge: Any, weights: Any, fit_intercept: bool, solver: Solver | None) -> Factor:
-    return (Auto() if solver is None else solver).factor(features, ridge, weights, fit_intercept)
 
 
 def sampling_leverage(
@@ -196,3 +192,7 @@ def effective_dimension(
     2.0
     """
     return _factor(features, ridge, weights, fit_intercept, solver).effective_dimension()
+
+
+def _factor(features: Array, ridge: Any, weights: Any, fit_intercept: bool, solver: Solver | None) -> Factor:
+    return (Auto() if solver is None else solver).factor(features, ridge, weights, fit_intercept)

@@ -7,11 +7,10 @@ import numpy as np
 
 from hatband.arrays.kinds import on_host
 from hatband.arrays.typing import Array, Float, Shaped
-from hatband.checks import check_no_nan, check_ridge, check_target
-from hatband.formulas.ridge_choice import RidgeSpectrum
+from hatband.checks import check_no_nan, check_target
+from hatband.formulas.ridge_choice import chosen_ridge, last_layer_ridge
+from hatband.formulas.ridge_spectrum import RidgeSpectrum
 from hatband.linalg import Auto, Factor
-
-_CHOSEN = ("evidence", "press", "gcv")
 
 
 class PosteriorPrediction(NamedTuple):
@@ -102,8 +101,9 @@ class LinearPosterior:
         y : array or tensor (n,) or (n, q)
         noise : array (n,), optional
             Noise variances v_i > 0; constant when None. Fitted to residuals of the same rows, they would be too small.
-        ridge : "evidence", "press", "gcv", "default" or float
-            How the ridge is chosen; "default" is 1e-4 tr(Phi'W Phi) / d. A prior precision tau is a ridge of tau s.
+        ridge : float, list of float, "evidence", "loo", "gcv" or "auto"
+            How the ridge is chosen; "auto" is 1e-4 tr(Phi'W Phi) / d, as for a last layer. A prior precision tau is a
+            ridge of tau s.
         scale : float or array (q,), optional
             s; None: the one that maximises the evidence. 1.0 takes the noise variances as they are.
         fit_intercept : bool
@@ -118,7 +118,9 @@ class LinearPosterior:
         phi = np.asarray(on_host(features), dtype=np.float64)
         weights = None if noise is None else 1 / checked_noise(noise, len(phi))
         spectrum = RidgeSpectrum.of(phi, target, weights, fit_intercept)
-        strength = chosen_ridge(spectrum, ridge)
+        strength = chosen_ridge(
+            ridge, auto=lambda: last_layer_ridge(spectrum.trace, phi.shape[1]), spectrum=lambda: spectrum
+        )
         factor = Auto().factor(phi, strength, weights, fit_intercept)
         # Fitting about the means keeps digits where these are large.
         mean, y_mean = factor.mean, np.zeros(target.shape[1])
@@ -170,20 +172,6 @@ class LinearPosterior:
             self.leverage(phi)[:, None] * self.scale,
         )
         return PosteriorPrediction(*(part[:, 0] if self.single else part for part in parts))
-
-
-def chosen_ridge(spectrum: RidgeSpectrum, ridge: Any) -> float:
-    """Return the ridge that a user asked for, by number, by criterion or by default."""
-    if not isinstance(ridge, str):
-        number = check_ridge(ridge)
-        if not isinstance(number, float):
-            raise ValueError(f"ridge must be one number; got shape {number.shape}.")
-        return number
-    if ridge == "default":
-        return spectrum.default_ridge
-    if ridge not in _CHOSEN:
-        raise ValueError(f"ridge must be a number >= 0, 'default' or one of {list(_CHOSEN)}; got {ridge!r}.")
-    return spectrum.best_ridge(ridge)
 
 
 def checked_noise(noise: Any, n_samples: int) -> Float[Array, " n"]:

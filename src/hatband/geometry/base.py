@@ -1,16 +1,19 @@
 """What a geometry and a space are: a recipe for the features in which leverage is measured, and that recipe fitted."""
 
+import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.utils import _safe_indexing
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.utils import _safe_indexing, check_array
 
 from hatband.arrays.kinds import on_host
 from hatband.arrays.typing import Array
-from hatband.geometry.convert import as_numbers, dense_inputs
-from hatband.linalg import Factor, KernelFactor
+from hatband.checks import check_weights
+from hatband.linalg import Auto, Factor, KernelFactor
 
 Exactness = Literal["exact", "given", "none"]
 # Rows whose cross-leverage with all training rows is held at once.
@@ -127,7 +130,7 @@ class Space(ABC):
 
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
         """Return h(x, z) between two sets of rows (m, k); `others=None` means the training rows."""
-        raise NotImplementedError(
+        raise ValueError(
             f"{type(self).__name__} has no cross-leverage, which closed forms of leave-one-out need. Write its "
             "cross_leverage, or let it claim exactness 'none'."
         )
@@ -182,3 +185,146 @@ class Geometry(ABC):
     @abstractmethod
     def fit(self, X: Any, sample_weight: Array | None = None) -> Space:
         """Measure the training rows X, as they were given to the estimator, and return the space."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FeatureSpace(Space):
+    """Features, factored: every leverage is read off one factor; no training rows are kept.
+
+    Parameters
+    ----------
+    factor : Factor
+        Factor of Phi'W Phi + ridge.
+    ridge : float or array of shape (d,)
+        Ridge in the sum convention.
+    n_samples : int
+        Number of training rows.
+    exactness : {"exact", "given", "none"}
+        What leave-one-out in closed form may claim.
+    feature_map, columns, inputs_from
+        As in the geometry.
+    input_columns : array of int, or None
+        Columns of CSR rows that a learned scale gets.
+    """
+
+    factor: Factor
+    ridge: Any
+    n_samples: int
+    exactness: Exactness
+    feature_map: Any = None
+    columns: Array | None = None
+    inputs_from: Literal["values", "model_inputs"] = "values"
+    input_columns: Array | None = None
+
+    def features(self, X: Any) -> Features:
+        """Run the feature map once on X."""
+        return Features(model_inputs=X, values=mapped(self.feature_map, X))
+
+    def inputs(self, features: Features) -> Array:
+        """Return the numeric inputs of a learned scale: the features, or what their map was given."""
+        source = features.values if self.inputs_from == "values" else as_numbers(features.model_inputs)
+        return dense_inputs(source, self.input_columns)
+
+    def leverages(self, features: Features) -> tuple[Array, Array]:
+        """Return posterior and sampling leverage from one pass over the rows."""
+        return self.factor.leverages(selected(features.values, self.columns))
+
+    def leverage(self, features: Features) -> Array:
+        """Return h(x) of each row, shape (m,)."""
+        return self.factor.leverage(selected(features.values, self.columns))
+
+    def sampling_leverage(self, features: Features) -> Array:
+        """Return s(x) of each row, shape (m,)."""
+        return self.factor.sampling_leverage(selected(features.values, self.columns))
+
+    def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
+        """Return h(x, z), shape (m, k); the training rows are not kept and have to be passed as `others`."""
+        others = passed_rows(others, "a space of features keeps none")
+        return self.factor.cross_leverage(
+            selected(features.values, self.columns), selected(others.values, self.columns)
+        )
+
+    def smooth(self, training: Features, y: Array, weights: Array | None) -> Array:
+        """Return sum_j h(x_i, x_j) w_j y_j (n, q) by slopes: O(n d) for each output."""
+        weighted = y if weights is None else weights[:, None] * y
+        return self.factor.smooth(selected(training.values, self.columns), weighted)
+
+    def reweighted(self, training: Features, weights: Array) -> "FeatureSpace":
+        """Return the space with precision Phi'W Phi + ridge for other weights; it shares all but the factor."""
+        penalty = 1.0 if is_empty(self.columns) else self.ridge
+        rows = selected(training.values, self.columns)
+        return replace(self, factor=Auto().factor(rows, penalty, weights, self.factor.fit_intercept))
+
+
+def mapped(feature_map: Any, X: Any) -> Any:
+    """Return the features of X as a float array or CSR matrix."""
+    return as_numbers(X if feature_map is None else feature_map.transform(kept(X, feature_map)))
+
+
+def selected(values: Any, columns: Array | None) -> Any:
+    """Return the columns that count; one zero column when none does."""
+    if columns is None:
+        return values
+    if is_empty(columns):
+        return np.zeros((values.shape[0], 1))
+    return values[:, columns]
+
+
+def is_empty(columns: Array | None) -> bool:
+    """Whether no column is active."""
+    return columns is not None and len(columns) == 0
+
+
+# A learned scale needs dense inputs; of sparse ones it gets this many columns.
+DENSE_COLUMNS = 256
+
+
+# Parameters that let scikit-learn's estimators overwrite X (and some y too) when they are False.
+_KEEP_INPUTS = frozenset({"copy", "copy_X", "copy_x"})
+
+
+def kept(X: Any, estimator: Any) -> Any:
+    """Return rows (or targets) to hand to an estimator: X itself, or a copy where the estimator may overwrite them.
+
+    Leverage is measured on the same rows after the estimator has been fitted to them.
+    """
+    settings = estimator.get_params(deep=True) if isinstance(estimator, BaseEstimator) else {}
+    overwrites = any(value is False and name.rpartition("__")[2] in _KEEP_INPUTS for name, value in settings.items())
+    return copy.deepcopy(X) if overwrites else X
+
+
+def as_numbers(X: Any) -> Any:
+    """Return rows as a float array or CSR matrix, without a copy where they are one; NaN and infinity pass."""
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype in (np.float64, np.float32) and X.size > 0:
+        return X
+    return check_array(X, accept_sparse="csr", dtype=[np.float64, np.float32], ensure_all_finite=False)
+
+
+def input_columns(values: Any) -> Array | None:
+    """Choose the columns that stand for the inputs: all (None) of dense rows, those of largest variance of CSR."""
+    if not sparse.issparse(values) or values.shape[1] <= DENSE_COLUMNS:
+        return None
+    mean = np.asarray(values.mean(axis=0)).ravel()
+    variance = np.asarray(values.multiply(values).mean(axis=0)).ravel() - mean**2
+    return np.sort(np.argpartition(-variance, DENSE_COLUMNS)[:DENSE_COLUMNS])
+
+
+def dense_inputs(values: Any, columns: Array | None) -> Array:
+    """Return the chosen columns as a dense array."""
+    if not sparse.issparse(values):
+        return np.asarray(values)
+    return (values if columns is None else values[:, columns]).toarray()
+
+
+def combined_weights(row_weights: Array | None, sample_weight: Any, n_samples: int) -> Array | None:
+    """Return the user's weights times those that the model gave its own training rows; None when all are 1."""
+    own = None if sample_weight is None else check_weights(sample_weight, n_samples)
+    if row_weights is None:
+        return own
+    if len(row_weights) != n_samples:
+        raise ValueError(
+            f"this model weighted its own {len(row_weights)} training rows (outliers, or noise of each row), so its "
+            f"geometry must be fitted to these rows; got {n_samples} rows. Fit the model on the rows that are to be "
+            "the reference, or pass geometry=InputsGeometry()."
+        )
+    return row_weights if own is None else row_weights * own

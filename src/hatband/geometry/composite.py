@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from hatband.arrays.typing import Array
-from hatband.geometry.base import Exactness, Features, Geometry, Space
-from hatband.geometry.convert import kept
+from hatband.geometry.base import Exactness, Features, Geometry, Space, kept
 from hatband.geometry.model import final_step, weakest
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +10,18 @@ from scipy.special import expit
 from sklearn.utils.extmath import safe_sparse_dot
 
 from hatband.arrays.typing import Array
-from hatband.geometry.base import Exactness, Features, Geometry, Space, passed_rows
-from hatband.geometry.convert import as_numbers, combined_weights, dense_inputs, input_columns, kept
-from hatband.linalg import Auto, Factor, Solver
+from hatband.geometry.base import (
+    Exactness,
+    FeatureSpace,
+    Geometry,
+    as_numbers,
+    combined_weights,
+    input_columns,
+    is_empty,
+    mapped,
+    selected,
+)
+from hatband.linalg import Auto, Solver
 
 
 class RidgeRule(ABC):
@@ -136,7 +145,7 @@ class FeatureGeometry(Geometry):
         weights = combined_weights(self.row_weights, sample_weight, n_samples)
         ridge = total_ridge(self.ridge, n_samples, weights)
         # An empty active set is a zero column under any ridge: it adds nothing to 1/sum(w).
-        penalty = 1.0 if _is_empty(self.columns) else ridge
+        penalty = 1.0 if is_empty(self.columns) else ridge
         factor = self.solver.factor(selected(values, self.columns), penalty, weights, self.fit_intercept)
         inputs = X if self.inputs_from == "model_inputs" else values
         return FeatureSpace(
@@ -149,93 +158,6 @@ class FeatureGeometry(Geometry):
             inputs_from=self.inputs_from,
             input_columns=input_columns(inputs),
         )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FeatureSpace(Space):
-    """Features, factored: every leverage is read off one factor; no training rows are kept.
-
-    Parameters
-    ----------
-    factor : Factor
-        Factor of Phi'W Phi + ridge.
-    ridge : float or array of shape (d,)
-        Ridge in the sum convention.
-    n_samples : int
-        Number of training rows.
-    exactness : {"exact", "given", "none"}
-        What leave-one-out in closed form may claim.
-    feature_map, columns, inputs_from
-        As in the geometry.
-    input_columns : array of int, or None
-        Columns of CSR rows that a learned scale gets.
-    """
-
-    factor: Factor
-    ridge: Any
-    n_samples: int
-    exactness: Exactness
-    feature_map: Any = None
-    columns: Array | None = None
-    inputs_from: Literal["values", "model_inputs"] = "values"
-    input_columns: Array | None = None
-
-    def features(self, X: Any) -> Features:
-        """Run the feature map once on X."""
-        return Features(model_inputs=X, values=mapped(self.feature_map, X))
-
-    def inputs(self, features: Features) -> Array:
-        """Return the numeric inputs of a learned scale: the features, or what their map was given."""
-        source = features.values if self.inputs_from == "values" else as_numbers(features.model_inputs)
-        return dense_inputs(source, self.input_columns)
-
-    def leverages(self, features: Features) -> tuple[Array, Array]:
-        """Return posterior and sampling leverage from one pass over the rows."""
-        return self.factor.leverages(selected(features.values, self.columns))
-
-    def leverage(self, features: Features) -> Array:
-        """Return h(x) of each row, shape (m,)."""
-        return self.factor.leverage(selected(features.values, self.columns))
-
-    def sampling_leverage(self, features: Features) -> Array:
-        """Return s(x) of each row, shape (m,)."""
-        return self.factor.sampling_leverage(selected(features.values, self.columns))
-
-    def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
-        """Return h(x, z), shape (m, k); the training rows are not kept and have to be passed as `others`."""
-        others = passed_rows(others, "a space of features keeps none")
-        return self.factor.cross_leverage(
-            selected(features.values, self.columns), selected(others.values, self.columns)
-        )
-
-    def smooth(self, training: Features, y: Array, weights: Array | None) -> Array:
-        """Return sum_j h(x_i, x_j) w_j y_j (n, q) by slopes: O(n d) for each output."""
-        weighted = y if weights is None else weights[:, None] * y
-        return self.factor.smooth(selected(training.values, self.columns), weighted)
-
-    def reweighted(self, training: Features, weights: Array) -> "FeatureSpace":
-        """Return the space with precision Phi'W Phi + ridge for other weights; it shares all but the factor."""
-        penalty = 1.0 if _is_empty(self.columns) else self.ridge
-        rows = selected(training.values, self.columns)
-        return replace(self, factor=Auto().factor(rows, penalty, weights, self.factor.fit_intercept))
-
-
-def mapped(feature_map: Any, X: Any) -> Any:
-    """Return the features of X as a float array or CSR matrix."""
-    return as_numbers(X if feature_map is None else feature_map.transform(kept(X, feature_map)))
-
-
-def selected(values: Any, columns: Array | None) -> Any:
-    """Return the columns that count; one zero column when none does."""
-    if columns is None:
-        return values
-    if _is_empty(columns):
-        return np.zeros((values.shape[0], 1))
-    return values[:, columns]
-
-
-def _is_empty(columns: Array | None) -> bool:
-    return columns is not None and len(columns) == 0
 
 
 def _identity(values: Array) -> Array:

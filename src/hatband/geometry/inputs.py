@@ -20,9 +20,9 @@ from sklearn.utils import _safe_indexing
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_finite, check_ridge
-from hatband.geometry.base import Exactness, Geometry
-from hatband.geometry.convert import as_numbers, kept
-from hatband.geometry.features import FeatureGeometry, FeatureSpace
+from hatband.formulas.ridge_choice import INPUTS_RIDGE
+from hatband.geometry.base import Exactness, FeatureSpace, Geometry, as_numbers, kept
+from hatband.geometry.features import FeatureGeometry
 
 # A column of words gets one feature for each of its most frequent levels, at most this many.
 MAX_LEVELS = 20
@@ -95,7 +95,7 @@ class InputsGeometry(Geometry):
 
     standardise: bool = True
     fit_intercept: bool = True
-    ridge: float = 1.0
+    ridge: float = INPUTS_RIDGE
     exactness: Exactness = field(default="none", init=False, repr=False)
 
     def fit(self, X: Any, sample_weight: Array | None = None) -> FeatureSpace:

@@ -8,8 +8,7 @@ import numpy as np
 from hatband.arrays.kinds import on_host
 from hatband.arrays.typing import Array
 from hatband.checks import check_ridge
-from hatband.geometry.base import Exactness, Features, Geometry, Space
-from hatband.geometry.convert import combined_weights, input_columns
+from hatband.geometry.base import Exactness, Features, Geometry, Space, combined_weights, input_columns
 from hatband.geometry.kernels import Kernel, blocks
 from hatband.linalg import KernelFactor, KernelSpectrum, factor_kernel
 

@@ -14,7 +14,7 @@ from sklearn.utils import check_array
 from hatband.arrays.backend import AnyBackend, NumpyBackend, backend_of
 from hatband.arrays.typing import Array, Float
 from hatband.checks import check_finite, check_in
-from hatband.geometry.convert import as_numbers
+from hatband.geometry.base import as_numbers
 
 # Test rows whose kernel with all training rows is held at once.
 BLOCK_ROWS = 1024

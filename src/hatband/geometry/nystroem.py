@@ -8,8 +8,7 @@ from scipy import linalg
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_ridge, check_weights
-from hatband.geometry.base import Exactness, Features, Geometry, Space, passed_rows
-from hatband.geometry.convert import input_columns
+from hatband.geometry.base import Exactness, Features, Geometry, Space, input_columns, passed_rows
 from hatband.geometry.kernel import KernelGeometry, KernelSpace
 from hatband.geometry.kernels import Kernel, blocks
 from hatband.linalg import Auto, Factor

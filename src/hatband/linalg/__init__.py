@@ -4,8 +4,7 @@ from hatband.linalg.auto import Auto
 from hatband.linalg.base import Factor, Solver
 from hatband.linalg.cholesky import Cholesky
 from hatband.linalg.dual import Dual
-from hatband.linalg.kernel import KernelFactor, factor_kernel
-from hatband.linalg.kernel_spectrum import KernelSpectrum
+from hatband.linalg.kernel import KernelFactor, KernelSpectrum, factor_kernel
 from hatband.linalg.qr import QR, CholeskyQR2
 from hatband.linalg.spectral import Spectral
 from hatband.linalg.statistics import GramStatistics

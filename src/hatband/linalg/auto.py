@@ -12,10 +12,9 @@ from hatband.arrays.typing import Array, Float, Shaped
 from hatband.checks import LeverageWarning
 from hatband.linalg.base import Factor
 from hatband.linalg.cholesky import Triangle, cholesky_triangle, factor_upper, gram_error, singular
-from hatband.linalg.design import Design, centred_gram, design_of, determined_gram
+from hatband.linalg.design import GRAM_COLUMNS, Design, centred_gram, design_of, determined_gram
 from hatband.linalg.dual import factor_dual
 from hatband.linalg.qr import factor_triangle, factor_twice, scaled_triangle, stacked_triangle
-from hatband.linalg.sparse import GRAM_COLUMNS
 from hatband.linalg.spectral import factor_spectral
 
 
@@ -89,7 +88,7 @@ class Auto:
         triangle = cholesky_triangle(design.backend, gram, design.penalty)
         reason = f"{provisional.dropped(design)}{_conditioning(triangle)}"
         if triangle is not None and gram_error(triangle.rcond) <= self.tolerance:
-            return factor_upper(triangle, design.penalty, design.ridge, design.frame, reason)
+            return factor_upper(triangle, design, reason)
         if triangle is not None and triangle.rcond >= 10 * EPS:
             factor = factor_twice(design, triangle, f"{reason}: too small for Cholesky")
             if factor is not None:
@@ -100,7 +99,7 @@ class Auto:
         triangle = scaled_triangle(design.backend, stacked_triangle(design))
         if triangle.rcond > max(design.frame.n_samples, design.frame.n_features) * EPS:
             reason = f"{reason}: too small for CholeskyQR2"
-            return factor_triangle(triangle, design.penalty, design.ridge, design.frame, solver="QR", reason=reason)
+            return factor_triangle(triangle, design, reason)
         if np.any(design.ridge) and not np.all(design.ridge):
             raise np.linalg.LinAlgError(singular(design))
         return factor_spectral(provisional, "the features are rank deficient to working precision")

@@ -7,7 +7,7 @@ import numpy as np
 
 from hatband.arrays.backend import EPS, AnyBackend
 from hatband.arrays.typing import Array, Float, Shaped
-from hatband.linalg.base import Factor, Frame
+from hatband.linalg.base import Factor
 from hatband.linalg.design import Design, centred_gram, design_of, determined_gram
 
 
@@ -102,28 +102,28 @@ def cholesky_triangle(backend: AnyBackend, gram: Array, penalty: Array) -> Trian
     return None if upper is None else Triangle(upper, scale, backend.rcond_cholesky(upper, norm))
 
 
-def factor_gram(
-    gram: Float[Array, "k k"], penalty: Float[Array, " k"], ridge: Any, frame: Frame, reason: str
-) -> TriangularFactor | None:
-    """Factor a centred Gram matrix; None where Gram + diag(penalty) is not positive definite."""
-    triangle = cholesky_triangle(frame.backend, gram, penalty)
-    return None if triangle is None else factor_upper(triangle, penalty, ridge, frame, reason)
-
-
-def factor_upper(
-    triangle: Triangle, penalty: Float[Array, " k"], ridge: Any, frame: Frame, reason: str
+def triangular_factor(
+    design: Design, inverse: Float[Array, "k k"], *, rcond: float, error_bound: float, solver: str, reason: str
 ) -> TriangularFactor:
-    """Make a factor of the Cholesky factor of a Gram matrix."""
+    """Make a factor of R^-1."""
     return TriangularFactor(
-        frame=frame,
-        ridge=ridge,
-        rank=frame.width,
-        rcond=triangle.rcond,
-        error_bound=gram_error(triangle.rcond),
-        solver="Cholesky",
+        frame=design.frame,
+        ridge=design.ridge,
+        rank=design.frame.width,
+        rcond=rcond,
+        error_bound=error_bound,
+        solver=solver,
         reason=reason,
-        inverse=triangle.inverse(frame.backend),
-        penalty=penalty,
+        inverse=inverse,
+        penalty=design.penalty,
+    )
+
+
+def factor_upper(triangle: Triangle, design: Design, reason: str) -> TriangularFactor:
+    """Make a factor of the Cholesky factor of a Gram matrix."""
+    rcond, inverse = triangle.rcond, triangle.inverse(design.backend)
+    return triangular_factor(
+        design, inverse, rcond=rcond, error_bound=gram_error(rcond), solver="Cholesky", reason=reason
     )
 
 
@@ -167,10 +167,10 @@ class Cholesky:
         n d^2 + d^3/3 operations, O(d^2 + block d) memory.
         """
         design, gram = determined_gram(*centred_gram(design_of(features, ridge, weights, fit_intercept)))
-        factor = factor_gram(gram, design.penalty, design.ridge, design.frame, "asked for")
-        if factor is None:
+        triangle = cholesky_triangle(design.backend, gram, design.penalty)
+        if triangle is None:
             raise np.linalg.LinAlgError(singular(design))
-        return factor
+        return factor_upper(triangle, design, "asked for")
 
 
 def singular(design: Design) -> str:

@@ -1,19 +1,21 @@
 """Rows (x, y) on their way into running statistics: read in blocks, centred, and their means merged or taken apart."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from hatband.arrays.backend import AnyBackend, backend_of
-from hatband.arrays.typing import Array, Float
+from hatband.arrays.typing import Array, Float, Shaped
 from hatband.checks import check_finite, check_ridge, check_weights
 from hatband.linalg.base import Frame
 from hatband.linalg.design import Design
 
 # What is left of the weight after a removal counts as nothing below this share of what there was.
 _NOTHING = 1e-12
+S = TypeVar("S", bound="RunningStatistics")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,10 @@ class Centre:
     mean: Float[Array, " p"]
 
     def merged(self, other: "Centre") -> tuple["Centre", Float[Array, " p"]]:
-        """Return the centre of both, and the row that their scatter matrices need besides. Chan et al. 1979."""
+        """Return the centre of both, and the row that their scatter matrices need besides.
+
+        Chan, Golub and LeVeque (1983), eq. 2.1.
+        """
         n_samples, weight = self.n_samples + other.n_samples, self.weight + other.weight
         if not weight:
             return Centre(n_samples, 0.0, self.mean), 0.0 * self.mean
@@ -63,9 +68,87 @@ class Centre:
             raise ValueError(f"cannot remove weight {other.weight:.6g} from statistics of weight {self.weight:.6g}.")
 
 
-def no_centre(backend: AnyBackend, size: int) -> Centre:
-    """Return the centre of no rows."""
-    return Centre(0, 0.0, backend.zeros(size))
+@dataclass(frozen=True, eq=False)
+class RunningStatistics(ABC):
+    """What statistics of rows z = (x, y) have in common; `matrix` is what a subclass keeps of their scatter."""
+
+    centre: Centre
+    n_features: int
+
+    @property
+    @abstractmethod
+    def matrix(self) -> Float[Array, "p p"]:
+        """What is kept of the scatter of features and targets together."""
+
+    @abstractmethod
+    def add(self: S, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> S:
+        """Return the statistics of these rows and of a block more."""
+
+    @classmethod
+    def empty(cls: type[S], n_features: int, n_targets: int = 0) -> S:
+        """Return the statistics of no rows."""
+        return cls._empty(backend_of(None), n_features, n_targets)
+
+    @classmethod
+    def _empty(cls: type[S], backend: AnyBackend, n_features: int, n_targets: int) -> S:
+        size = n_features + n_targets
+        # Every subclass adds one field, its matrix.
+        return cls(Centre(0, 0.0, backend.zeros(size)), n_features, backend.zeros(size, size))  # type: ignore[call-arg]
+
+    @classmethod
+    def of(cls: type[S], X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> S:
+        """Return the statistics of some rows; X may be CSR."""
+        return cls._empty(backend_of(X), int(X.shape[1]), target_columns(y)).add(X, y, weights)
+
+    @property
+    def backend(self) -> AnyBackend:
+        """Array library and device of the arrays."""
+        return backend_of(self.matrix)
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows."""
+        return self.centre.n_samples
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights."""
+        return self.centre.weight
+
+    @property
+    def mean(self) -> Float[Array, " d"]:
+        """Weighted mean of the features."""
+        return self.centre.mean[: self.n_features]
+
+    @property
+    def y_mean(self) -> Float[Array, " q"]:
+        """Weighted mean of the targets."""
+        return self.centre.mean[self.n_features :]
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets."""
+        return len(self.matrix) - self.n_features
+
+    def _on(self, backend: AnyBackend) -> tuple[Centre, Array]:
+        """Centre and matrix as arrays of their own on a backend."""
+        mean = backend.asarray(self.centre.mean) + 0.0
+        return Centre(self.n_samples, self.weight, mean), backend.asarray(self.matrix) + 0.0
+
+    def _both_on(self: S, other: S) -> tuple[AnyBackend, tuple[Centre, Array], tuple[Centre, Array]]:
+        """Two statistics of the same columns on one backend, as arrays of their own."""
+        if (other.n_features, other.n_targets) != (self.n_features, self.n_targets):
+            raise ValueError(
+                f"statistics of {self.n_features} features and {self.n_targets} targets cannot be merged with those of "
+                f"{other.n_features} and {other.n_targets}."
+            )
+        backend = backend_of(self.matrix if self.n_samples else other.matrix)
+        return backend, self._on(backend), other._on(backend)
+
+    def _block(self: S, X: Any, y: Any, weights: Any) -> S:
+        """Return the statistics of a block of rows on the backend of these."""
+        check_block(X, y, self.n_features, self.n_targets)
+        return self._empty(self.backend, self.n_features, self.n_targets).add(X, y, weights)
 
 
 def target_columns(y: Any) -> int:
@@ -125,7 +208,7 @@ def _centre(backend: AnyBackend, block: Array, roots: Array | None) -> Centre:
     weights = backend.ones(len(block)) if roots is None else roots**2
     weight = float(weights.sum())
     if not weight:
-        return no_centre(backend, block.shape[1]).merged(Centre(len(block), 0.0, block[0] * 0.0))[0]
+        return Centre(len(block), 0.0, 0.0 * block[0])
     shift = block[0] + 0.0
     block -= shift
     offset = (weights @ block) / weight

@@ -7,7 +7,6 @@ import numpy as np
 
 from hatband.arrays.backend import EPS, AnyBackend
 from hatband.arrays.typing import Array, Float, Shaped
-from hatband.linalg.base import Frame
 from hatband.linalg.cholesky import (
     Triangle,
     TriangularFactor,
@@ -15,6 +14,7 @@ from hatband.linalg.cholesky import (
     orthogonal_error,
     power_of_two,
     singular,
+    triangular_factor,
 )
 from hatband.linalg.design import Design, centred, centred_gram, design_of, determined, determined_gram
 
@@ -37,20 +37,11 @@ def scaled_triangle(backend: AnyBackend, upper: Float[Array, "k k"]) -> Triangle
     return Triangle(scaled, scale, backend.rcond_triangle(scaled))
 
 
-def factor_triangle(
-    triangle: Triangle, penalty: Float[Array, " k"], ridge: Any, frame: Frame, *, solver: str, reason: str
-) -> TriangularFactor:
+def factor_triangle(triangle: Triangle, design: Design, reason: str) -> TriangularFactor:
     """Make a factor of R, whose relative error in the leverage grows with the condition number, not its square."""
-    return TriangularFactor(
-        frame=frame,
-        ridge=ridge,
-        rank=frame.width,
-        rcond=triangle.rcond,
-        error_bound=orthogonal_error(triangle.rcond),
-        solver=solver,
-        reason=reason,
-        inverse=triangle.inverse(frame.backend),
-        penalty=penalty,
+    rcond, inverse = triangle.rcond, triangle.inverse(design.backend)
+    return triangular_factor(
+        design, inverse, rcond=rcond, error_bound=orthogonal_error(rcond), solver="QR", reason=reason
     )
 
 
@@ -87,7 +78,7 @@ class QR:
         triangle = scaled_triangle(design.backend, stacked_triangle(design))
         if triangle.rcond <= EPS:
             raise np.linalg.LinAlgError(singular(design))
-        return factor_triangle(triangle, design.penalty, design.ridge, design.frame, solver="QR", reason="asked for")
+        return factor_triangle(triangle, design, "asked for")
 
 
 def factor_twice(design: Design, first: Triangle, reason: str) -> TriangularFactor | None:
@@ -106,16 +97,8 @@ def factor_twice(design: Design, first: Triangle, reason: str) -> TriangularFact
         return None
     inverse = backend.trmm(inverse, backend.tri_inv(upper))
     rcond = backend.rcond_triangle(inverse * first.scale[:, None])
-    return TriangularFactor(
-        frame=design.frame,
-        ridge=design.ridge,
-        rank=design.frame.width,
-        rcond=rcond,
-        error_bound=orthogonal_error(rcond),
-        solver="CholeskyQR2",
-        reason=reason,
-        inverse=inverse,
-        penalty=design.penalty,
+    return triangular_factor(
+        design, inverse, rcond=rcond, error_bound=orthogonal_error(rcond), solver="CholeskyQR2", reason=reason
     )
 
 

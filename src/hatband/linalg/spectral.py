@@ -106,20 +106,6 @@ class SpectralFactor(Factor):
         ridge = self._one(ridge)
         return factor_spectrum(self.spectrum if ridge == 0 else self.spectrum.raw(), ridge, ridge, self.reason)
 
-    def leverage_path(self, rows: Shaped[Array, "m d"], ridges: Shaped[Array, " l"]) -> Float[Array, "m l"]:
-        """Posterior leverage of each row at each ridge: Z^2 / (s^2 + ridge) + |phi_perp|^2 / ridge, Z = rows V."""
-        checked = [self._one(ridge) for ridge in ridges]
-        backend, factor = self.frame.backend, self.at(1.0)
-        strengths = backend.asarray([ridge or 1.0 for ridge in checked])
-        gains = 1 / (factor.spectrum.values[:, None] ** 2 + strengths)
-        path = backend.empty(int(rows.shape[0]), len(checked))
-        for part, block, _ in factor.frame.blocks(rows):
-            inner, outer = factor._split(block)
-            path[part] = inner**2 @ gains + outer[:, None] / strengths + self._floor
-        for zero in np.flatnonzero(np.equal(checked, 0)):
-            path[:, zero] = backend.asarray(self.at(0.0).leverage(rows))
-        return backend.like(path, rows)
-
     def unseen_leverage(self, rows: Shaped[Array, "m d"]) -> Float[Array, " m"]:
         """Return |phi_perp|^2 / t of each row: what of h(x) lies outside the directions, at a ridge > 0."""
         backend = self.frame.backend
@@ -127,14 +113,6 @@ class SpectralFactor(Factor):
         for part, block, _ in self.frame.blocks(rows):
             found[part] = self._split(block)[1] / self.strength
         return backend.like(found, rows)
-
-    def solve_path(self, rhs: Shaped[Array, "d q"], ridges: Shaped[Array, " l"]) -> Float[Array, "l d q"]:
-        """Return A^-1 rhs at each ridge."""
-        backend = self.frame.backend
-        path = backend.empty(len(ridges), *rhs.shape)
-        for i, ridge in enumerate(ridges):
-            path[i] = backend.asarray(self.at(ridge).solve(rhs))
-        return backend.like(path, rhs)
 
     def logdet(self) -> float:
         """Return log det A; -inf when A is singular."""
@@ -258,9 +236,9 @@ class Spectral:
     >>> import numpy as np
     >>> from hatband.linalg import Spectral
     >>> X = np.eye(5)[:, :3]
-    >>> path = Spectral().factor(X, fit_intercept=False).leverage_path(X[:1], np.array([0.0, 1.0, 3.0]))
-    >>> path.round(6)
-    array([[1.  , 0.5 , 0.25]])
+    >>> factor = Spectral().factor(X, fit_intercept=False)
+    >>> [round(float(factor.at(ridge).leverage(X[:1])[0]), 6) for ridge in (0.0, 1.0, 3.0)]
+    [1.0, 0.5, 0.25]
     """
 
     def factor(

@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from hatband.arrays.backend import EPS, AnyBackend, backend_of
+from hatband.arrays.backend import EPS, backend_of
 from hatband.arrays.typing import Array, Float, Shaped
 from hatband.checks import LeverageWarning
 from hatband.linalg.cholesky import TriangularFactor, cholesky_triangle, factor_upper, singular
 from hatband.linalg.design import determined_gram
-from hatband.linalg.moments import Centre, centred_blocks, check_block, design_at, no_centre, target_columns
+from hatband.linalg.moments import RunningStatistics, centred_blocks, check_block, design_at
 
 # A sum of squares may come out this much below zero, relative to what it was before a removal.
 _ROUNDING = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
-class GramStatistics:
+class GramStatistics(RunningStatistics):
     """Number, weight, mean and centred Gram matrix sum_i w_i (z_i - mean)(z_i - mean)' of rows z = (x, y).
 
     Immutable: every verb returns new statistics. All arrays are float64, whatever the rows are; with tensors they stay
@@ -47,44 +47,12 @@ class GramStatistics:
     4
     """
 
-    centre: Centre
-    n_features: int
     joint: Float[Array, "p p"]
 
-    @classmethod
-    def empty(cls, n_features: int, n_targets: int = 0) -> "GramStatistics":
-        """Return the statistics of no rows."""
-        return cls._empty(backend_of(None), n_features, n_targets)
-
-    @classmethod
-    def _empty(cls, backend: AnyBackend, n_features: int, n_targets: int) -> "GramStatistics":
-        size = n_features + n_targets
-        return cls(no_centre(backend, size), n_features, backend.zeros(size, size))
-
-    @classmethod
-    def of(cls, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "GramStatistics":
-        """Return the statistics of some rows; X may be CSR."""
-        return cls._empty(backend_of(X), int(X.shape[1]), target_columns(y)).add(X, y, weights)
-
     @property
-    def backend(self) -> AnyBackend:
-        """Array library and device of the arrays."""
-        return backend_of(self.joint)
-
-    @property
-    def n_samples(self) -> int:
-        """Number of rows."""
-        return self.centre.n_samples
-
-    @property
-    def weight(self) -> float:
-        """Sum of the weights."""
-        return self.centre.weight
-
-    @property
-    def mean(self) -> Float[Array, " d"]:
-        """Weighted mean of the features."""
-        return self.centre.mean[: self.n_features]
+    def matrix(self) -> Float[Array, "p p"]:
+        """The joint Gram matrix."""
+        return self.joint
 
     @property
     def gram(self) -> Float[Array, "d d"]:
@@ -97,19 +65,9 @@ class GramStatistics:
         return self.joint[: self.n_features, self.n_features :]
 
     @property
-    def y_mean(self) -> Float[Array, " q"]:
-        """Weighted mean of the targets."""
-        return self.centre.mean[self.n_features :]
-
-    @property
     def y_square(self) -> Float[Array, "q q"]:
         """Centred cross-products of the targets."""
         return self.joint[self.n_features :, self.n_features :]
-
-    @property
-    def n_targets(self) -> int:
-        """Number of targets."""
-        return len(self.joint) - self.n_features
 
     def add(self, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "GramStatistics":
         """Return the statistics of these rows and of a block more.
@@ -128,25 +86,11 @@ class GramStatistics:
             backend.syrk_add(joint, between[None] + 0.0)
         return GramStatistics(centre, self.n_features, backend.mirror(joint))
 
-    def _on(self, backend: AnyBackend) -> tuple[Centre, Array]:
-        """Centre and Gram matrix as arrays of their own on a backend."""
-        mean = backend.asarray(self.centre.mean) + 0.0
-        return Centre(self.n_samples, self.weight, mean), backend.asarray(self.joint) + 0.0
-
     def merge(self, other: "GramStatistics") -> "GramStatistics":
         """Return the statistics of the rows of both."""
-        self._refuse_other(other)
-        backend = backend_of(self.joint if self.n_samples else other.joint)
-        (mine, joint), (theirs, addition) = self._on(backend), other._on(backend)
+        _, (mine, joint), (theirs, addition) = self._both_on(other)
         centre, between = mine.merged(theirs)
         return GramStatistics(centre, self.n_features, joint + addition + between[:, None] * between)
-
-    def _refuse_other(self, other: "GramStatistics") -> None:
-        if (other.n_features, other.n_targets) != (self.n_features, self.n_targets):
-            raise ValueError(
-                f"statistics of {self.n_features} features and {self.n_targets} targets cannot be merged with those of "
-                f"{other.n_features} and {other.n_targets}."
-            )
 
     def remove(self, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "GramStatistics":
         """Return the statistics without a block of rows that had been added.
@@ -161,9 +105,7 @@ class GramStatistics:
         A difference: the Gram matrix that is left has an absolute error of eps times the one before, its leverages a
         relative error of up to eps |A before| / (smallest eigenvalue of A after).
         """
-        backend = backend_of(self.joint)
-        check_block(X, y, self.n_features, self.n_targets)
-        block = GramStatistics._empty(backend, self.n_features, self.n_targets).add(X, y, weights)
+        backend, block = self.backend, self._block(X, y, weights)
         centre, between = self.centre.removed(block.centre)
         if not centre.weight:
             return GramStatistics(centre, self.n_features, 0.0 * self.joint)
@@ -203,7 +145,7 @@ class GramStatistics:
         triangle = cholesky_triangle(design.backend, gram, design.penalty)
         if triangle is None or triangle.rcond <= EPS:
             raise np.linalg.LinAlgError(f"{singular(design)} Statistics keep no rows: TriangularStatistics can.")
-        factor = factor_upper(triangle, design.penalty, design.ridge, design.frame, "running Gram matrix")
+        factor = factor_upper(triangle, design, "running Gram matrix")
         if factor.error_bound > tolerance:
             warnings.warn(
                 f"the Gram matrix has a reciprocal condition number of {factor.rcond:.1e}: leverages may be wrong by a "
@@ -220,6 +162,13 @@ class GramStatistics:
             return self.gram, self.cross
         raw = self.joint + self.weight * self.centre.mean[:, None] * self.centre.mean
         return raw[: self.n_features, : self.n_features], raw[: self.n_features, self.n_features :]
+
+    def root(self) -> Float[Array, "p p"]:
+        """Return a matrix R with R'R the centred Gram matrix of features and targets, each column to its own scale."""
+        unit = self.joint.diagonal() ** 0.5
+        unit = unit + (unit == 0)
+        values, vectors = self.backend.eigh(self.joint / unit / unit[:, None])
+        return (values.clip(0.0) ** 0.5)[:, None] * vectors.T * unit
 
     def coefficients(
         self, ridge: Any = 0.0, fit_intercept: bool = True

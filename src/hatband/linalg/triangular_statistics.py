@@ -8,13 +8,13 @@ from hatband.arrays.typing import Array, Float, Shaped
 from hatband.linalg.base import Factor
 from hatband.linalg.cholesky import TriangularFactor, power_of_two
 from hatband.linalg.design import Design, determined
-from hatband.linalg.moments import Centre, centred_blocks, check_block, design_at, no_centre, target_columns
+from hatband.linalg.moments import RunningStatistics, centred_blocks, check_block, design_at
 from hatband.linalg.qr import factor_triangle, scaled_triangle
 from hatband.linalg.spectral import factor_compressed
 
 
 @dataclass(frozen=True, eq=False)
-class TriangularStatistics:
+class TriangularStatistics(RunningStatistics):
     """Number, weight, mean and the triangle R of the centred rows z = (x, y): R'R = sum_i w_i (z_i - m)(z_i - m)'.
 
     Immutable: every verb returns new statistics. Leverages are as accurate as from QR of all rows at once.
@@ -43,49 +43,12 @@ class TriangularStatistics:
     9.0
     """
 
-    centre: Centre
-    n_features: int
     triangle: Float[Array, "p p"]
 
-    @classmethod
-    def empty(cls, n_features: int, n_targets: int = 0) -> "TriangularStatistics":
-        """Return the statistics of no rows."""
-        return cls._empty(backend_of(None), n_features, n_targets)
-
-    @classmethod
-    def _empty(cls, backend: AnyBackend, n_features: int, n_targets: int) -> "TriangularStatistics":
-        size = n_features + n_targets
-        return cls(no_centre(backend, size), n_features, backend.zeros(size, size))
-
-    @classmethod
-    def of(cls, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "TriangularStatistics":
-        """Return the statistics of some rows; X may be CSR."""
-        return cls._empty(backend_of(X), int(X.shape[1]), target_columns(y)).add(X, y, weights)
-
     @property
-    def n_samples(self) -> int:
-        """Number of rows."""
-        return self.centre.n_samples
-
-    @property
-    def weight(self) -> float:
-        """Sum of the weights."""
-        return self.centre.weight
-
-    @property
-    def mean(self) -> Float[Array, " d"]:
-        """Weighted mean of the features."""
-        return self.centre.mean[: self.n_features]
-
-    @property
-    def y_mean(self) -> Float[Array, " q"]:
-        """Weighted mean of the targets."""
-        return self.centre.mean[self.n_features :]
-
-    @property
-    def n_targets(self) -> int:
-        """Number of targets."""
-        return len(self.triangle) - self.n_features
+    def matrix(self) -> Float[Array, "p p"]:
+        """The triangle."""
+        return self.triangle
 
     def add(self, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "TriangularStatistics":
         """Return the statistics of these rows and of a block more; errors as in `GramStatistics.add`."""
@@ -98,20 +61,9 @@ class TriangularStatistics:
             triangle = backend.qr_add(triangle, between[None] + 0.0)
         return TriangularStatistics(centre, self.n_features, triangle)
 
-    def _on(self, backend: AnyBackend) -> tuple[Centre, Array]:
-        """Centre and triangle as arrays of their own on a backend."""
-        mean = backend.asarray(self.centre.mean) + 0.0
-        return Centre(self.n_samples, self.weight, mean), backend.asarray(self.triangle) + 0.0
-
     def merge(self, other: "TriangularStatistics") -> "TriangularStatistics":
         """Return the statistics of the rows of both."""
-        if (other.n_features, other.n_targets) != (self.n_features, self.n_targets):
-            raise ValueError(
-                f"statistics of {self.n_features} features and {self.n_targets} targets cannot be merged with those of "
-                f"{other.n_features} and {other.n_targets}."
-            )
-        backend = backend_of(self.triangle if self.n_samples else other.triangle)
-        (mine, triangle), (theirs, addition) = self._on(backend), other._on(backend)
+        backend, (mine, triangle), (theirs, addition) = self._both_on(other)
         centre, between = mine.merged(theirs)
         triangle = backend.qr_add(backend.qr_add(triangle, addition), between[None] + 0.0)
         return TriangularStatistics(centre, self.n_features, triangle)
@@ -131,9 +83,7 @@ class TriangularStatistics:
         That is the error which hyperbolic rotations have too: no downdate recovers a direction that the removed rows
         held almost alone (t^2 is their leverage). Directions with 1 - t^2 below rounding are taken to be gone.
         """
-        check_block(X, y, self.n_features, self.n_targets)
-        backend = backend_of(self.triangle)
-        block = TriangularStatistics._empty(backend, self.n_features, self.n_targets).add(X, y, weights)
+        backend, block = self.backend, self._block(X, y, weights)
         centre, between = self.centre.removed(block.centre)
         if not centre.weight:
             return TriangularStatistics(centre, self.n_features, 0.0 * self.triangle)
@@ -149,6 +99,10 @@ class TriangularStatistics:
             If there are no rows, or the ridge is negative.
         """
         return _factor(*self._stacked(ridge, fit_intercept))
+
+    def root(self) -> Float[Array, "p p"]:
+        """Return the triangle: R with R'R the centred Gram matrix of features and targets."""
+        return self.triangle
 
     def coefficients(
         self, ridge: Any = 0.0, fit_intercept: bool = True
@@ -190,7 +144,7 @@ def _factor(design: Design, columns: Array, stacked: Array) -> Factor:
     frame, width = design.frame, design.frame.width
     scaled = scaled_triangle(design.backend, stacked[:width, :width] + 0.0)
     if scaled.rcond > max(frame.n_samples, width) * EPS:
-        return factor_triangle(scaled, design.penalty, design.ridge, frame, solver="QR", reason="running triangle")
+        return factor_triangle(scaled, design, "running triangle")
     reason = "running triangle, rank deficient to working precision"
     return factor_compressed(design, columns[:, :width] + 0.0, reason)
 

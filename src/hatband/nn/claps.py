@@ -98,8 +98,9 @@ class ClapsRegressor(BaseEstimator):
         residuals of rows that the network was not trained on (`validation` of `fit_train`). A callable is the noise
         head of the network, such as ``network.noise`` of an `MLP`. Fitted to training residuals it is too small and too
         sure of itself; with `validation` rows it becomes c sigma^k, 0 <= k <= 1, as their residuals bear out.
-    ridge : "evidence", "press", "gcv", "default" or float, default="evidence"
-        tau, in units of the noise: how it is chosen from the training rows, or its value.
+    ridge : float, list of float, "evidence", "loo", "gcv" or "auto", default="evidence"
+        tau, in units of the noise: how it is chosen from the training rows, or its value. "auto" is 1e-4 tr(Phi'W Phi)
+        / d.
     confidence_level : float or list of float, default=0.9
     symmetric : bool, default=True
         One threshold for both sides; False gives each side half of the miscoverage.

@@ -111,9 +111,9 @@ class EnsembleConformalRegressor(BaseEstimator):
         The linear layer whose input the features are; None finds it in each.
     scale : str, Scale or callable(rows) -> width, default="auto"
         As in `LastLayerConformalRegressor`, one for each network.
-    ridge : float or "auto", default="auto"
+    ridge : float, "evidence", "gcv" or "auto", default="auto"
         "auto" gives each network 1e-4 of the mean eigenvalue of its own Gram matrix, which makes their leverages
-        comparable. One number does not.
+        comparable. One number, or a ridge that each chooses, does not.
     confidence_level : float or list of float, default=0.9
         Probability with which an interval is to hold.
     symmetric : bool, default=True

@@ -34,8 +34,8 @@ class LastLayerLaplace(BaseEstimator):
     noise : callable(inputs) -> tensor (b,), (b, 1) or (b, q), or None, default=None
         Standard deviation of the noise, such as the ``noise`` of a network with a noise head; taken as it is. None:
         constant, its size by evidence.
-    ridge : "evidence", "press", "gcv", "default" or float, default="evidence"
-        How the ridge is chosen from the training rows; "default" is 1e-4 tr(Phi'W Phi) / d.
+    ridge : float, list of float, "evidence", "loo", "gcv" or "auto", default="evidence"
+        How the ridge is chosen from the training rows; "auto" is 1e-4 tr(Phi'W Phi) / d.
     mean : {"network", "posterior"}, default="network"
         What is predicted: the output of the network, or the posterior mean of its refitted last layer.
 

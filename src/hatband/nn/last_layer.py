@@ -55,10 +55,10 @@ class LastLayerConformalRegressor(BaseEstimator):
     scale : str, Scale or callable(rows) -> width, default="auto"
         The shape of the band, as in `SplitConformalRegressor`. Scales that learn do so from the `validation` rows of
         `fit_train`, or from its training rows where these can give honest residuals (see `residuals`).
-    ridge : float or "auto", default="auto"
+    ridge : float, "evidence", "gcv" or "auto", default="auto"
         Ridge on the features, in the sum convention. "auto": that of the head itself where it is a ridge regression on
         the training rows, else 1e-4 tr(Phi_c'Phi_c) / d, a ten-thousandth of the mean eigenvalue; with layer="all"
-        1e-2 tr(Phi_c'Phi_c) / min(n, d).
+        1e-2 tr(Phi_c'Phi_c) / min(n, d). "evidence" and "gcv" need training rows with y.
     penalise_bias : bool, default=False
         Whether the ridge is on the bias of the head too: h = [phi, 1]'A^-1[phi, 1], the variance of a Laplace
         approximation. By default the bias is a free intercept. A head without a bias has neither. With layer="all",

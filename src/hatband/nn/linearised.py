@@ -11,9 +11,10 @@ from torch import nn
 from hatband.arrays.typing import Array
 from hatband.checks import check_confidence_level, check_in, check_single_output, check_target
 from hatband.conformal import FullConformalRegressor
-from hatband.formulas.posterior import chosen_ridge
-from hatband.formulas.ridge_choice import RidgeSpectrum
+from hatband.formulas.ridge_choice import chosen_ridge, whole_network_ridge
+from hatband.formulas.ridge_spectrum import RidgeSpectrum
 from hatband.geometry import FeatureGeometry
+from hatband.linalg import KernelSpectrum
 from hatband.nn.measure.tangent import Expansion, TangentFeatures
 
 
@@ -28,9 +29,9 @@ class LinearisedConformalRegressor(BaseEstimator):
         A network with one output, trained on the rows that `fit` gets; never changed.
     method : {"studentised", "absolute", "deleted"}, default="studentised"
         The score, as in `FullConformalRegressor`.
-    ridge : "evidence", "press", "gcv", "default" or float, default="evidence"
+    ridge : float, list of float, "evidence", "loo", "gcv" or "auto", default="evidence"
         In the sum convention, on all parameters. It shapes predictions as well as leverages, so the rows are asked;
-        "default" is 1e-4 tr(J_c'J_c) / n.
+        "auto" is 1e-2 tr(J_c'J_c) / min(n, p), as in `TangentGeometry`.
     confidence_level : float or list of float, default=0.9
 
     Attributes
@@ -102,7 +103,11 @@ class LinearisedConformalRegressor(BaseEstimator):
         gradients = at.gradient
         wanted = target[:, 0] - _offset(at, weights)
         centred = gradients - gradients.mean(axis=0)
-        ridge = chosen_ridge(RidgeSpectrum.of_kernel(centred @ centred.T, wanted), self.ridge)
+        ridge = chosen_ridge(
+            self.ridge,
+            auto=lambda: whole_network_ridge(float(np.square(centred).sum()), *centred.shape),
+            spectrum=lambda: RidgeSpectrum.of_kernel(KernelSpectrum.of(centred @ centred.T, None, True), wanted),
+        )
         # Tuned on these rows, as the gradients are: the geometry says "exact" for the expansion as it is now given.
         conformal = FullConformalRegressor(
             Ridge(ridge), method=self.method, geometry=FeatureGeometry(ridge, True, "exact")

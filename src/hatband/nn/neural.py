@@ -46,7 +46,7 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         scales that learn fall back to leverage, with a warning, or refuse.
     symmetric : bool, default=True
         One threshold for both sides; False gives each side half of the miscoverage.
-    ridge : float or "auto", default="auto"
+    ridge : float, "evidence", "gcv" or "auto", default="auto"
         Ridge on the features; "auto" is 1e-4 of the mean eigenvalue of their Gram matrix.
     epochs, patience, batch_size, learning_rate, weight_decay
         Of training; see `fit_network`.

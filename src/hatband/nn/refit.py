@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hatband.checks import check_in
-from hatband.formulas.posterior import chosen_ridge
-from hatband.formulas.ridge_choice import RidgeSpectrum
+from hatband.formulas.ridge_choice import checked_ridge, chosen_ridge, last_layer_ridge
+from hatband.formulas.ridge_spectrum import RidgeSpectrum
 from hatband.linalg import TriangularStatistics
 from hatband.nn.measure.batches import (
     NO_ROWS,
@@ -30,7 +29,7 @@ def refit_head(
     y: Any = None,
     *,
     layer: str | nn.Module | None = None,
-    ridge: Any = "default",
+    ridge: Any = "auto",
 ) -> nn.Module:
     """Return a copy whose last layer minimises |y - Phi w - b|^2 + ridge |w|^2 over the rows, features as they are.
 
@@ -44,8 +43,8 @@ def refit_head(
         Targets beside an array.
     layer : str, nn.Module or None, default=None
         The last linear layer; None finds it, see `find_head`.
-    ridge : "default", "evidence", "gcv" or float, default="default"
-        In the sum convention; "default" is 1e-4 tr(Phi'Phi) / d. A bias is not penalised.
+    ridge : float, "evidence", "gcv" or "auto", default="auto"
+        In the sum convention; "auto" is 1e-4 tr(Phi'Phi) / d. A bias is not penalised. No rows are kept for "loo".
 
     Returns
     -------
@@ -79,8 +78,7 @@ def refit_head(
     >>> bool((better(X) - y).square().mean() < (net(X) - y).square().mean())
     True
     """
-    if isinstance(ridge, str):
-        check_in(ridge, ("default", "evidence", "gcv"), "ridge")
+    checked_ridge(ridge)
     batches = as_batches(data, y)
     head = head_of(module, batches, layer)
     if not head.is_affine:
@@ -90,7 +88,10 @@ def refit_head(
         )
     statistics = _statistics(module, head, batches)
     with_bias = head.layer.bias is not None
-    strength = chosen_ridge(RidgeSpectrum.of_statistics(statistics, with_bias), ridge)
+    spectrum = RidgeSpectrum.of_statistics(statistics, with_bias)
+    strength = chosen_ridge(
+        ridge, auto=lambda: last_layer_ridge(spectrum.trace, statistics.n_features), spectrum=lambda: spectrum
+    )
     slopes, intercepts = statistics.coefficients(strength, with_bias)
     refitted = copied(module)
     _write(dict(refitted.named_modules())[head.name], slopes, intercepts if with_bias else None)

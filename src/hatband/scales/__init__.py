@@ -1,8 +1,7 @@
 """Scales: how the width of a band varies from row to row."""
 
 from hatband.scales.auto import AutoScale
-from hatband.scales.base import Scale
-from hatband.scales.fixed import CallableScale, ConstantScale, LeverageScale
+from hatband.scales.base import CallableScale, ConstantScale, LeverageScale, Scale
 from hatband.scales.laplace import LaplaceScale
 from hatband.scales.learned import MagnitudeScale, QuantileScale
 from hatband.scales.strength import StrengthScale

@@ -12,7 +12,7 @@ from hatband.arrays.typing import Array
 from hatband.checks import LeverageWarning, check_confidence_level
 from hatband.fitted.rows import Rows
 from hatband.formulas.order_statistics import minimum_calibration_size
-from hatband.scales.base import Scale, band_of_one, fit_weighted, outputs, with_context
+from hatband.scales.base import LeverageScale, Scale, fit_weighted, outputs, shift_and_width, with_context
 from hatband.scales.candidates import (
     Candidates,
     FittedBlend,
@@ -28,7 +28,6 @@ from hatband.scales.candidates import (
     simplest_within_one_error,
     trial_version,
 )
-from hatband.scales.fixed import LeverageScale
 from hatband.scales.learned import DEFAULT_LEVEL
 
 FEWEST_ROWS = 100
@@ -141,7 +140,7 @@ class AutoScale(Scale):
         if len(self.scales_) == 1 and isinstance(self.scales_[0], LeverageScale):
             return self.scales_[0].predict(rows)
         views = zip(self.scales_, outputs(rows, len(self.scales_)), strict=True)
-        shifts, widths = zip(*(band_of_one(scale, one) for scale, one in views), strict=True)
+        shifts, widths = zip(*(shift_and_width(scale, one) for scale, one in views), strict=True)
         columns = [np.broadcast_to(shift, (len(rows), 1)) for shift in shifts]
         return (np.hstack(columns) if any(map(np.any, columns)) else 0.0), np.hstack(widths)
 

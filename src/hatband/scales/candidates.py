@@ -11,8 +11,7 @@ from hatband.arrays.typing import Array
 from hatband.fitted.rows import Rows
 from hatband.formulas.metrics import interval_score
 from hatband.formulas.order_statistics import conformal_quantile
-from hatband.scales.base import Scale, band_of_one, fit_weighted
-from hatband.scales.fixed import ConstantScale, LeverageScale
+from hatband.scales.base import ConstantScale, LeverageScale, Scale, fit_weighted, shift_and_width
 from hatband.scales.learned import LearnedScale, MagnitudeScale, QuantileScale
 from hatband.scales.learners import boosted_quantiles
 from hatband.scales.strength import StrengthScale
@@ -98,7 +97,7 @@ class FittedBlend:
 
     def predict(self, rows: Rows) -> tuple[Any, Array]:
         """Return shift and width."""
-        found = {id(scale): band_of_one(scale, rows) for scale in self.scales}
+        found = {id(scale): shift_and_width(scale, rows) for scale in self.scales}
         return mean_band([found[id(scale)] for scale in self.scales], np.asarray(self.thresholds))
 
 
@@ -110,7 +109,7 @@ def out_of_fold(
     for train, test in folds:
         weight = None if sample_weight is None else sample_weight[train]
         fitted = fit_weighted(clone(scale), rows.take(train), residual[train, None], sample_weight=weight, role="scale")
-        found_shift, found_width = band_of_one(fitted, rows.take(test))
+        found_shift, found_width = shift_and_width(fitted, rows.take(test))
         shift[test] = np.broadcast_to(found_shift, (len(test), 1))[:, 0]
         width[test] = found_width[:, 0]
     return shift, width

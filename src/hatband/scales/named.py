@@ -7,8 +7,7 @@ from sklearn.base import clone
 
 from hatband.fitted.rows import NoHeldOutResiduals, TrainingRows
 from hatband.scales.auto import AutoScale
-from hatband.scales.base import Scale, fit_weighted, with_context
-from hatband.scales.fixed import CallableScale, ConstantScale, LeverageScale
+from hatband.scales.base import CallableScale, ConstantScale, LeverageScale, Scale, fit_weighted, with_context
 from hatband.scales.laplace import LaplaceScale
 from hatband.scales.learned import MagnitudeScale, QuantileScale
 from hatband.scales.strength import StrengthScale

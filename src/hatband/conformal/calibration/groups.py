@@ -336,3 +336,7 @@ def _check_merge(by: Any, small: str) -> None:
             f"small='merge' needs groups with neighbours, that is by=LeverageBins(...); got by={by!r}. Use "
             "small='infinite' or 'pooled', or merge such groups in the labels."
         )
+
+
+#: Labels that are passed with the rows, for a model whose constructor names no groups.
+PASSED_LABELS = Grouping(Groups())

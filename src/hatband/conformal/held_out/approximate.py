@@ -19,9 +19,8 @@ from hatband.fitted.rows import predict_features
 from hatband.fitted.smoother import Smoother
 from hatband.formulas.leave_one_out import loo_predictions
 from hatband.geometry import FeatureGeometry, Features
+from hatband.geometry.base import as_numbers, selected
 from hatband.geometry.composite import Preprocessed, transformed
-from hatband.geometry.convert import as_numbers
-from hatband.geometry.features import selected
 from hatband.geometry.model import steps_of
 from hatband.scales import ConstantScale
 
@@ -152,6 +151,7 @@ class ApproximateJackknifePlusRegressor(HeldOutRegressor):
     """
 
     _methods: ClassVar[tuple[str, ...]] = ("plus", "minmax")
+    held_out_: NewtonLeaveOneOut
 
     def __init__(
         self,
@@ -165,31 +165,6 @@ class ApproximateJackknifePlusRegressor(HeldOutRegressor):
         self.method = method
         self.confidence_level = confidence_level
         self.block_size = block_size
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, **fit_params: Any) -> Self:
-        """Fit the estimator once and take one Newton step per row.
-
-        Parameters
-        ----------
-        X : array-like, sparse matrix or DataFrame of n rows
-        y : array-like (n,) or (n, 1)
-        sample_weight : array-like (n,), optional
-            Importance in training, >= 0.
-        **fit_params : dict
-            Further fit parameters of the estimator.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            If y holds NaN or infinity, a weight is negative, or the loss is not known.
-        """
-        return self._fit(X, y, sample_weight, fit_params)
-
-    held_out_: NewtonLeaveOneOut
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -15,7 +15,6 @@ from hatband.conformal.held_out.plus import METHODS, HeldOut
 from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows
 from hatband.conformal.training import TrainingData
 from hatband.formulas.order_statistics import minimum_calibration_size
-from hatband.geometry.convert import kept
 
 
 class HeldOutRegressor(RegressorWrapper, IntervalRegressor):
@@ -32,6 +31,31 @@ class HeldOutRegressor(RegressorWrapper, IntervalRegressor):
     @abstractmethod
     def _hold_out(self, data: TrainingData) -> HeldOut:
         """Fit to all rows and return the held-out models."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, **fit_params: Any) -> Self:
+        """Fit the estimator to all rows, and hold rows out of it.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or DataFrame of n rows
+            Handed to the estimator as it is.
+        y : array-like (n,) or (n, q)
+            Target, finite. One column as (n, 1) keeps its axis in the intervals.
+        sample_weight : array-like (n,), optional
+            Importance in training, >= 0. Ranks of scores are never weighted by it.
+        **fit_params : dict
+            Further fit parameters of the estimator.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If y holds NaN or infinity, a weight is negative, or rows cannot be held out as the class says.
+        """
+        return self._fit(X, y, sample_weight, fit_params)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, fit_params: dict[str, Any], cv_groups: Any = None) -> Self:
         data = replace(TrainingData.checked(X, y, sample_weight, fit_params), cv_groups=cv_groups)
@@ -61,9 +85,6 @@ class HeldOutRegressor(RegressorWrapper, IntervalRegressor):
 
     # ---------------------------------------------------------------- prediction
 
-    def _predict(self, X: Any) -> Array:
-        return self.estimator_.predict(kept(X, self.estimator_))
-
     def _band(self, X: Any) -> Band:
         return self.held_out_.band(self.held_out_.features(X))
 
@@ -75,9 +96,6 @@ class HeldOutRegressor(RegressorWrapper, IntervalRegressor):
         ends = METHODS[self.method](self.held_out_, features, len(point), levels)
         self._warn_if_infinite(levels, ends)
         return point, ends
-
-    def _leverage(self, X: Any) -> Array:
-        return self.space_.leverage(self.space_.features(X))
 
     def _warn_if_infinite(self, levels: list[Any], ends: list[Ends]) -> None:
         supported = [

@@ -11,13 +11,13 @@ from hatband.arrays.typing import Array
 from hatband.conformal.band import reach
 from hatband.conformal.held_out.plus import HeldOut, Reach
 from hatband.conformal.held_out.refits import Fold
-from hatband.conformal.pointwise import widths_at
 from hatband.fitted.rank_bounds import RankBounds, value_range
 from hatband.fitted.rows import TrainingRows
 from hatband.fitted.smoother import CrossedBlock, Smoother, WithoutBlock
 from hatband.formulas.full_conformal import CrossedRows
 from hatband.formulas.leave_one_out import loo_leverage_at, loo_predictions, loo_sampling_leverage_at
 from hatband.geometry import Features
+from hatband.scales.base import widths_at
 from hatband.scales.named import fit_scale
 
 # A block keeps |B|^2 numbers: beyond this a refit is cheaper to keep.

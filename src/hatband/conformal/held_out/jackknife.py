@@ -1,6 +1,6 @@
 """Jackknife+ from one factorisation: every row trains, every row calibrates, and nothing is refitted."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from hatband.checks import check_two_rows
 from hatband.conformal.exact_smoother import fit_smoother
@@ -101,31 +101,6 @@ class JackknifePlusRegressor(HeldOutRegressor):
         self.confidence_level = confidence_level
         self.allow_tuned = allow_tuned
         self.block_size = block_size
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, **fit_params: Any) -> Self:
-        """Fit the estimator once and read all leave-one-out models off its factorisation.
-
-        Parameters
-        ----------
-        X : array-like, sparse matrix or DataFrame of n rows
-            Handed to the estimator as it is.
-        y : array-like (n,) or (n, q)
-            Target, finite. One column as (n, 1) keeps its axis in the intervals.
-        sample_weight : array-like (n,), optional
-            Importance in training, >= 0. Ranks of scores are never weighted by it.
-        **fit_params : dict
-            Further fit parameters of the estimator.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            If y holds NaN or infinity, a weight is negative, or leave-one-out in closed form would not be exact.
-        """
-        return self._fit(X, y, sample_weight, fit_params)
 
     def _hold_out(self, data: TrainingData) -> LeaveOneOut:
         name = type(self).__name__

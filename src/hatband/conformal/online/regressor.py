@@ -28,7 +28,7 @@ from hatband.conformal.online.stream import Followed, Stream, StreamCalibration
 from hatband.conformal.regressor import IntervalRegressor, check_rows
 from hatband.conformal.training import TrainingData
 from hatband.formulas.order_statistics import minimum_calibration_size
-from hatband.geometry.convert import as_numbers, dense_inputs, kept
+from hatband.geometry.base import as_numbers, dense_inputs, kept
 from hatband.scales.named import as_scale
 
 # Sums of squares stay below the largest double.

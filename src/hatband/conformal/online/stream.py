@@ -12,8 +12,8 @@ from hatband.arrays.typing import Array, Bool, Float
 from hatband.conformal.band import Band, uncrossed
 from hatband.conformal.online.levels import LevelAdaptation
 from hatband.conformal.online.ridge import Forecast, StreamingRidge, StreamRows
-from hatband.conformal.pointwise import widths_at
 from hatband.formulas.order_statistics import exact_level, minimum_calibration_size
+from hatband.scales.base import widths_at
 
 
 def rank_at(miscoverage: float, n: int) -> int:

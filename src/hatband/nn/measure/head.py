@@ -13,7 +13,7 @@ from torch import nn
 
 from hatband.arrays.backend import EPS
 from hatband.arrays.typing import Array
-from hatband.formulas.ridge_choice import SMALL_RIDGE
+from hatband.formulas.ridge_choice import last_layer_ridge
 from hatband.linalg import GramStatistics
 from hatband.nn.measure.batches import called, home, placed, wide_on_host
 from hatband.nn.measure.parameter_subset import ForwardPass, Intercept, Part
@@ -114,7 +114,7 @@ class Head(Part):
 
     def default_ridge(self, trace: float, n_samples: int, n_features: int) -> float:
         """Return a ten-thousandth of the mean eigenvalue, 0 where no feature varies."""
-        return SMALL_RIDGE * trace / n_features
+        return last_layer_ridge(trace, n_features)
 
     def own_ridge(self, statistics: GramStatistics, intercept: Intercept, ridge: Any) -> float | None:
         """Return the ridge at which the layer is the ridge regression on these rows, None if it is not one."""

@@ -40,7 +40,7 @@ class Task:
         The network.
     batches : batches
         Training rows.
-    ridge : float or "auto"
+    ridge : float, "evidence", "gcv" or "auto"
         In the sum convention.
     penalise_bias : bool
         Whether the ridge is on a constant too.

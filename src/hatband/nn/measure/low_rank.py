@@ -11,14 +11,15 @@ from torch import nn
 from hatband.arrays.backend import backend_of
 from hatband.arrays.kinds import on_host
 from hatband.arrays.typing import Array, Float
-from hatband.checks import check_at_least, check_in, check_ridge, check_weights
+from hatband.checks import check_at_least, check_weights
+from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge, whole_network_ridge
 from hatband.geometry import Exactness, Features, Geometry, Space
 from hatband.geometry.base import passed_rows
 from hatband.linalg.base import Frame
 from hatband.linalg.spectral import SpectralFactor, Spectrum, factor_spectrum
 from hatband.nn.measure.batches import NO_ROWS, as_tensor, check_finite_from
 from hatband.nn.measure.parameter_subset import Intercept
-from hatband.nn.measure.tangent import DoubleNetwork, TangentFeatures, blocks_of_gradients, default_ridge
+from hatband.nn.measure.tangent import DoubleNetwork, TangentFeatures, blocks_of_gradients
 
 # Directions beyond those asked for, which make these accurate.
 _OVERSAMPLING = 10
@@ -190,8 +191,8 @@ class LowRankTangentGeometry(Geometry):
     ----------
     module : nn.Module
         A trained network with one output.
-    ridge : "default" or float, default="default"
-        > 0, in the sum convention; "default" is 1e-2 tr(J'J) / min(n, p), as in `TangentGeometry`.
+    ridge : float or "auto", default="auto"
+        > 0, in the sum convention; "auto" is 1e-2 tr(J'J) / min(n, p), as in `TangentGeometry`.
     fit_intercept : bool, default=True
         Whether a constant is left free, beside all parameters.
     rank : int, default=200
@@ -220,7 +221,7 @@ class LowRankTangentGeometry(Geometry):
     """
 
     module: nn.Module
-    ridge: Any = "default"
+    ridge: Any = "auto"
     fit_intercept: bool = True
     rank: int = 200
     iterations: int = 2
@@ -253,10 +254,11 @@ class LowRankTangentGeometry(Geometry):
         )
 
     def _strength(self, sketch: Sketch) -> float:
-        if isinstance(self.ridge, str):
-            check_in(self.ridge, ("default",), "ridge")
-            return default_ridge(sketch.trace, sketch.n_samples, len(sketch.mean))
-        ridge = float(check_ridge(self.ridge))
+        ridge = chosen_ridge(
+            self.ridge,
+            auto=lambda: whole_network_ridge(sketch.trace, sketch.n_samples, len(sketch.mean)),
+            spectrum=NO_TARGETS,
+        )
         if ridge == 0:
             raise ValueError("ridge must be > 0 where a few directions stand for all parameters; got 0.")
         return ridge

@@ -9,14 +9,14 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from hatband.geometry.convert import DENSE_COLUMNS
+from hatband.formulas.ridge_choice import whole_network_ridge
+from hatband.geometry.base import DENSE_COLUMNS
 from hatband.linalg import GramStatistics
 from hatband.nn.measure.batches import called, each, home, n_rows, placed, targets
 from hatband.nn.measure.state import evaluating
 from hatband.nn.measure.tangent import (
     DoubleNetwork,
     blocks_of_gradients,
-    default_ridge,
     gradient_device,
     n_parameters,
     one_output,
@@ -127,7 +127,7 @@ class AllParameters(Part):
 
     def default_ridge(self, trace: float, n_samples: int, n_features: int) -> float:
         """Return a hundredth of the mean eigenvalue, over no more of these than rows."""
-        return default_ridge(trace, n_samples, n_features)
+        return whole_network_ridge(trace, n_samples, n_features)
 
     def own_ridge(self, statistics: GramStatistics, intercept: Intercept, ridge: Any) -> float | None:
         """Return None: a network is not linear in all its parameters."""

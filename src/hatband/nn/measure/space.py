@@ -13,7 +13,9 @@ from torch import nn
 
 from hatband.arrays.kinds import exact_device, on_host
 from hatband.arrays.typing import Array
-from hatband.checks import LeverageWarning, check_in, check_ridge
+from hatband.checks import LeverageWarning
+from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge
+from hatband.formulas.ridge_spectrum import RidgeSpectrum
 from hatband.geometry import Exactness, Features, Space
 from hatband.geometry.base import passed_rows
 from hatband.linalg import Factor, GramStatistics
@@ -26,6 +28,7 @@ from hatband.nn.measure.parameter_subset import Intercept, Part
 INTERCEPTS: tuple[Intercept, ...] = get_args(Intercept)
 # Coordinates of the features that stand for inputs which are not a table.
 DIRECTIONS = 32
+FEW_DIRECTIONS = "a few directions stand for all parameters, and a choice needs them all"
 # Relative error of the leverage beyond which to warn: leave-one-out rests on its digits, a width does not. Rounding of
 # features to float32 alone moves a leverage by 1e-6, and a layer of 1,000 features has a bound of 1e-7 by default.
 _TOLERANCE: dict[Exactness, float] = {"exact": 1e-8, "given": 1e-8, "none": 1e-6}
@@ -190,18 +193,21 @@ def fit_space(
         The network, and what of it is measured.
     statistics : GramStatistics
         What `feature_statistics` returns.
-    ridge : float or "auto"
+    ridge : float, "evidence", "gcv" or "auto"
         "auto": the ridge of the part itself where it is a ridge regression on these rows, else 1e-4 tr(Phi'Phi) / d
         for a last layer and 1e-2 tr(Phi'Phi) / min(n, d) for a whole network.
     penalise_bias : bool
         Whether the ridge is on the constant as well, as under a prior on all weights.
     """
-    ridge = checked_ridge(ridge)
     intercept = part.intercept(penalise_bias)
     used = measured(statistics, intercept)
-    own = part.own_ridge(used, intercept, ridge)
+    asked = chosen_ridge(
+        ridge,
+        auto=lambda: default_ridge(part, used, intercept),
+        spectrum=(lambda: RidgeSpectrum.of_statistics(used, intercept == "free")) if used.n_targets else NO_TARGETS,
+    )
+    own = part.own_ridge(used, intercept, "auto" if isinstance(ridge, str) and ridge == "auto" else asked)
     exactness: Exactness = "none" if own is None else "given"
-    asked = default_ridge(part, used, intercept) if ridge == "auto" else ridge
     chosen = asked if own is None else own
     return space_at(module, part, statistics, ridge=chosen, intercept=intercept, exactness=exactness)
 
@@ -249,7 +255,7 @@ def _factored(statistics: GramStatistics, ridge: float, intercept: Intercept, to
 
 def fit_sketch(module: nn.Module, part: Part, sketch: Sketch, ridge: Any, intercept: Intercept) -> SketchSpace:
     """Put a ridge on the leading directions of the features of a part of a network."""
-    chosen = sketch_ridge(part, sketch) if checked_ridge(ridge) == "auto" else float(ridge)
+    chosen = chosen_ridge(ridge, auto=lambda: sketch_ridge(part, sketch), spectrum=FEW_DIRECTIONS)
     if not chosen > 0:
         raise ValueError(f"ridge must be > 0 where a few directions stand for all parameters; got {ridge!r}.")
     return SketchSpace(
@@ -278,17 +284,6 @@ def sketch_ridge(part: Part, sketch: Sketch) -> float:
 def measured(statistics: GramStatistics, intercept: Intercept) -> GramStatistics:
     """Return the statistics of what the factor measures: phi, or [phi, 1]."""
     return appended(statistics) if intercept == "penalised" else statistics
-
-
-def checked_ridge(ridge: Any) -> Any:
-    """Return "auto" or one number."""
-    if isinstance(ridge, str):
-        check_in(ridge, ("auto",), "ridge")
-        return ridge
-    chosen = check_ridge(ridge)
-    if not isinstance(chosen, float):
-        raise ValueError(f"ridge must be one number, or 'auto'; got shape {chosen.shape}.")
-    return chosen
 
 
 def appended(statistics: GramStatistics) -> GramStatistics:

@@ -13,18 +13,16 @@ from torch.func import functional_call, grad, vmap
 from hatband.arrays.backend import backend_of
 from hatband.arrays.kinds import on_host
 from hatband.arrays.typing import Array, Float
-from hatband.checks import check_finite, check_in, check_ridge
+from hatband.checks import check_finite
+from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge, whole_network_ridge
 from hatband.geometry import Exactness, Geometry
-from hatband.geometry.convert import combined_weights
-from hatband.geometry.features import FeatureSpace
+from hatband.geometry.base import FeatureSpace, combined_weights
 from hatband.linalg import Auto
 from hatband.nn.measure.batches import each, home, n_rows, placed, wide_on_host
 from hatband.nn.measure.state import check_initialised, copied
 
 # Numbers in one block of gradients: 64 MB.
 BLOCK_NUMBERS = 2**23
-# Share of the mean eigenvalue: the middle of what evidence picks, from 8 rows per parameter to 40 parameters per row.
-_RELATIVE_RIDGE = 1e-2
 
 
 class Expansion(NamedTuple):
@@ -162,15 +160,6 @@ def blocks_of_gradients(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + step, count))
 
 
-def default_ridge(trace: float, n_samples: int, n_parameters: int) -> float:
-    """Return 1e-2 tr(J'J) / min(n, p): a hundredth of the mean of the eigenvalues that can differ from 0.
-
-    1e-2 where no gradient varies. Not of the mean over all p eigenvalues: that falls as 1 / p when parameters are added
-    to a network that has more of them than rows, while those of J J' stay where they are, and the widths with them.
-    """
-    return _RELATIVE_RIDGE * (trace / min(n_samples, n_parameters) or 1.0)
-
-
 @dataclass(frozen=True, eq=False)
 class TangentFeatures:
     """phi(x) = grad_w f(x; w) at the trained weights: the features of the neural tangent kernel.
@@ -232,8 +221,9 @@ class TangentGeometry(Geometry):
     ----------
     module : nn.Module
         A trained network with one output.
-    ridge : "default" or float, default="default"
-        In the sum convention; "default" is 1e-2 tr(J'J) / min(n, p), J centred where a constant is free.
+    ridge : float or "auto", default="auto"
+        In the sum convention; "auto" is 1e-2 tr(J'J) / min(n, p), J centred where a constant is free. A geometry sees
+        no y to choose it by.
     fit_intercept : bool, default=True
         Whether a constant is left free, beside all parameters.
     exactness : {"none", "given"}, default="none"
@@ -257,7 +247,7 @@ class TangentGeometry(Geometry):
     """
 
     module: nn.Module
-    ridge: Any = "default"
+    ridge: Any = "auto"
     fit_intercept: bool = True
     exactness: Exactness = "none"
 
@@ -277,9 +267,9 @@ class TangentGeometry(Geometry):
         )
 
     def _strength(self, gradients: Array, weights: Array) -> float:
-        if not isinstance(self.ridge, str):
-            return float(check_ridge(self.ridge))
-        check_in(self.ridge, ("default",), "ridge")
-        centred = gradients - np.average(gradients, axis=0, weights=weights) if self.fit_intercept else gradients
-        trace = float(weights @ np.square(centred).sum(axis=1))
-        return default_ridge(trace, int(np.count_nonzero(weights)), gradients.shape[1])
+        def auto() -> float:
+            centred = gradients - np.average(gradients, axis=0, weights=weights) if self.fit_intercept else gradients
+            trace = float(weights @ np.square(centred).sum(axis=1))
+            return whole_network_ridge(trace, int(np.count_nonzero(weights)), gradients.shape[1])
+
+        return chosen_ridge(self.ridge, auto=auto, spectrum=NO_TARGETS)
