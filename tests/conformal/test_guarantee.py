@@ -75,7 +75,7 @@ MODELS = {
 }
 
 
-@sweep(15, 60)
+@sweep(8, 60)
 @pytest.mark.parametrize("name", MODELS)
 def test_coverage_lies_inside_exact_bounds(name, repetitions):
     rng = np.random.default_rng(sum(map(ord, name)))
