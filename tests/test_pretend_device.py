@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vjp, vmap
 
-from hatband.arrays.backend import TorchBackend
+from hatband.arrays.torch_backend import TorchBackend
 from hatband.linalg import Auto
 from pretend_device import CUDA, DEVICE, PRETEND, PRETENDED, PretendTensor, watched, without_float64
 

@@ -177,7 +177,7 @@ def test_infinities_of_both_signs_get_the_message_and_no_warning_before_it(data)
 
 
 @pytest.mark.parametrize("scale", ["strength", "magnitude", "quantile", "laplace"])
-def test_one_training_row_gives_no_honest_residuals_and_says_so(scale, data):
+def test_one_training_row_gives_no_held_out_residuals_and_says_so(scale, data):
     X, y = data
     model = SplitConformalRegressor(DecisionTreeRegressor(), scale=scale)
     with pytest.raises(ValueError, match="at least two training rows; got 1"):

@@ -1,4 +1,4 @@
-"""Rows are lazy; training rows are as honest as refits say."""
+"""Rows are lazy; training rows are what refits without them say."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def data(rng):
     return X, X @ [1.0, -1.0, 2.0, 0.0] + rng.standard_normal(40)
 
 
-def honest(estimator, X, y, weights=None, **more):
+def held_out(estimator, X, y, weights=None, **more):
     params = {} if weights is None else {"sample_weight": weights}
     fitted = estimator.fit(X, y, **params)
     space = geometry_of(fitted).fit(X, weights)
@@ -38,7 +38,7 @@ def honest(estimator, X, y, weights=None, **more):
 def test_training_rows_equal_refits_without_the_row(estimator, weighted, data, rng):
     X, y = data
     weights = rng.uniform(0.2, 3, 40) if weighted else None
-    rows, residuals, source = honest(estimator, X, y, weights)
+    rows, residuals, source = held_out(estimator, X, y, weights)
     ridge = getattr(estimator, "alpha", 0.0)
     for i in range(40):
         keep = np.arange(40) != i
@@ -53,13 +53,13 @@ def test_training_rows_equal_refits_without_the_row(estimator, weighted, data, r
 
 
 def test_hyperparameters_tuned_on_the_rows_are_said_to_be(data):
-    assert honest(RidgeCV([1.0, 10.0]), *data)[2] == "leave-one-out, hyperparameters as tuned"
+    assert held_out(RidgeCV([1.0, 10.0]), *data)[2] == "leave-one-out, hyperparameters as tuned"
 
 
 def test_models_that_are_no_linear_smoothers_are_refitted_in_folds(data):
     X, y = data
     forest = RandomForestRegressor(5, random_state=0)
-    _, residuals, source = honest(forest, X, y, random_state=3)
+    _, residuals, source = held_out(forest, X, y, random_state=3)
     folds = KFold(5, shuffle=True, random_state=3)
 
     np.testing.assert_allclose(residuals[:, 0], y - cross_val_predict(forest, X, y, cv=folds), rtol=1e-12)
@@ -69,7 +69,7 @@ def test_models_that_are_no_linear_smoothers_are_refitted_in_folds(data):
 def test_models_that_cannot_predict_before_they_are_fitted_are_refitted_too(data):
     X, y = data
     stacked = StackingRegressor([("ridge", Ridge()), ("tree", DecisionTreeRegressor(random_state=0))])
-    _, residuals, source = honest(stacked, X, y, random_state=3)
+    _, residuals, source = held_out(stacked, X, y, random_state=3)
 
     assert source == "5-fold cross-validation"
     for training, held in KFold(5, shuffle=True, random_state=3).split(X):
@@ -82,7 +82,7 @@ def test_refits_get_the_fit_parameters_of_their_own_rows(data, n_jobs):
     X, y = data
     weight = np.linspace(0.1, 3, len(y))
     tree = DecisionTreeRegressor(max_depth=2, random_state=0)
-    _, residuals, _ = honest(tree, X, y, random_state=3, fit_params={"sample_weight": weight}, n_jobs=n_jobs)
+    _, residuals, _ = held_out(tree, X, y, random_state=3, fit_params={"sample_weight": weight}, n_jobs=n_jobs)
 
     for training, held in KFold(5, shuffle=True, random_state=3).split(X):
         refit = clone(tree).fit(X[training], y[training], sample_weight=weight[training])
@@ -93,24 +93,24 @@ def test_a_frozen_model_knows_its_own_rows_by_the_normal_equations(data):
     X, y = data
     frozen = FrozenEstimator(make_pipeline(StandardScaler(), Ridge(2.0)).fit(X[:30], y[:30]))
 
-    assert honest(frozen, X[:30], y[:30])[2] == "leave-one-out"
-    assert honest(frozen, X[10:], y[10:])[2] == "unseen rows"
-    np.testing.assert_allclose(honest(frozen, X[30:], y[30:])[1][:, 0], y[30:] - frozen.predict(X[30:]), rtol=1e-12)
+    assert held_out(frozen, X[:30], y[:30])[2] == "leave-one-out"
+    assert held_out(frozen, X[10:], y[10:])[2] == "unseen rows"
+    np.testing.assert_allclose(held_out(frozen, X[30:], y[30:])[1][:, 0], y[30:] - frozen.predict(X[30:]), rtol=1e-12)
 
 
 def test_other_frozen_models_need_the_users_word(data):
     X, y = data
     frozen = FrozenEstimator(RandomForestRegressor(5, random_state=0).fit(X[:20], y[:20]))
     with pytest.raises(ValueError, match="residuals='unseen'"):
-        honest(frozen, X[20:], y[20:])
+        held_out(frozen, X[20:], y[20:])
 
-    assert honest(frozen, X[20:], y[20:], residuals="unseen")[2] == "unseen rows"
+    assert held_out(frozen, X[20:], y[20:], residuals="unseen")[2] == "unseen rows"
 
 
 def test_rows_that_the_model_interpolates_are_left_out(rng):
     X = np.vstack([np.c_[rng.standard_normal(20), np.zeros(20)], [[0.0, 1.0]]])
     y = rng.standard_normal(21)
-    rows, residuals, _ = honest(LinearRegression(), X, y)
+    rows, residuals, _ = held_out(LinearRegression(), X, y)
 
     assert len(rows) == len(residuals) == 20
     assert np.isfinite(residuals).all()
@@ -147,7 +147,7 @@ def test_new_rows_predict_from_the_features_that_are_there(data):
 
 
 class ResidualSpread(Scale):
-    """A user's scale that learns one number from honest residuals."""
+    """A user's scale that learns one number from held-out residuals."""
 
     needs_residuals = True
 
@@ -160,14 +160,14 @@ class ResidualSpread(Scale):
         return 0.0, np.tile(self.spread_, (len(rows), 1))
 
 
-def test_a_scale_of_the_users_gets_honest_residuals_and_their_source_is_shown(data):
+def test_a_scale_of_the_users_gets_held_out_residuals_and_their_source_is_shown(data):
     X, y = data
     model = SplitConformalRegressor(Ridge(), scale=ResidualSpread(), random_state=0).fit(X, y)
     kept = np.setdiff1d(np.arange(40), model.calibration_indices_)
 
     assert model.residuals_from_ == "leave-one-out"
     assert model.scale_.rows_ == 30
-    assert model.scale_.spread_[0] == pytest.approx(np.abs(honest(Ridge(), X[kept], y[kept])[1]).mean(), rel=1e-10)
+    assert model.scale_.spread_[0] == pytest.approx(np.abs(held_out(Ridge(), X[kept], y[kept])[1]).mean(), rel=1e-10)
     assert SplitConformalRegressor(Ridge(), scale="leverage").fit_train(X, y).residuals_from_ is None
 
 
@@ -175,7 +175,7 @@ def test_outputs_with_ridges_of_their_own_get_residuals_of_their_own(data):
     X, y = data
     Y = np.c_[y, np.cos(y)]
     both = SplitConformalRegressor(Ridge(np.array([0.5, 20.0])), scale=ResidualSpread()).fit_train(X, Y)
-    one_by_one = [honest(Ridge(ridge), X, Y[:, j])[1] for j, ridge in enumerate((0.5, 20.0))]
+    one_by_one = [held_out(Ridge(ridge), X, Y[:, j])[1] for j, ridge in enumerate((0.5, 20.0))]
 
     np.testing.assert_allclose(both.scale_.spread_, [np.abs(residuals).mean() for residuals in one_by_one], rtol=1e-9)
 

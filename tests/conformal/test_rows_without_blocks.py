@@ -15,7 +15,7 @@ from hatband.geometry import geometry_of
 BLOCKS = np.array_split(np.arange(60), 6)
 
 
-def honest(model, X, y, weight=None):
+def held_out(model, X, y, weight=None):
     fitted = model.fit(X, y) if weight is None else model.fit(X, y, sample_weight=weight)
     space = geometry_of(fitted).fit(X, weight)
     return training_rows(fitted, space, X, y[:, None], template=model, sample_weight=weight, random_state=0)
@@ -32,7 +32,7 @@ def data(rng):
 def test_predictions_and_residuals_are_those_of_refits_without_the_block(model, weighted, data):
     X, y, weight = data
     weight = weight if weighted else None
-    found = honest(model, X, y, weight)
+    found = held_out(model, X, y, weight)
     rows, residual = found.rows.without_blocks(found.residuals[:, 0], BLOCKS)
 
     for block in BLOCKS:
@@ -46,7 +46,7 @@ def test_predictions_and_residuals_are_those_of_refits_without_the_block(model, 
 
 def test_rows_of_refits_are_returned_as_they_are(data):
     X, y, _ = data
-    found = honest(HistGradientBoostingRegressor(max_iter=3), X, y)
+    found = held_out(HistGradientBoostingRegressor(max_iter=3), X, y)
     rows, residual = found.rows.without_blocks(found.residuals[:, 0], BLOCKS)
 
     assert rows is found.rows
@@ -56,7 +56,7 @@ def test_rows_of_refits_are_returned_as_they_are(data):
 def test_rows_are_returned_as_they_are_where_a_block_holds_all_that_is_known_of_a_column(data):
     X, y, _ = data
     X[10:, 3] = 0.0
-    found = honest(LinearRegression(), X, y)
+    found = held_out(LinearRegression(), X, y)
     rows, _ = found.rows.without_blocks(found.residuals[:, 0], BLOCKS)
 
     assert rows is found.rows
@@ -71,7 +71,7 @@ def test_one_input_does_not_give_residuals_away(rng):
     # The curve of the model is known to a learner that sees x; leave-one-out predictions lie beside it, by h r.
     x = rng.uniform(-1, 1, (300, 1))
     y = x[:, 0] + rng.normal(size=300)
-    found = honest(make_pipeline(PolynomialFeatures(3), LinearRegression()), x, y)
+    found = held_out(make_pipeline(PolynomialFeatures(3), LinearRegression()), x, y)
     curve = make_pipeline(PolynomialFeatures(3), LinearRegression()).fit(x, y).predict(x)
     rows, residual = found.rows.without_blocks(found.residuals[:, 0], np.array_split(np.arange(300), 10))
 

@@ -21,11 +21,12 @@ from hatband import (
     FullConformalRegressor,
     JackknifePlusRegressor,
     LeaveOneOutRidge,
+    LeverageScale,
     SplitConformalRegressor,
 )
 from hatband.fitted.smoother import Smoother, SmootherMismatch
 from hatband.fitted.training_rows import training_rows
-from hatband.geometry import FeatureGeometry, KernelGeometry, RBFKernel, geometry_of
+from hatband.geometry import FeatureGeometry, Geometry, KernelGeometry, RBFKernel, Space, geometry_of
 from hatband.linalg import KernelFactor
 from oracles import held_out_bounds, linear_band
 
@@ -279,6 +280,60 @@ def test_noise_that_differs_between_rows_counts_in_leave_one_out(data, rng):
         mean, deviation = refit.predict(X[i : i + 1], return_std=True)
         assert found.residuals[i, 0] == pytest.approx(y[i] - mean[0], rel=1e-8)
         assert found.rows.leverage[i] == pytest.approx(deviation[0] ** 2 / noise.mean(), rel=1e-8)
+
+
+class BareSpace(Space):
+    """A space of a user's own: the methods that a space of a linear smoother must have, and no more."""
+
+    exactness = "exact"
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def features(self, X):
+        return self.inner.features(X)
+
+    def leverages(self, features):
+        return self.inner.leverages(features)
+
+    def cross_leverage(self, features, others=None):
+        return self.inner.cross_leverage(features, others)
+
+
+class BareGeometry(Geometry):
+    exactness = "exact"
+
+    def __init__(self, ridge):
+        self.ridge = ridge
+
+    def fit(self, X, sample_weight=None):
+        return BareSpace(FeatureGeometry(ridge=self.ridge).fit(X, sample_weight))
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        JackknifePlusRegressor(),
+        JackknifePlusRegressor(scale=LeverageScale(form="sampling")),
+        CrossConformalRegressor(scale="leverage"),
+        FullConformalRegressor(),
+        SplitConformalRegressor(scale="strength", random_state=0),
+    ],
+    ids=repr,
+)
+def test_a_space_with_the_required_methods_alone_is_checked_and_used_like_any_other(model, weighted, data, rng):
+    (X, y), rows = data, drawn(rng, 5)[0]
+    weights = rng.uniform(0.5, 2.0, 60) if weighted else None
+    expected = clone(model).fit(X, y, sample_weight=weights).predict_interval(rows)[1]
+    bare = clone(model).set_params(geometry=BareGeometry(1.0)).fit(X, y, sample_weight=weights)
+
+    assert not getattr(getattr(bare, "held_out_", None), "refitted", False)
+    np.testing.assert_allclose(bare.predict_interval(rows)[1], expected, rtol=1e-9)
+    wrong = clone(model).set_params(geometry=BareGeometry(100.0))
+    if isinstance(model, JackknifePlusRegressor | FullConformalRegressor):
+        with pytest.raises(SmootherMismatch, match=REFUSAL):
+            wrong.fit(X, y, sample_weight=weights)
 
 
 # ---------------------------------------------------------------- cost

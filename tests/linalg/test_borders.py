@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hatband.arrays import kinds as _kinds
+from hatband.arrays import backend as backends
 from hatband.checks import LeverageWarning
 from hatband.geometry import KernelGeometry, RBFKernel
 from hatband.linalg import QR, Auto, Cholesky, CholeskyQR2, Dual, GramStatistics, Spectral, TriangularStatistics
@@ -78,7 +78,7 @@ def test_rows_that_are_not_finite_are_named_all_the_same():
 def test_without_float64_the_cpu_factors_and_rows_of_the_device_are_answered_in_float32(monkeypatch):
     X = features(50, 4)
     expected = Auto().factor(X.cpu(), 1.0)
-    monkeypatch.setattr(_kinds, "has_float64", lambda device: device.type not in {"mps", DEVICE.type})
+    monkeypatch.setattr(backends, "has_float64", lambda device: device.type not in {"mps", DEVICE.type})
 
     with without_float64():
         with pytest.warns(LeverageWarning, match="float64"):

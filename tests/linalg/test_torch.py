@@ -78,7 +78,7 @@ def test_a_device_without_float64_is_left_with_one_warning(monkeypatch):
     rows = SimpleNamespace(device=SimpleNamespace(type="mps"))
 
     with pytest.warns(LeverageWarning, match="float64"):
-        assert backends.backend_of(rows) == backends.TorchBackend("cpu")
+        assert backends.backend_of(rows) == torch_backend.TorchBackend("cpu")
 
 
 # A name of the CPU that the backend does not take for it: what an accelerator runs, run here.
@@ -86,7 +86,7 @@ def test_a_device_without_float64_is_left_with_one_warning(monkeypatch):
 @pytest.mark.parametrize("condition_number", [1.0, 1e3, 1e8, 1e12])
 @pytest.mark.parametrize("size", [1, 2, 50])
 def test_the_condition_number_on_an_accelerator_is_that_of_the_matrix(rng, size, condition_number, device):
-    backend = backends.TorchBackend(device)
+    backend = torch_backend.TorchBackend(device)
     basis = np.linalg.qr(rng.normal(size=(size, size)))[0]
     values = np.geomspace(1, 1 / condition_number, size)
     triangle = np.linalg.qr(np.sqrt(values)[:, None] * basis, mode="r")
@@ -107,7 +107,7 @@ def test_the_condition_number_on_an_accelerator_is_that_of_the_matrix(rng, size,
 @pytest.mark.parametrize("device", ["cpu", "cpu:0", PRETEND, CUDA])
 class TestTriangularProducts:
     def test_the_gram_matrix_of_a_block_is_added_to_the_upper_triangle(self, rng, device, size):
-        backend, block = backends.TorchBackend(device), rng.normal(size=(7, size))
+        backend, block = torch_backend.TorchBackend(device), rng.normal(size=(7, size))
         gram = backend.asarray(np.full((size, size), 2.0))
 
         found = backend.mirror(backend.syrk_add(gram, backend.asarray(block)))
@@ -117,7 +117,7 @@ class TestTriangularProducts:
 
     @pytest.mark.parametrize("transpose", [False, True])
     def test_rows_are_multiplied_by_the_triangle_or_its_transpose(self, rng, device, size, transpose):
-        backend = backends.TorchBackend(device)
+        backend = torch_backend.TorchBackend(device)
         block, triangle = rng.normal(size=(7, size)), np.triu(rng.normal(size=(size, size)))
         rows = backend.asarray(block.copy())
 
@@ -138,7 +138,7 @@ class TestProductsThatKeepAnAcceleratorBusy:
         monkeypatch.setattr(torch_backend, "_SLICE_ROWS", 10)
 
     def test_a_gram_matrix_is_the_sum_over_all_rows_of_any_layout(self, rng, device, rows, size):
-        backend, block = backends.TorchBackend(device), rng.normal(size=(rows, size))
+        backend, block = torch_backend.TorchBackend(device), rng.normal(size=(rows, size))
         plain, strided = backend.asarray(block), backend.asarray(np.repeat(block, 2, axis=0).T.copy()).T[::2]
 
         for part in (plain, strided):
@@ -149,7 +149,7 @@ class TestProductsThatKeepAnAcceleratorBusy:
     @pytest.mark.parametrize("transpose", [False, True])
     def test_rows_are_multiplied_by_the_whole_triangle(self, rng, device, rows, size, transpose):
         backend, block, triangle = (
-            backends.TorchBackend(device),
+            torch_backend.TorchBackend(device),
             rng.normal(size=(rows, size)),
             rng.normal(size=(size,) * 2),
         )
@@ -162,7 +162,7 @@ class TestProductsThatKeepAnAcceleratorBusy:
 
 @pytest.mark.parametrize("columns", [1, 64, 300, 1_000, 1_024, 2_048, 4_096, 10_000])
 def test_a_block_of_an_accelerator_is_cut_into_slices_that_are_many_or_long(columns):
-    rows = backends.TorchBackend("cuda:0").block_rows(columns)
+    rows = torch_backend.TorchBackend("cuda:0").block_rows(columns)
     slices = torch_backend._slices(rows, columns)
 
     # Numbers of the products of all slices: enough for every processor, at most 128 MB.
@@ -171,7 +171,7 @@ def test_a_block_of_an_accelerator_is_cut_into_slices_that_are_many_or_long(colu
 
 
 def test_a_singular_triangle_has_a_reciprocal_condition_number_of_0_everywhere():
-    backend = backends.TorchBackend("cpu:0")
+    backend = torch_backend.TorchBackend("cpu:0")
     upper = torch.diag(torch.tensor([1.0, 0.0], dtype=torch.float64))
 
     assert (backend.rcond_cholesky(upper, 1.0), backend.rcond_triangle(upper)) == (0.0, 0.0)
@@ -181,12 +181,12 @@ def test_a_singular_triangle_has_a_reciprocal_condition_number_of_0_everywhere()
 def test_solvers_on_an_accelerator_state_the_error_bound_of_the_cpu(monkeypatch, solver):
     case = CASES["tall-1e2"]
     expected = solver.factor(torch.tensor(case.features), 0.1)
-    monkeypatch.setattr(backends, "backend_of", lambda rows: backends.TorchBackend("cpu:0"))
+    monkeypatch.setattr(backends, "backend_of", lambda rows: torch_backend.TorchBackend("cpu:0"))
     monkeypatch.setattr("hatband.linalg.design.backend_of", backends.backend_of)
 
     seen = solver.factor(torch.tensor(case.features), 0.1)
 
-    assert seen.frame.backend == backends.TorchBackend("cpu:0")
+    assert seen.frame.backend == torch_backend.TorchBackend("cpu:0")
     assert expected.error_bound / 10 < seen.error_bound < 10 * expected.error_bound
     close = through_gram(case.features, 0.1)
     np.testing.assert_allclose(seen.leverage(torch.tensor(case.rows)), expected.leverage(case.rows), rtol=close)

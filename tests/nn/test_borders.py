@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hatband.arrays import kinds as _kinds
+from hatband.arrays import backend as backends
 from hatband.checks import LeverageWarning
 from hatband.nn import (
     MLP,
@@ -82,7 +82,7 @@ class TestOnlyFinalNumbersComeToTheHost:
 class TestWithoutFloat64:
     @pytest.fixture(autouse=True)
     def poor(self, monkeypatch):
-        monkeypatch.setattr(_kinds, "has_float64", lambda device: device.type not in {"mps", DEVICE.type})
+        monkeypatch.setattr(backends, "has_float64", lambda device: device.type not in {"mps", DEVICE.type})
         with without_float64():
             yield
 

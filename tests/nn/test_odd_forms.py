@@ -24,7 +24,7 @@ from hatband.nn import (
 )
 from hatband.nn.measure.batches import as_batches
 from hatband.nn.measure.network_rows import gathered
-from hatband.scales import CallableScale
+from hatband.scales.base import CallableScale
 from nn.cases import dense_leverage, network, rows
 
 X, Y = rows(40)

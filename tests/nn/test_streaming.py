@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from hatband.arrays import kinds as _kinds
+from hatband.arrays import backend as backends
 from hatband.arrays.backend import backend_of
 from hatband.checks import LeverageWarning
 from hatband.linalg import GramStatistics
@@ -151,7 +151,7 @@ def test_memory_does_not_grow_with_the_number_of_rows():
 def test_a_device_without_float64_is_left_for_the_cpu_with_one_warning(monkeypatch):
     net, (X, y) = network(), rows(100)
     expected = LastLayerConformalRegressor(net, scale="leverage").fit_train(X, y).calibrate(X, y)
-    monkeypatch.setattr(_kinds, "has_float64", lambda device: device != DEVICE)
+    monkeypatch.setattr(backends, "has_float64", lambda device: device != DEVICE)
 
     with pytest.warns(LeverageWarning, match="float64") as warnings:
         model = LastLayerConformalRegressor(net, scale="leverage", device=DEVICE).fit_train(X, y)

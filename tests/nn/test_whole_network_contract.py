@@ -11,7 +11,7 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
-from hatband.arrays import kinds as _kinds
+from hatband.arrays import backend as backends
 from hatband.checks import LeverageWarning
 from hatband.nn import (
     EnsembleConformalRegressor,
@@ -101,7 +101,7 @@ def test_a_device_gets_a_copy(net, device, layer):
 def test_a_device_without_float64_is_left_for_the_cpu_with_a_warning(monkeypatch, layer):
     net, (X, y) = network(), rows(50)
     expected = regressor(net, layer).fit_train(X, y).leverage(X)
-    monkeypatch.setattr(_kinds, "has_float64", lambda device: device != DEVICE)
+    monkeypatch.setattr(backends, "has_float64", lambda device: device != DEVICE)
 
     with without_float64(), pytest.warns(LeverageWarning, match="float64"):
         seen = regressor(net.to(DEVICE), layer).fit_train(X, y).leverage(X)

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hatband.arrays.backend import NumpyBackend, is_sparse, is_tensor, on_host, register_tensors, tensor_like, torch
 from hatband.arrays.blocks import block_rows, device_rows
-from hatband.arrays.kinds import is_sparse, is_tensor, on_host, tensor_like, torch
-from hatband.arrays.numpy_backend import NumpyBackend
 from hatband.arrays.typing import Array
 
 # Fewer columns than this are multiplied below full speed.
@@ -20,6 +19,7 @@ _BUSY_NUMBERS = 2**21
 _SLICE_ROWS = 1_024
 
 
+@register_tensors
 @dataclass(frozen=True)
 class TorchBackend:
     """torch tensors on one device, in float64."""

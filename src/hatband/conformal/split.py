@@ -23,14 +23,16 @@ from hatband.conformal.distribution import PredictiveDistribution
 from hatband.conformal.regressor import (
     IntervalRegressor,
     RegressorWrapper,
+    TrainingData,
     check_calibrated,
     check_rows,
+    fit_estimator,
+    fit_parameters,
 )
-from hatband.conformal.training import TrainingData, fit_estimator, fit_parameters
 from hatband.fitted.rows import Rows, TrainingRows, held_out_rows, new_rows, take_rows
 from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
-from hatband.geometry import as_geometry
+from hatband.geometry.registry import as_geometry
 from hatband.scales.named import as_scale, fit_scale
 
 

@@ -8,15 +8,13 @@ import numpy as np
 
 from hatband.arrays.typing import Array
 from hatband.fitted.cross_leverage import CrossLeverage, OfSpace, cross_leverage_of, row_blocks
+from hatband.fitted.loo_ridge import LARGEST_KERNEL
 from hatband.fitted.rank_bounds import RankBounds
 from hatband.fitted.rows import Rows, held_out_rows, predict_features
 from hatband.formulas.full_conformal import CrossedRows
 from hatband.formulas.leave_one_out import block_factor, interpolated, loo_residuals
 from hatband.geometry import Features, Geometry, KernelGeometry, Space
 from hatband.geometry.composite import PerOutputGeometry, PerOutputSpace, Preprocessed
-
-# A kernel keeps its factor and itself: two n x n arrays, 6.4 GB at this size.
-LARGEST_KERNEL = 20_000
 
 # How far predictions may be from those of the smoother: a share of the residuals, which closed forms divide by 1 - w h,
 # and rounding, of the spread of the predictions: 10 times the error bound of the factor, between these two.

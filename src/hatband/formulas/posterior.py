@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hatband.arrays.kinds import on_host
+from hatband.arrays.backend import on_host
 from hatband.arrays.typing import Array, Float, Shaped
 from hatband.checks import check_no_nan, check_target
 from hatband.formulas.ridge_choice import chosen_ridge, last_layer_ridge

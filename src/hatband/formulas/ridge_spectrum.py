@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hatband.arrays.backend import EPS
-from hatband.arrays.kinds import on_host
+from hatband.arrays.backend import EPS, on_host
 from hatband.arrays.typing import Array, Float, Shaped
 from hatband.checks import check_finite, check_rows_for_noise, check_weights
 from hatband.formulas.leave_one_out import INTERPOLATED

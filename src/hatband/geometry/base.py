@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import _safe_indexing, check_array
 
-from hatband.arrays.kinds import on_host
+from hatband.arrays.backend import on_host
 from hatband.arrays.typing import Array
 from hatband.checks import check_weights
 from hatband.linalg import Auto, Factor, KernelFactor

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hatband.arrays.kinds import on_host
+from hatband.arrays.backend import on_host
 from hatband.arrays.typing import Array
 from hatband.checks import check_ridge
 from hatband.geometry.base import Exactness, Features, Geometry, Space, combined_weights, input_columns

@@ -1,5 +1,7 @@
 """Factorisations from which every leverage is read."""
 
+# Imported for what it registers: the backend of tensors.
+from hatband.arrays import torch_backend  # noqa: F401
 from hatband.linalg.auto import Auto
 from hatband.linalg.base import Factor, Solver
 from hatband.linalg.cholesky import Cholesky

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from hatband.arrays.backend import EPS
-from hatband.arrays.kinds import is_sparse
+from hatband.arrays.backend import EPS, is_sparse
 from hatband.arrays.typing import Array, Float, Shaped
 from hatband.checks import LeverageWarning
 from hatband.linalg.base import Factor
 from hatband.linalg.cholesky import Triangle, cholesky_triangle, factor_upper, gram_error, singular
-from hatband.linalg.design import GRAM_COLUMNS, Design, centred_gram, design_of, determined_gram
+from hatband.linalg.design import Design, centred_gram, design_of, determined_gram
 from hatband.linalg.dual import factor_dual
 from hatband.linalg.qr import factor_triangle, factor_twice, scaled_triangle, stacked_triangle
+from hatband.linalg.sparse import GRAM_COLUMNS
 from hatband.linalg.spectral import factor_spectral
 
 

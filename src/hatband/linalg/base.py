@@ -1,126 +1,19 @@
-"""What a solver and a factor are, and how raw rows enter the coordinates of a factor.
+"""What a solver and a factor are.
 
 Throughout: Phi (n, d) features, centred when there is an intercept; W = diag(w) weights; A = Phi'W Phi + diag(ridge).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from hatband.arrays.backend import AnyBackend
-from hatband.arrays.kinds import as_rows, on_host
+from hatband.arrays.backend import as_rows, on_host
 from hatband.arrays.typing import Array, Float, Shaped
 from hatband.checks import check_finite
-
-# A row lies outside the row space when its part orthogonal to it exceeds this share of the row.
-OUTSIDE = 1e-10
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """How a raw row enters the coordinates of a factor: constant columns dropped, the mean subtracted.
-
-    The mean is `shift + offset`: subtracted in two steps, it stays accurate where it is large against the spread.
-
-    Parameters
-    ----------
-    backend : Backend
-        Array library and device of the factor.
-    n_samples, n_features : int
-        Shape of the training features.
-    weight : float
-        Sum of the sample weights.
-    fit_intercept : bool
-        Whether there is an unpenalised intercept.
-    shift : array of shape (k,), or None
-        First part of the mean of the kept columns; None without an intercept.
-    offset : array of shape (k,), or None
-        Second part of the mean; None where it is zero.
-    kept : slice or array of int
-        Columns that enter the factor.
-    constant : array of int, or None
-        Columns that do not: constant in training and without ridge.
-    level : array, or None
-        Training values of the constant columns.
-    """
-
-    backend: AnyBackend
-    n_samples: int
-    n_features: int
-    weight: float
-    fit_intercept: bool
-    shift: Array | None = None
-    offset: Array | None = None
-    kept: Any = field(default_factory=lambda: slice(None))
-    constant: Array | None = None
-    level: Array | None = None
-
-    @property
-    def width(self) -> int:
-        """Number of columns that enter the factor."""
-        return self.n_features - (0 if self.constant is None else len(self.constant))
-
-    @property
-    def mean(self) -> Float[Array, " d"]:
-        """Mean of every column; zeros without an intercept."""
-        mean = self.backend.zeros(self.n_features)
-        if self.fit_intercept:
-            mean[self.kept] = self.shift if self.offset is None else self.shift + self.offset
-            if self.constant is not None:
-                mean[self.constant] = self.level
-        return mean
-
-    def without(self, constant: Array, kept: Any, level: Array) -> "Frame":
-        """Return the frame that drops some columns, whose training value was `level`."""
-        shift, offset = (None if part is None else part[kept] for part in (self.shift, self.offset))
-        return replace(self, shift=shift, offset=offset, kept=kept, constant=constant, level=level)
-
-    def whole(self) -> "Frame":
-        """Return the frame that keeps every column."""
-        if self.constant is None:
-            return self
-        offset = None
-        if self.offset is not None:
-            offset = self.backend.zeros(self.n_features)
-            offset[self.kept] = self.offset
-        shift = self.mean if offset is None else self.mean - offset
-        return replace(
-            self,
-            shift=shift if self.fit_intercept else None,
-            offset=offset,
-            kept=slice(None),
-            constant=None,
-            level=None,
-        )
-
-    def blocks(self, rows: Any, within: slice | None = None) -> Iterator[tuple[slice, Array, Array | None]]:
-        """Yield parts of the rows in these coordinates, in ONE reused buffer, and which of them lie outside."""
-        if rows.ndim != 2 or rows.shape[1] != self.n_features:
-            raise ValueError(f"rows must have shape (m, {self.n_features}), like features; got {tuple(rows.shape)}.")
-        rows = as_rows(rows)
-        first, stop, _ = (within or slice(None)).indices(int(rows.shape[0]))
-        size = min(self.backend.block_rows(self.n_features), stop - first)
-        buffer = self.backend.block(size, self.width)
-        for start in range(first, stop, max(size, 1)):
-            part = slice(start, min(start + size, stop))
-            source = self.backend.read(rows, part)
-            yield part, self._enter(source, buffer[: part.stop - start]), self._outside(source)
-
-    def _enter(self, source: Array, out: Array) -> Array:
-        self.backend.subtract(source[:, self.kept], self.shift, out)
-        if self.offset is not None:
-            out -= self.offset
-        return out
-
-    def _outside(self, source: Array) -> Array | None:
-        if self.constant is None or self.level is None:
-            return None
-        values = source[:, self.constant]
-        away = abs(values - self.level)
-        return (away > OUTSIDE * (abs(values) + abs(self.level))).any(1)
+from hatband.linalg.design import Frame
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

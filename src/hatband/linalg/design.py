@@ -1,31 +1,131 @@
-"""Training rows on their way into a factorisation: one pass gives mean, Gram matrix and constant columns."""
+"""How rows enter the coordinates of a factor, and what one pass over the training rows makes of them.
+
+Throughout: Phi (n, d) features, centred when there is an intercept; W = diag(w) weights; A = Phi'W Phi + diag(ridge).
+"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 
-from hatband.arrays.backend import EPS, AnyBackend, backend_of
-from hatband.arrays.kinds import as_rows, is_sparse, on_host
+from hatband.arrays.backend import EPS, AnyBackend, as_rows, backend_of, is_sparse, on_host
 from hatband.arrays.typing import Array, Float
 from hatband.checks import check_finite, check_ridge, check_weights
-from hatband.linalg.base import Frame
+from hatband.linalg.sparse import FAR, refuse_large, sparse_columns, sparse_gram, sparse_shift, sparse_squares
 
 # Spread below a few roundings of the mean is no spread.
 CONSTANT = 4 * EPS
 # A mean of up to so many standard deviations need not be subtracted before the products are formed.
 NEAR = 2
-# A (d, d) Gram matrix of sparse features is formed up to this many columns.
-GRAM_COLUMNS = 5_000
-# Up to this ratio of |mean - shift| to the standard deviation, subtracting the mean's rank-one term from the Gram
-# matrix costs two digits at most.
-FAR = 10.0
-# So many columns far from zero are taken out and treated as dense ones.
-_DENSE_COLUMNS = 64
 # How many rows the provisional mean is taken from, and how many entries they may have.
 _SAMPLE_ROWS, _SAMPLE_ENTRIES = 256, 2**20
+# A row lies outside the row space when its part orthogonal to it exceeds this share of the row.
+OUTSIDE = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """How a raw row enters the coordinates of a factor: constant columns dropped, the mean subtracted.
+
+    The mean is `shift + offset`: subtracted in two steps, it stays accurate where it is large against the spread.
+
+    Parameters
+    ----------
+    backend : Backend
+        Array library and device of the factor.
+    n_samples, n_features : int
+        Shape of the training features.
+    weight : float
+        Sum of the sample weights.
+    fit_intercept : bool
+        Whether there is an unpenalised intercept.
+    shift : array of shape (k,), or None
+        First part of the mean of the kept columns; None without an intercept.
+    offset : array of shape (k,), or None
+        Second part of the mean; None where it is zero.
+    kept : slice or array of int
+        Columns that enter the factor.
+    constant : array of int, or None
+        Columns that do not: constant in training and without ridge.
+    level : array, or None
+        Training values of the constant columns.
+    """
+
+    backend: AnyBackend
+    n_samples: int
+    n_features: int
+    weight: float
+    fit_intercept: bool
+    shift: Array | None = None
+    offset: Array | None = None
+    kept: Any = field(default_factory=lambda: slice(None))
+    constant: Array | None = None
+    level: Array | None = None
+
+    @property
+    def width(self) -> int:
+        """Number of columns that enter the factor."""
+        return self.n_features - (0 if self.constant is None else len(self.constant))
+
+    @property
+    def mean(self) -> Float[Array, " d"]:
+        """Mean of every column; zeros without an intercept."""
+        mean = self.backend.zeros(self.n_features)
+        if self.fit_intercept:
+            mean[self.kept] = self.shift if self.offset is None else self.shift + self.offset
+            if self.constant is not None:
+                mean[self.constant] = self.level
+        return mean
+
+    def without(self, constant: Array, kept: Any, level: Array) -> "Frame":
+        """Return the frame that drops some columns, whose training value was `level`."""
+        shift, offset = (None if part is None else part[kept] for part in (self.shift, self.offset))
+        return replace(self, shift=shift, offset=offset, kept=kept, constant=constant, level=level)
+
+    def whole(self) -> "Frame":
+        """Return the frame that keeps every column."""
+        if self.constant is None:
+            return self
+        offset = None
+        if self.offset is not None:
+            offset = self.backend.zeros(self.n_features)
+            offset[self.kept] = self.offset
+        shift = self.mean if offset is None else self.mean - offset
+        return replace(
+            self,
+            shift=shift if self.fit_intercept else None,
+            offset=offset,
+            kept=slice(None),
+            constant=None,
+            level=None,
+        )
+
+    def blocks(self, rows: Any, within: slice | None = None) -> Iterator[tuple[slice, Array, Array | None]]:
+        """Yield parts of the rows in these coordinates, in ONE reused buffer, and which of them lie outside."""
+        if rows.ndim != 2 or rows.shape[1] != self.n_features:
+            raise ValueError(f"rows must have shape (m, {self.n_features}), like features; got {tuple(rows.shape)}.")
+        rows = as_rows(rows)
+        first, stop, _ = (within or slice(None)).indices(int(rows.shape[0]))
+        size = min(self.backend.block_rows(self.n_features), stop - first)
+        buffer = self.backend.block(size, self.width)
+        for start in range(first, stop, max(size, 1)):
+            part = slice(start, min(start + size, stop))
+            source = self.backend.read(rows, part)
+            yield part, self._enter(source, buffer[: part.stop - start]), self._outside(source)
+
+    def _enter(self, source: Array, out: Array) -> Array:
+        self.backend.subtract(source[:, self.kept], self.shift, out)
+        if self.offset is not None:
+            out -= self.offset
+        return out
+
+    def _outside(self, source: Array) -> Array | None:
+        if self.constant is None or self.level is None:
+            return None
+        values = source[:, self.constant]
+        away = abs(values - self.level)
+        return (away > OUTSIDE * (abs(values) + abs(self.level))).any(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,59 +385,3 @@ def as_slice(index: np.ndarray) -> Any:
     if len(index) and index[-1] - index[0] == len(index) - 1:
         return slice(int(index[0]), int(index[-1]) + 1)
     return index
-
-
-# ---------------------------------------------------------------- CSR features: the mean stays a rank-one term
-
-
-def sparse_shift(features: Any, weights: Array | None, provisional: Float[Array, " d"]) -> Float[Array, " d"]:
-    """Return the provisional mean of the columns that lie far from zero for their spread, 0 for the others."""
-    share = np.full(features.shape[0], 1 / features.shape[0]) if weights is None else weights / weights.sum()
-    mean = features.T @ share
-    with np.errstate(invalid="ignore", over="ignore"):
-        variance = features.multiply(features).T @ share - mean**2
-        return np.where(mean**2 > FAR**2 * variance, provisional, 0.0)
-
-
-def sparse_columns(
-    features: Any, root: Float[Array, " n"], shift: Float[Array, " d"] | None
-) -> tuple[Any, Array, Array] | None:
-    """Return W^1/2 X without its far columns, their indices, and them, shifted and dense; None where they are many."""
-    far = np.flatnonzero(shift) if shift is not None else np.arange(0)
-    if len(far) > _DENSE_COLUMNS:
-        return None
-    near = np.ones(features.shape[1])
-    near[far] = 0.0
-    weighted = scipy.sparse.diags_array(root) @ features.astype(np.float64)
-    dense = root[:, None] * (features[:, far].toarray() - (0.0 if shift is None else shift[far]))
-    return (weighted @ scipy.sparse.diags_array(near) if len(far) else weighted).tocsr(), far, dense
-
-
-def sparse_gram(columns: tuple[Any, Array, Array], root: Float[Array, " n"]) -> tuple[Array, Array]:
-    """Return X'W X and W X'1 of shifted columns."""
-    near, far, dense = columns
-    gram, sums = (near.T @ near).toarray(), near.T @ root
-    if len(far):
-        cross = (near.T @ dense).T
-        gram[far], gram[:, far] = cross, cross.T
-        gram[np.ix_(far, far)] = dense.T @ dense
-        sums[far] = dense.T @ root
-    return gram, sums
-
-
-def sparse_squares(columns: tuple[Any, Array, Array], root: Float[Array, " n"]) -> tuple[Array, Array]:
-    """Return the diagonal of X'W X and W X'1 of shifted columns."""
-    near, far, dense = columns
-    squares, sums = near.multiply(near).T @ np.ones(len(root)), near.T @ root
-    squares[far], sums[far] = (dense**2).sum(axis=0), dense.T @ root
-    return squares, sums
-
-
-def refuse_large(n_samples: int, n_features: int) -> None:
-    """Raise where sparse features are too large for every factorisation here."""
-    if n_features > GRAM_COLUMNS:
-        raise ValueError(
-            f"sparse features with more than {GRAM_COLUMNS} columns need fewer rows than columns and ridge > 0; got "
-            f"{n_samples} rows and {n_features} columns. Reduce them first: a random projection "
-            "(sklearn.random_projection.SparseRandomProjection) or a Nystroem sketch."
-        )

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hatband.arrays.backend import EPS, AnyBackend
-from hatband.arrays.kinds import is_sparse
+from hatband.arrays.backend import EPS, AnyBackend, is_sparse
 from hatband.arrays.typing import Array, Float, Shaped
 from hatband.linalg.base import Factor
 from hatband.linalg.cholesky import cholesky_triangle, gram_error

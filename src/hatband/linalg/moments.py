@@ -10,8 +10,7 @@ import numpy as np
 from hatband.arrays.backend import AnyBackend, backend_of
 from hatband.arrays.typing import Array, Float, Shaped
 from hatband.checks import check_finite, check_ridge, check_weights
-from hatband.linalg.base import Frame
-from hatband.linalg.design import Design
+from hatband.linalg.design import Design, Frame
 
 # What is left of the weight after a removal counts as nothing below this share of what there was.
 _NOTHING = 1e-12

@@ -9,9 +9,9 @@ import numpy as np
 from hatband.arrays.backend import EPS
 from hatband.arrays.typing import Array, Float, Shaped
 from hatband.checks import check_ridge
-from hatband.linalg.base import OUTSIDE, Factor, Frame
+from hatband.linalg.base import Factor
 from hatband.linalg.cholesky import orthogonal_error, power_of_two
-from hatband.linalg.design import Design, centred, design_of, determined
+from hatband.linalg.design import OUTSIDE, Design, Frame, centred, design_of, determined
 from hatband.linalg.qr import stacked_triangle
 
 # What an orthogonal projection loses of a row, or of the largest singular value: up to 9 EPS on 600 x 1,500.

@@ -13,7 +13,7 @@ from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.closed_form import OfSmoother
 from hatband.conformal.held_out.convex import ConvexFit, convex_fit
 from hatband.conformal.held_out.plus import Reach
-from hatband.conformal.training import TrainingData, fit_estimator
+from hatband.conformal.regressor import TrainingData, fit_estimator
 from hatband.fitted.cross_leverage import row_blocks
 from hatband.fitted.rows import predict_features
 from hatband.fitted.smoother import Smoother

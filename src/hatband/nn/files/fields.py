@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hatband.arrays.kinds import on_host
+from hatband.arrays.backend import on_host
 from hatband.checks import check_finite, check_in
 
 # The largest whole number, and the longest text and list, that a file may hold.

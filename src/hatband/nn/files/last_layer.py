@@ -43,7 +43,7 @@ _PROBE_ROWS, _PROBE_TOLERANCE = 64, 1e-9
 def _scale_type(name: Any) -> Any:
     found = vars(scales).get(name) if name in scales.__all__ else None
     ours = isinstance(found, type) and issubclass(found, scales.Scale)
-    return found if ours and found not in {scales.Scale, scales.CallableScale} else None
+    return found if ours and found is not scales.Scale else None
 
 
 def _scale_written(scale: Any) -> Any:

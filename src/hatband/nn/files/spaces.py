@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hatband.arrays.backend import backend_of
-from hatband.arrays.kinds import exact_device
+from hatband.arrays.backend import backend_of, exact_device
 from hatband.checks import check_in
 from hatband.linalg import GramStatistics
 from hatband.linalg.moments import Centre

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hatband.arrays.kinds import is_sparse
+from hatband.arrays.backend import is_sparse
 from hatband.arrays.typing import Array
 from hatband.checks import check_finite, check_target
 

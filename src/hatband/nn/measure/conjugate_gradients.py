@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import vjp, vmap
 
-from hatband.arrays.kinds import on_host
+from hatband.arrays.backend import on_host
 from hatband.arrays.typing import Array
 from hatband.checks import check_at_least, check_between
 from hatband.nn.measure.batches import check_finite_from

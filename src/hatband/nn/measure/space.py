@@ -11,13 +11,13 @@ import scipy.linalg
 import torch
 from torch import nn
 
-from hatband.arrays.kinds import exact_device, on_host
+from hatband.arrays.backend import exact_device, on_host
 from hatband.arrays.typing import Array
 from hatband.checks import LeverageWarning
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge
 from hatband.formulas.ridge_spectrum import RidgeSpectrum
-from hatband.geometry import Exactness, Features, Space
-from hatband.geometry.base import passed_rows
+from hatband.geometry import Features, Space
+from hatband.geometry.base import Exactness, passed_rows
 from hatband.linalg import Factor, GramStatistics
 from hatband.linalg.moments import Centre
 from hatband.linalg.spectral import SpectralFactor

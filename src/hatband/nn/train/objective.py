@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from hatband.arrays.kinds import exact_device, on_host
+from hatband.arrays.backend import exact_device, on_host
 from hatband.arrays.typing import Array
 from hatband.linalg.moments import Centre
 from hatband.nn.measure.batches import called, home, moved

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_consistent_length
 
-from hatband.arrays.kinds import exact_device
+from hatband.arrays.backend import exact_device
 from hatband.checks import check_at_least, check_between, check_finite, check_target, check_weights
 from hatband.nn.measure.batches import as_array, as_batches, as_tensor, check_real, numbers, placed
 
