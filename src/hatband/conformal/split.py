@@ -26,7 +26,7 @@ from hatband.conformal.regressor import (
     fit_estimator,
     fit_parameters,
 )
-from hatband.fitted.rows import Rows, TrainingRows, held_out_rows, new_rows, take_rows
+from hatband.fitted.rows import Rows, TrainingRows, fit_space, held_out_rows, new_rows, take_rows
 from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry.registry import as_geometry
@@ -258,7 +258,8 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         ratio = self._fitted_ratio(data.X, X_target)
         self.estimator_, weight = fit_estimator(self, self._regressor(), data)
         self.model_, self.target_ = split_target(self.estimator_, data.y)
-        self.space_ = as_geometry(self.geometry, self.estimator_).fit(data.X, weight)
+        geometry = as_geometry(self.geometry, self.estimator_)
+        self.space_ = fit_space(geometry, self.model_, data.X, weight)
         self.scale_ = as_scale(self.scale, levels[0], self.random_state)
         # Refits may stand behind these residuals: they are made once, and only for what asks.
         held_out = cache(partial(self._training_rows, data, weight))

@@ -11,7 +11,12 @@ from sklearn.utils.validation import _num_samples
 from hatband.arrays.typing import Array
 from hatband.checks import check_prediction
 from hatband.formulas.leave_one_out import block_residuals, loo_leverage, loo_sampling_leverage
-from hatband.geometry import Features, Space
+from hatband.geometry import Features, Geometry, Space
+from hatband.geometry.base import check_exactness, kept
+
+# Training rows on which a space is compared with its model, and how far predictions may differ: a share of the largest.
+_COMPARED_ROWS = 16
+_ROUNDING = 1e-5
 
 
 class NoHeldOutResiduals(ValueError):
@@ -169,14 +174,77 @@ class TrainingRows(NamedTuple):
     """Weights (n,) of these rows."""
 
 
+def fit_space(geometry: Geometry, estimator: Any, X: Any, sample_weight: Array | None) -> Space:
+    """Fit a geometry to the rows that an estimator was fitted to; compare the predictions of both ways on a few rows.
+
+    Raises
+    ------
+    TypeError
+        If the geometry makes no Space.
+    ValueError
+        If the space claims an exactness that there is not, or the final step predicts from features something else than
+        the estimator from the rows: transformers ran twice or not at all, or predictions are random.
+
+    Notes
+    -----
+    Cost beyond the factorisation: two predictions of at most 16 rows, where transformers or a wrapper stand between.
+    """
+    space = geometry.fit(X, sample_weight)
+    if not isinstance(space, Space):
+        raise TypeError(
+            f"{type(geometry).__name__}.fit must return a Space; got {type(space).__name__}. Subclass "
+            "hatband.geometry.Space, or return the space of a FeatureGeometry or KernelGeometry."
+        )
+    check_exactness(space.exactness)
+    rows = _safe_indexing(X, np.arange(min(_num_samples(X), _COMPARED_ROWS)))
+    features, final = space.features(rows), space.final_step(estimator)
+    if final is estimator and features.model_inputs is rows:
+        return space
+    expected = np.asarray(estimator.predict(kept(rows, estimator)))
+    try:
+        found, seen = np.asarray(final.predict(features.model_inputs)), None
+    except Exception as error:
+        raise ValueError(_two_ways(estimator, f"the final step raised {type(error).__name__}: {error}")) from error
+    if found.shape != expected.shape:
+        seen = f"shape {found.shape} from features and {expected.shape} from rows"
+    elif not np.allclose(found, expected, rtol=0, atol=_ROUNDING * np.max(np.abs(expected)), equal_nan=True):
+        seen = f"they differ by {np.max(np.abs(found - expected)):.3g} in the first {len(rows)} training rows"
+    if seen is not None:
+        raise ValueError(_two_ways(estimator, seen))
+    return space
+
+
+def _two_ways(estimator: Any, seen: str) -> str:
+    return (
+        f"the final step of {type(estimator).__name__} must predict from Features.model_inputs, rows that went through "
+        f"the transformers already, what the estimator predicts from the rows themselves; {seen}. Correct what "
+        'steps_of registers for a wrapper, with holds("regressor_") of hatband.geometry.model where it holds a '
+        "regressor; or features and final_step of your Space; and let predictions not be random."
+    )
+
+
+def check_leverage(leverage: Array, space: Space, shape: tuple[int, ...]) -> Array:
+    """Return leverages of rows whose predictions have a shape (m, q); ValueError unless they are (m,) or (m, q)."""
+    if leverage.shape not in (shape, shape[:1]):
+        raise ValueError(
+            f"{type(space).__name__} must give one leverage for each row, ({shape[0]},), or one for each output too, "
+            f"{shape}; got {leverage.shape}. Correct its leverages."
+        )
+    return leverage
+
+
+def _measured(verb: Callable[[Features], Array], space: Space, features: Features, n_outputs: int) -> Array:
+    return check_leverage(verb(features), space, (len(features), n_outputs))
+
+
 def new_rows(estimator: Any, space: Space, X: Any, n_outputs: int) -> Rows:
     """Return rows that the model has not seen; X runs through the model's preprocessing once."""
     features = space.features(X)
     return Rows(
         len(features),
         inputs=partial(space.inputs, features),
-        leverage=partial(space.leverage, features),
-        sampling_leverage=partial(space.sampling_leverage, features),
+        leverage=partial(_measured, space.leverage, space, features, n_outputs),
+        sampling_leverage=partial(_measured, space.sampling_leverage, space, features, n_outputs),
         prediction=partial(predict_features, estimator, space, features, n_outputs),
         measured=lambda: (space, features),
     )
