@@ -348,7 +348,7 @@ def weighted_quantile(
 
 
 def effective_sample_size(weights: Shaped[Array, " n"]) -> float:
-    """Return (sum of w)^2 / sum of w^2, the number of equally heavy rows that a weighted sum is worth.
+    """Return (sum of w)^2 / sum of w^2, the number of rows of equal weight that a weighted sum is worth.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ class RunningStatistics(ABC):
 
     @abstractmethod
     def add(self: S, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> S:
-        """Return the statistics of these rows and of a block more."""
+        """Return the statistics of these rows and of one more block."""
 
     @classmethod
     def empty(cls: type[S], n_features: int, n_targets: int = 0) -> S:

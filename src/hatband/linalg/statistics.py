@@ -70,7 +70,7 @@ class GramStatistics(RunningStatistics):
         return self.joint[self.n_features :, self.n_features :]
 
     def add(self, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "GramStatistics":
-        """Return the statistics of these rows and of a block more.
+        """Return the statistics of these rows and of one more block.
 
         Raises
         ------

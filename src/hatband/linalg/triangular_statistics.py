@@ -51,7 +51,7 @@ class TriangularStatistics(RunningStatistics):
         return self.triangle
 
     def add(self, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "TriangularStatistics":
-        """Return the statistics of these rows and of a block more; errors as in `GramStatistics.add`."""
+        """Return the statistics of these rows and of one more block; errors as in `GramStatistics.add`."""
         check_block(X, y, self.n_features, self.n_targets)
         backend = backend_of(self.triangle if self.n_samples else X)
         centre, triangle = self._on(backend)
