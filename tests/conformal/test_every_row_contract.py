@@ -182,7 +182,7 @@ def test_frozen_models_must_have_been_trained_on_these_very_rows(data):
 
     expected = JackknifePlusRegressor(Ridge()).fit(X, y).predict_interval(X)[1]
     np.testing.assert_allclose(JackknifePlusRegressor(frozen).fit(X, y).predict_interval(X)[1], expected, rtol=1e-12)
-    with pytest.raises(ValueError, match="these very rows"):
+    with pytest.raises(ValueError, match="its own training rows"):
         JackknifePlusRegressor(frozen).fit(X[:30], 3 * y[:30])
     with pytest.raises(ValueError, match="refit without a fold; got a FrozenEstimator"):
         CrossConformalRegressor(frozen).fit(X, y)
