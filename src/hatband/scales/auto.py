@@ -38,7 +38,7 @@ BLOCKS, LARGEST_BLOCK = 10, 500
 
 
 class _Trial(NamedTuple):
-    """A candidate on rows that it has not seen: its band, the threshold of this band, and its interval scores."""
+    """A candidate on rows that it has not seen: its band, the threshold of the band, and its interval scores."""
 
     band: tuple[Array, Array]
     threshold: float
@@ -110,7 +110,7 @@ class AutoScale(Scale):
         self.random_state = random_state
 
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
-        """Choose and fit by held-out residuals (n, q) of training rows; None: the leverage scale, and a warning."""
+        """Choose and fit a scale by held-out residuals (n, q) of training rows; without them warn and use leverage."""
         (level, *_), _ = check_confidence_level(DEFAULT_LEVEL if self.level is None else self.level)
         candidates = default_candidates() if self.candidates is None else self.candidates
         check_candidates(candidates)
@@ -118,9 +118,9 @@ class AutoScale(Scale):
         self.report_: list[dict[str, Any]] = [_unchosen(0, "no held-out residuals")]
         if rows is None or residuals is None:
             warnings.warn(
-                "There are no held-out residuals to choose a scale by, because the model may have been trained on the "
-                "rows given and cannot be refitted without them: the leverage scale is used. Pass residuals='unseen' "
-                "if it was not, or, around a network, rows that it has not seen: validation=, or validation_size > 0.",
+                "AutoScale uses the leverage scale, because it has no held-out residuals to choose by: the model may "
+                "have been trained on the rows given and cannot be refitted. Pass residuals='unseen' if it has not "
+                "seen them, or, for a network, rows that it has not seen: validation=, or validation_size > 0.",
                 LeverageWarning,
                 stacklevel=2,
             )
@@ -146,7 +146,7 @@ class AutoScale(Scale):
 
 
 class _Choice:
-    """The choice between candidates for one output after the other."""
+    """The choice between candidates, made for each output by itself."""
 
     def __init__(self, candidates: Candidates, level: Any, seed: int) -> None:
         self.candidates = candidates
@@ -178,7 +178,7 @@ class _Choice:
     def _fitted(
         self, chosen: str, rows: Rows, residual: Array, sample_weight: Array | None, thresholds: list[float]
     ) -> Scale | FittedBlend:
-        """Fit what was chosen on all rows; thresholds (k,) are those of its members."""
+        """Fit the chosen candidate on all rows; thresholds (k,) are those of its members."""
         parts = members(chosen, self.candidates[chosen])
         fitted = {
             name: fit_weighted(
