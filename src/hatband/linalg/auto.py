@@ -1,4 +1,4 @@
-"""The solver that chooses a solver, and says which and why."""
+"""The solver that chooses another solver; the factor names the choice and the reason."""
 
 import warnings
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from hatband.linalg.spectral import factor_spectral
 
 @dataclass(frozen=True)
 class Auto:
-    """Leverage h(x) = phi' A^-1 phi by the cheapest solver that is accurate enough; the factor says which and why.
+    """Leverage h(x) = phi' A^-1 phi by the cheapest solver that is accurate enough; the factor names it and the reason.
 
     More features than rows and ridge > 0: Dual. Else Cholesky while its error stays below the tolerance, then
     CholeskyQR2, then QR. Spectral for features that are rank deficient, and for a ridge that dwarfs them.

@@ -1,4 +1,4 @@
-"""Running statistics that have forgotten their rows: mean and Gram matrix, merged by addition."""
+"""Running statistics that do not keep their rows: mean and Gram matrix, merged by addition."""
 
 import warnings
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ class GramStatistics(RunningStatistics):
         return GramStatistics(centre, self.n_features, joint + addition + between[:, None] * between)
 
     def remove(self, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "GramStatistics":
-        """Return the statistics without a block of rows that had been added.
+        """Return the statistics without a block of rows that was added before.
 
         Raises
         ------
@@ -102,8 +102,8 @@ class GramStatistics(RunningStatistics):
 
         Notes
         -----
-        A difference: the Gram matrix that is left has an absolute error of eps times the one before, its leverages a
-        relative error of up to eps |A before| / (smallest eigenvalue of A after).
+        This is a difference: the remaining Gram matrix has an absolute error of eps times the one before, its leverages
+        a relative error of up to eps |A before| / (smallest eigenvalue of A after).
         """
         backend, block = self.backend, self._block(X, y, weights)
         centre, between = self.centre.removed(block.centre)
@@ -137,14 +137,16 @@ class GramStatistics(RunningStatistics):
         Warns
         -----
         LeverageWarning
-            When the bound on the relative error exceeds the tolerance: the rows are gone, and cannot be read again.
+            When the bound on the relative error exceeds the tolerance: the rows are not kept and cannot be read again.
         """
         design = design_at(self.centre, self.n_features, ridge, fit_intercept)
         gram, _ = self.products(fit_intercept)
         design, gram = determined_gram(design, gram)
         triangle = cholesky_triangle(design.backend, gram, design.penalty)
         if triangle is None or triangle.rcond <= EPS:
-            raise np.linalg.LinAlgError(f"{singular(design)} Statistics keep no rows: TriangularStatistics can.")
+            raise np.linalg.LinAlgError(
+                f"{singular(design)} Statistics keep no rows for these; use TriangularStatistics."
+            )
         factor = factor_upper(triangle, design, "running Gram matrix")
         if factor.error_bound > tolerance:
             warnings.warn(
