@@ -287,7 +287,7 @@ def test_what_is_neither_true_nor_false_is_not_taken_for_either(kind, value):
 
 @pytest.mark.parametrize("fit", [lambda net: LastLayerLaplace(net).fit, lambda net: ClapsRegressor(net).fit_train])
 def test_noise_cannot_be_told_from_one_row(fit):
-    with pytest.raises(ValueError, match="at least 2 training rows to tell the noise from; got 1"):
+    with pytest.raises(ValueError, match="at least 2 training rows are needed to estimate the noise; got 1"):
         fit(MLP(3, widths=(4,)))(*rows(1))
 
 
