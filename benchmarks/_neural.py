@@ -14,9 +14,9 @@ from hatband.formulas.ridge_spectrum import RidgeSpectrum
 from hatband.linalg import KernelSpectrum
 from hatband.nn import (
     MLP,
-    ClapsRegressor,
     LastLayerConformalRegressor,
     LinearisedConformalRegressor,
+    NoiseScale,
     TangentFeatures,
     TangentGeometry,
     fit_network,
@@ -91,8 +91,12 @@ def _all_layers(module: Any, rows: Parts, seed: int) -> Any:
 
 def _claps(noise: str) -> Callable[[Any, Parts, int], Any]:
     def fitted(module: Any, rows: Parts, seed: int) -> Any:
-        source = module.noise if noise == "head" else noise
-        model = ClapsRegressor(module, noise=source, confidence_level=LEVEL, random_state=seed)
+        scale: Any = "leverage"
+        if noise != "constant":
+            scale = NoiseScale(module.noise if noise == "head" else noise, random_state=seed)
+        model = LastLayerConformalRegressor(
+            module, scale=scale, ridge="evidence", confidence_level=LEVEL, random_state=seed
+        )
         return model.fit_train(*rows.train, validation=tuple(rows.validation))
 
     return fitted

@@ -19,8 +19,7 @@ from threadpoolctl import threadpool_limits
 import _lwcp
 from _chance import covered_law
 from _report import Report, parser
-from hatband.diagnostics import CoverageGap
-from hatband.diagnostics.flatness import outer_gap
+from hatband.diagnostics.flatness import CoverageGap, outer_gap
 from hatband.formulas.metrics import leverage_fifths
 from published import Outcome, dataset, outcome, scaled
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hatband.commands import CommandError, IntervalsRequest, run_demo, run_intervals
-from hatband.commands.intervals import SCALES
+from hatband.commands.base import CommandError, IntervalsRequest
+from hatband.commands.demo import run_demo
+from hatband.commands.intervals import SCALES, run_intervals
 from hatband.commands.recipes import RECIPES
 
 FAILURE = 2

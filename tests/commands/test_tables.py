@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hatband.commands import CommandError
+from hatband.commands.base import CommandError
 from hatband.commands.tables import Columns, is_parquet, read_table, target_of, write_table
 
 

@@ -13,7 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from geometry.cases import FAR, NEW, N, W, X, y
-from hatband.geometry import InputsGeometry, TransformerGeometry, as_geometry, geometry_of
+from hatband.geometry import InputsGeometry, TransformerGeometry, geometry_of
+from hatband.geometry.registry import as_geometry
 from oracles import dense_leverage
 from rounding import EPS, offset, through_gram
 

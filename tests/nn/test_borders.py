@@ -140,7 +140,7 @@ class TestWithoutFloat64:
 
     def test_laplace_is_that_of_the_cpu(self, nets):
         def measured(net):
-            return LastLayerLaplace(net, noise=lambda X: 0.1 + X[:, :1].abs()).fit(*rows(90)).predict(rows(9, 1)[0])
+            return LastLayerLaplace(net, noise_std=lambda X: 0.1 + X[:, :1].abs()).fit(*rows(90)).predict(rows(9, 1)[0])
 
         np.testing.assert_array_equal(*self.both(nets, measured))
 

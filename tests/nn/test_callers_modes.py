@@ -11,12 +11,12 @@ from torch import nn
 
 from hatband.nn import (
     MLP,
-    ClapsRegressor,
     EnsembleConformalRegressor,
     LastLayerConformalRegressor,
     LastLayerLaplace,
     LinearisedConformalRegressor,
     NeuralConformalRegressor,
+    NoiseScale,
     TangentFeatures,
     WholeNetwork,
     conjugate_gradient_leverage,
@@ -110,8 +110,9 @@ class TestALazyLayer:
         assert LastLayerConformalRegressor(net, scale="leverage").fit_train(X).leverage(X).shape == (60,)
 
 
-def _last_layer(net, layer=None):
-    model = LastLayerConformalRegressor(net, layer, scale="leverage").fit_train(X, Y).calibrate(X, Y)
+def _last_layer(net, layer=None, **settings):
+    model = LastLayerConformalRegressor(net, layer, **{"scale": "leverage", **settings}).fit_train(X, Y)
+    model.calibrate(X, Y)
     return model.predict_interval(X)[1]
 
 
@@ -124,7 +125,7 @@ class TestADefaultDevice:
             _last_layer,
             lambda net: _last_layer(net, "all"),
             lambda net: _last_layer(net, WholeNetwork(exact_up_to=0, rank=5)),
-            lambda net: ClapsRegressor(net).fit_train(X, Y).calibrate(X, Y).predict_interval(X)[1],
+            lambda net: _last_layer(net, scale=NoiseScale(lambda X: 0.1 + X[:, 0].abs()), ridge="evidence"),
             lambda net: LastLayerLaplace(net).fit(X, Y).predict(X).epistemic,
             lambda net: weights(refit_head(net, X, Y)).numpy(),
             lambda net: TangentFeatures(net).transform(X),

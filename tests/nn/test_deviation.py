@@ -162,5 +162,5 @@ def test_needs_calibration_rows_and_is_not_asked_for_beside_an_interval():
     for trained in (model, model.model_):
         with pytest.raises(NotFittedError, match="trained but not calibrated; call calibrate first"):
             trained.predict(X, return_std=True)
-    with pytest.raises(ValueError, match="return_interval=True or return_std=True, not both"):
+    with pytest.raises(ValueError, match="Pass one of return_interval=True, return_width=True and return_std=True"):
         model.calibrate(X, y).predict(X, return_interval=True, return_std=True)

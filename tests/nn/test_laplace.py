@@ -31,7 +31,7 @@ def made(device):
 class TestTheLaw:
     def test_is_the_dense_posterior_under_the_noise_given(self, made):
         net, X, y = made
-        law = LastLayerLaplace(net, noise=spread, ridge=RIDGE, mean="posterior").fit(X, y).predict(X[:7])
+        law = LastLayerLaplace(net, noise_std=spread, ridge=RIDGE, mean="posterior").fit(X, y).predict(X[:7])
         noise = spread(X).double().cpu().numpy() ** 2
         # A bias under a prior so wide that it is flat.
         features = np.column_stack([phi(net, X), 1e4 * np.ones(len(X))])
@@ -59,8 +59,8 @@ class TestTheLaw:
 
     def test_is_the_same_from_a_loader_and_from_arrays(self, made):
         net, X, y = made
-        one = LastLayerLaplace(net, noise=spread).fit(X, y)
-        other = LastLayerLaplace(net, noise=spread).fit(loader(X.cpu(), y.cpu()))
+        one = LastLayerLaplace(net, noise_std=spread).fit(X, y)
+        other = LastLayerLaplace(net, noise_std=spread).fit(loader(X.cpu(), y.cpu()))
         for left, right in zip(one.predict(X), other.predict(loader(X.cpu())), strict=True):
             # Features of a float32 network depend on the size of the batch; a mean may be close to 0.
             np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
@@ -78,7 +78,7 @@ class TestTheLaw:
         X, y = (part.to(device) for part in rows(80, n_outputs=2))
         shared = LastLayerLaplace(net, ridge=RIDGE).fit(X, y).predict(X)
         assert shared.mean.shape == shared.epistemic.shape == (80, 2)
-        apart = LastLayerLaplace(net, noise=lambda x: torch.stack([spread(x), 2 * spread(x)], 1), ridge=RIDGE)
+        apart = LastLayerLaplace(net, noise_std=lambda x: torch.stack([spread(x), 2 * spread(x)], 1), ridge=RIDGE)
         law = apart.fit(X, y).predict(X)
         np.testing.assert_allclose(law.aleatoric[:, 1], 4 * law.aleatoric[:, 0], rtol=1e-6)
         assert apart.leverage(X).shape == (80, 2)
@@ -88,7 +88,9 @@ class TestTheLaw:
         X, y = (part.to(device) for part in rows(80, n_outputs=2))
         features, target = phi(net, X), y.double().cpu().numpy()
         shared = LastLayerLaplace(net, ridge=RIDGE).fit(X, y)
-        apart = LastLayerLaplace(net, noise=lambda x: torch.stack([spread(x), 2 * spread(x)], 1), ridge=RIDGE).fit(X, y)
+        apart = LastLayerLaplace(net, noise_std=lambda x: torch.stack([spread(x), 2 * spread(x)], 1), ridge=RIDGE).fit(
+            X, y
+        )
         noise = spread(X.double()).cpu().numpy()
         for model, variances in ((shared, None), (apart, (noise**2, 4 * noise**2))):
             one = [
@@ -118,7 +120,7 @@ def test_the_network_is_left_as_it_was_found(made):
     net, X, y = made
     net.train()
     before = [value.clone() for value in net.state_dict().values()]
-    LastLayerLaplace(net, noise=spread).fit(X, y).predict(X)
+    LastLayerLaplace(net, noise_std=spread).fit(X, y).predict(X)
     assert net.training
     assert all(torch.equal(*pair) for pair in zip(before, net.state_dict().values(), strict=True))
     assert not net[-1]._forward_pre_hooks
@@ -127,8 +129,8 @@ def test_the_network_is_left_as_it_was_found(made):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"noise": lambda x: 0 * x[:, 0]}, "finite and > 0; row 0"),
-        ({"noise": lambda x: x[:, :3].abs() + 1}, "noise must have 1 column or one per output, 1; got 3"),
+        ({"noise_std": lambda x: 0 * x[:, 0]}, "finite and > 0; row 0"),
+        ({"noise_std": lambda x: x[:, :3].abs() + 1}, "noise_std must have 1 column or one per output, 1; got 3"),
         ({"ridge": "aic"}, "got 'aic'"),
         ({"mean": "median"}, "mean must be one of"),
     ],
@@ -158,5 +160,5 @@ def test_epistemic_variance_is_that_of_laplace_torch(made):
     theirs.fit(loader(X.to(there), y[:, None].to(there)))
     _, variance = theirs(X[:9].to(there))
     bare = network(bias=False).to(X.device)
-    ours = LastLayerLaplace(bare, ridge=1.0, noise=lambda x: torch.ones(len(x))).fit(X, y).predict(X[:9])
+    ours = LastLayerLaplace(bare, ridge=1.0, noise_std=lambda x: torch.ones(len(x))).fit(X, y).predict(X[:9])
     np.testing.assert_allclose(ours.epistemic, variance.reshape(-1).detach().cpu(), rtol=1e-5)

@@ -143,7 +143,7 @@ def test_y_with_one_column_keeps_its_axis_and_without_it_is_never_broadcast(net)
     (X, y), (X_cal, y_cal) = rows(100), rows(50, 1)
 
     flat = LastLayerConformalRegressor(net, scale="leverage").fit_train(X, y).calibrate(X_cal, y_cal)
-    column = LastLayerConformalRegressor(net, scale="leverage").fit_train(X, y).calibrate(X_cal, y_cal[:, None])
+    column = LastLayerConformalRegressor(net, scale="leverage").fit_train(X, y[:, None]).calibrate(X_cal, y_cal)
 
     assert flat.predict(X).shape == (100,)
     assert column.predict(X).shape == (100, 1)

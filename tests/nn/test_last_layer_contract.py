@@ -275,5 +275,5 @@ def test_calibration_rows_most_of_which_lie_outside_the_span_are_warned_of(devic
     model.calibrate(X_cal, y_cal)
     X_cal[:15, 3] = 2.0
 
-    with pytest.warns(LeverageWarning, match=r"15 of 30 calibration rows lie outside the span.*Pass a ridge > 0"):
+    with pytest.warns(LeverageWarning, match=r"15 of 30 calibration rows lie outside the span.*a ridge > 0"):
         model.calibrate(X_cal, y_cal)

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hatband.diagnostics import leverage_stability
 from hatband.nn import (
-    ClapsRegressor,
     LastLayerConformalRegressor,
     LastLayerLaplace,
     NeuralConformalRegressor,
@@ -48,12 +47,12 @@ class TestConjugateGradients:
 @pytest.mark.parametrize(
     "verb",
     [
-        lambda ridge: ClapsRegressor(network(), ridge=ridge).fit_train(X, Y),
+        lambda ridge: LastLayerConformalRegressor(network(), ridge=ridge).fit_train(X, Y),
         lambda ridge: LastLayerLaplace(network(), ridge=ridge).fit(X, Y),
         lambda ridge: refit_head(network(), X, Y, ridge=ridge),
         lambda ridge: TangentGeometry(network(), ridge=ridge).fit(X),
     ],
-    ids=["claps", "laplace", "refit", "tangent"],
+    ids=["last layer", "laplace", "refit", "tangent"],
 )
 def test_a_ridge_that_is_no_number_is_a_value_error_that_names_it(verb, ridge):
     with pytest.raises(ValueError, match=r"^ridge must be"):

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from hatband.nn import (
     MLP,
-    ClapsRegressor,
     EnsembleConformalRegressor,
     LastLayerConformalRegressor,
     LinearisedConformalRegressor,
+    NoiseScale,
     WholeNetwork,
     conjugate_gradient_leverage,
     feature_statistics,
@@ -24,7 +24,7 @@ from hatband.nn import (
 )
 from hatband.nn.measure.batches import as_batches
 from hatband.nn.measure.network_rows import gathered
-from hatband.scales import CallableScale
+from hatband.scales.base import CallableScale
 from nn.cases import dense_leverage, network, rows
 
 X, Y = rows(40)
@@ -75,7 +75,10 @@ def test_batches_without_rows_are_passed_over_wherever_rows_are_read(name):
     fit_network(network(), data, epochs=2, random_state=0)
     np.testing.assert_allclose(feature_statistics(net, data).gram, feature_statistics(net, X).gram, rtol=1e-9)
     torch.testing.assert_close(refit_head(net, data)[-1].weight, refit_head(net, X, Y)[-1].weight)
-    one, other = (ClapsRegressor(net).fit_train(form).calibrate(form) for form in (data, (X, Y)))
+    one, other = (
+        LastLayerConformalRegressor(net, scale="leverage", ridge="evidence").fit_train(form).calibrate(form)
+        for form in (data, (X, Y))
+    )
     np.testing.assert_allclose(one.predict_interval(NEW)[1], other.predict_interval(NEW)[1], rtol=1e-6)
 
 
@@ -298,7 +301,7 @@ def test_codes_are_no_table_to_learn_noise_from():
     net = Codes()
 
     assert gathered(net, find_head(net, codes), as_batches(codes, Y)).inputs is None
-    ClapsRegressor(net, noise="learned", random_state=0).fit_train(codes, Y, validation=(codes, Y))
+    LastLayerConformalRegressor(net, scale=NoiseScale(random_state=0)).fit_train(codes, Y, validation=(codes, Y))
 
 
 class WithMore(nn.Linear):

@@ -10,11 +10,11 @@ from torch import nn
 from hatband import CalibrationWarning
 from hatband.nn import (
     MLP,
-    ClapsRegressor,
     EnsembleConformalRegressor,
     LastLayerConformalRegressor,
     LastLayerLaplace,
     NeuralConformalRegressor,
+    NoiseScale,
     fit_ensemble,
     fit_network,
     refit_head,
@@ -178,20 +178,48 @@ def test_leverages_of_features_that_do_not_vary_have_no_ridge_to_compare(given):
     np.testing.assert_allclose(model.leverage(given[:1]), 1 / len(given))
 
 
-@pytest.mark.parametrize("with_targets", [False, True])
-def test_layout_follows_the_targets_that_calibrated(with_targets):
-    X, y = rows()
-    model = EnsembleConformalRegressor([MLP(3, widths=(4,))], scale="leverage")
-    model.fit_train(X, y[:, None] if with_targets else None).calibrate(X, y)
+def around_networks(**settings):
+    """Every kind that is trained first and calibrated after, untrained."""
+    net = MLP(3, widths=(4,))
+    return [
+        LastLayerConformalRegressor(net, scale="leverage", **settings),
+        LastLayerConformalRegressor(net, scale=NoiseScale(lambda x: 0.1 + x[:, 0].abs()), ridge=1.0, **settings),
+        EnsembleConformalRegressor([net], scale="leverage", **settings),
+    ]
 
-    assert model.predict(X).shape == (60,)
-    assert model.predict_interval(X)[1].shape == (60, 2)
-    assert model.calibrate(X, y[:, None]).predict_interval(X)[1].shape == (60, 1, 2)
+
+@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize("single", [True, False])
+def test_the_shape_of_y_in_training_decides_that_of_predictions_and_calibration_changes_nothing(kind, single):
+    X, y = rows()
+    neural = NeuralConformalRegressor(widths=(4,), epochs=1, scale="leverage", random_state=0)
+    model = [*around_networks(), neural][kind].fit_train(X, y if single else y[:, None])
+    shape = (60,) if single else (60, 1)
+
+    assert model.predict(X).shape == shape
+    for target in (y, y[:, None]):
+        model.calibrate(X, target)
+        assert model.predict(X).shape == shape
+        assert model.predict_interval(X)[1].shape == (*shape, 2)
+        assert model.predict(X, return_std=True)[1].shape == shape
+
+
+@pytest.mark.parametrize("kind", range(3))
+@pytest.mark.parametrize("single", [True, False])
+def test_without_a_y_in_training_the_first_that_calibrates_decides(kind, single):
+    X, y = rows()
+    model = around_networks()[kind].fit_train(X).calibrate(X, y if single else y[:, None])
+
+    for target in (y, y[:, None]):
+        assert model.calibrate(X, target).predict_interval(X)[1].shape == ((60, 2) if single else (60, 1, 2))
 
 
 @pytest.mark.parametrize(
     "model",
-    [EnsembleConformalRegressor([MLP(3, widths=(4,))], scale="leverage"), ClapsRegressor(MLP(3, widths=(4,)))],
+    [
+        EnsembleConformalRegressor([MLP(3, widths=(4,))], scale="leverage"),
+        LastLayerConformalRegressor(MLP(3, widths=(4,)), scale="leverage"),
+    ],
     ids=lambda model: type(model).__name__,
 )
 def test_too_few_calibration_rows_are_warned_of(model):
@@ -251,7 +279,7 @@ def test_numbers_beyond_those_of_a_network_are_refused(factors):
 # ---------------------------------------------------------------- posteriors
 
 
-@pytest.mark.parametrize("kind", [ClapsRegressor, LastLayerLaplace])
+@pytest.mark.parametrize("kind", [NoiseScale, LastLayerLaplace])
 @pytest.mark.parametrize(
     ("noise", "message"),
     [
@@ -265,15 +293,17 @@ def test_numbers_beyond_those_of_a_network_are_refused(factors):
     ids=["negative", "zero", "NaN", "too few", "one number", "none"],
 )
 def test_noise_is_one_positive_number_per_row(kind, noise, message):
-    model = kind(MLP(3, widths=(4,)), noise=noise)
+    net = MLP(3, widths=(4,))
+    law = LastLayerLaplace(net, noise_std=noise)
+    fit = law.fit if kind is LastLayerLaplace else LastLayerConformalRegressor(net, scale=NoiseScale(noise)).fit_train
     with pytest.raises(ValueError, match=message):
-        (model.fit if kind is LastLayerLaplace else model.fit_train)(*rows())
+        fit(*rows())
 
 
 FLAGS = {
     "last layer": lambda net, value: LastLayerConformalRegressor(net, scale="leverage", symmetric=value),
     "bias": lambda net, value: LastLayerConformalRegressor(net, scale="leverage", penalise_bias=value),
-    "claps": lambda net, value: ClapsRegressor(net, symmetric=value),
+    "joint": lambda net, value: LastLayerConformalRegressor(net, scale="leverage", joint=value),
     "ensemble": lambda net, value: EnsembleConformalRegressor([net], scale="leverage", symmetric=value),
 }
 
@@ -285,7 +315,10 @@ def test_what_is_neither_true_nor_false_is_not_taken_for_either(kind, value):
         FLAGS[kind](MLP(3, widths=(4,)), value).fit_train(*rows())
 
 
-@pytest.mark.parametrize("fit", [lambda net: LastLayerLaplace(net).fit, lambda net: ClapsRegressor(net).fit_train])
+@pytest.mark.parametrize(
+    "fit",
+    [lambda net: LastLayerLaplace(net).fit, lambda net: LastLayerConformalRegressor(net, ridge="evidence").fit_train],
+)
 def test_noise_cannot_be_told_from_one_row(fit):
     with pytest.raises(ValueError, match="at least 2 training rows are needed to estimate the noise; got 1"):
         fit(MLP(3, widths=(4,)))(*rows(1))
@@ -294,23 +327,24 @@ def test_noise_cannot_be_told_from_one_row(fit):
 @pytest.mark.parametrize("value", [0.0, 3.0, -1e6])
 def test_a_target_without_noise_gives_intervals_all_the_same(value):
     X, y = rows()
-    model = ClapsRegressor(MLP(3, widths=(4,))).fit_train(X, np.full(60, value)).calibrate(X, y)
-    _, interval = model.predict_interval(X)
+    net = MLP(3, widths=(4,))
+    model = LastLayerConformalRegressor(net, scale="leverage", ridge="evidence").fit_train(X, np.full(60, value))
+    _, interval = model.calibrate(X, y).predict_interval(X)
     inside = np.mean((interval[:, 0] <= y) & (y <= interval[:, 1]))
 
     assert np.isfinite(interval).all()
     assert inside >= 0.9
-    assert (model.predict_law(X).aleatoric > 0).all()
+    assert (LastLayerLaplace(net).fit(X, np.full(60, value)).predict(X).aleatoric > 0).all()
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda net: ClapsRegressor(net).fit_train(*rows()),
+        lambda net: LastLayerConformalRegressor(net).fit_train(*rows()),
         lambda net: LastLayerLaplace(net).fit(*rows()),
         lambda net: refit_head(net, *rows()),
     ],
-    ids=["ClapsRegressor", "LastLayerLaplace", "refit_head"],
+    ids=["LastLayerConformalRegressor", "LastLayerLaplace", "refit_head"],
 )
 def test_what_is_no_network_is_not_measured(call):
     with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module; got str"):

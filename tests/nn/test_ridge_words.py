@@ -102,7 +102,6 @@ def trained_ridge(ridge):
 LAST_LAYER = {
     "LinearPosterior.of": lambda ridge: hatband.LinearPosterior.of(PHI, TARGET, ridge=ridge).ridge,
     "LastLayerLaplace": lambda ridge: hatband.nn.LastLayerLaplace(NET, ridge=ridge).fit(X, Y).ridge_[0],
-    "ClapsRegressor": lambda ridge: hatband.nn.ClapsRegressor(NET, ridge=ridge).fit_train(X, Y).posteriors_[0].ridge,
     "refit_head": refitted_ridge,
     "LastLayerConformalRegressor": lambda ridge: (
         hatband.nn.LastLayerConformalRegressor(NET, ridge=ridge, scale="leverage").fit_train(X, Y).space_.ridge

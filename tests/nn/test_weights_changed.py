@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hatband.nn import ClapsRegressor, EnsembleConformalRegressor, LastLayerConformalRegressor, WholeNetwork
+from hatband.nn import EnsembleConformalRegressor, LastLayerConformalRegressor, NoiseScale, WholeNetwork
 from hatband.nn.measure import state as state_module
 from hatband.nn.measure.state import StateFingerprint
 from nn.cases import network, rows
@@ -29,7 +29,7 @@ MODELS = {
     "last layer": last_layer,
     "all layers": lambda net: last_layer(net, "all"),
     "low rank": lambda net: last_layer(net, WholeNetwork(exact_up_to=0, rank=3)),
-    "claps": ClapsRegressor,
+    "noise": lambda net: LastLayerConformalRegressor(net, scale=NoiseScale(lambda x: 0.1 + x[:, 0].abs())),
     "ensemble": lambda net: EnsembleConformalRegressor([network(), net], scale="leverage"),
 }
 

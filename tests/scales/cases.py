@@ -4,7 +4,8 @@ import numpy as np
 
 from hatband import AutoScale, ConstantScale, LeverageScale, MagnitudeScale, QuantileScale, StrengthScale
 from hatband.fitted.rows import Rows
-from hatband.scales import CallableScale, LaplaceScale, Scale
+from hatband.scales import LaplaceScale, Scale
+from hatband.scales.base import CallableScale
 from hatband.scales.learners import boosted_quantiles
 
 

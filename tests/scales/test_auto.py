@@ -16,7 +16,8 @@ from hatband import (
     SplitConformalRegressor,
     StrengthScale,
 )
-from hatband.scales import CallableScale, auto
+from hatband.scales import auto
+from hatband.scales.base import CallableScale
 from hatband.scales.candidates import FittedBlend, default_candidates
 from scales.cases import chosen, draw, rows_of
 

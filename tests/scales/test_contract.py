@@ -13,7 +13,8 @@ from sklearn.utils.validation import has_fit_parameter
 import hatband.scales
 from hatband import LeverageWarning, SplitConformalRegressor
 from hatband.fitted.rows import Rows
-from hatband.scales import CallableScale, Scale
+from hatband.scales import Scale
+from hatband.scales.base import CallableScale
 from hatband.scales.named import as_scale
 from scales.cases import SCALES, draw, rows_of
 

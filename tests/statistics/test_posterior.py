@@ -81,8 +81,8 @@ def test_tensors_are_taken_like_arrays(made):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"noise": np.zeros(60)}, "finite and > 0; row 0 has 0.0"),
-        ({"noise": np.ones(59)}, r"shape \(60,\); got shape \(59,\)"),
+        ({"noise_variance": np.zeros(60)}, "finite and > 0; row 0 has 0.0"),
+        ({"noise_variance": np.ones(59)}, r"shape \(60,\); got shape \(59,\)"),
         ({"ridge": "aic"}, "a number >= 0, several numbers, 'auto', 'loo'"),
         ({"ridge": -1.0}, "ridge must be finite and >= 0"),
         ({"y": np.full(60, np.nan)}, "y must be finite"),
@@ -90,6 +90,6 @@ def test_tensors_are_taken_like_arrays(made):
 )
 def test_what_makes_no_sense_is_refused(change, message, made):
     features, y, noise = made
-    given = {"y": y, "noise": noise} | change
+    given = {"y": y, "noise_variance": noise} | change
     with pytest.raises(ValueError, match=message):
         LinearPosterior.of(features, **given)

@@ -6,7 +6,8 @@ from hatband.arrays.typing import Array
 from hatband.checks import CalibrationWarning, warn_caller
 from hatband.conformal.regressor import TrainingData, fit_estimator
 from hatband.fitted.smoother import Smoother, check_kernel_size
-from hatband.geometry import Features, as_geometry
+from hatband.geometry import Features
+from hatband.geometry.registry import as_geometry
 
 
 def fit_smoother(owner: Any, template: Any, data: TrainingData) -> tuple[Smoother, Features, Array | None]:

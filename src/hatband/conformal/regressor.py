@@ -16,11 +16,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length, get_tags
 from sklearn.utils._metadata_requests import _routing_enabled
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
+from sklearn.utils.validation import has_fit_parameter, validate_data
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_confidence_level, check_target, check_weights
 from hatband.conformal.band import Band, layout
+from hatband.conformal.calibration.calibration import Calibration, check_pooled
 from hatband.conformal.distribution import PredictiveDistribution, distribution_of
 from hatband.fitted.rows import take_rows
 from hatband.geometry.base import kept
@@ -236,9 +237,7 @@ class IntervalRegressor(RegressorMixin, BaseEstimator, ABC):
             raise ValueError("Pass one of return_interval=True, return_width=True and return_std=True, not several.")
         if return_interval:
             return self.predict_interval(X, confidence_level, groups=groups, likelihood_ratio=likelihood_ratio)
-        self._check_trained("predict")
-        if return_std:
-            self._check_calibrated("predict")
+        (self._check_calibrated if return_std else self._check_trained)("predict")
         X = self._checked(X)
         if not (return_width or return_std):
             return self._shaped(self._predict(X))
@@ -341,8 +340,8 @@ class IntervalRegressor(RegressorMixin, BaseEstimator, ABC):
     def _check_trained(self, caller: str) -> None:
         attribute, calls = self._trained_by
         if attribute not in vars(self):
-            check_is_fitted(
-                self, attribute, msg=f"This %(name)s instance is not fitted yet. Call {calls} before {caller}."
+            raise NotFittedError(
+                f"This {type(self).__name__} instance is not fitted yet. Call {calls} before {caller}."
             )
 
     def _check_calibrated(self, caller: str) -> None:
@@ -353,6 +352,32 @@ class IntervalRegressor(RegressorMixin, BaseEstimator, ABC):
         tags.target_tags.multi_output = True
         tags.regressor_tags.poor_score = True
         return tags
+
+
+class CalibratedRegressor(IntervalRegressor):
+    """Is trained first and calibrated after: its scores are those of a `Calibration`, which ``calibrate`` sets."""
+
+    calibration_: Calibration
+
+    @property
+    def scores_(self) -> Array:
+        """Signed calibration scores (n_cal, q)."""
+        return self.calibration_.scores
+
+    @property
+    def effective_sample_size_(self) -> float:
+        """Equally heavy rows that the calibration rows are worth."""
+        return self.calibration_.effective_size
+
+    def predictive_distribution(self, X: Any) -> PredictiveDistribution:
+        """Return the predictive distribution of each row; see `IntervalRegressor.predictive_distribution`."""
+        self._check_calibrated("predictive_distribution")
+        check_pooled(self.calibration_.is_pooled)
+        return super().predictive_distribution(X)
+
+    def _check_calibrated(self, caller: str) -> None:
+        self._check_trained(caller)
+        check_calibrated(self)
 
 
 class RegressorWrapper(MetaEstimatorMixin):
@@ -379,7 +404,7 @@ class RegressorWrapper(MetaEstimatorMixin):
 
 def check_calibrated(model: Any, attribute: str = "calibration_") -> None:
     """Raise unless a trained model has calibration scores."""
-    if attribute not in vars(model):
+    if not hasattr(model, attribute):
         raise NotFittedError(f"This {type(model).__name__} is trained but not calibrated; call calibrate first.")
 
 

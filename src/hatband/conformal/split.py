@@ -13,18 +13,15 @@ from hatband.conformal.calibration.calibration import (
     CalibrationPlan,
     EachOutput,
     check_labels,
-    check_pooled,
     check_ratio,
 )
 from hatband.conformal.calibration.groups import PASSED_LABELS, Grouping
 from hatband.conformal.calibration.joint import fit_joint_box
 from hatband.conformal.calibration.shift import fit_ratio
-from hatband.conformal.distribution import PredictiveDistribution
 from hatband.conformal.regressor import (
-    IntervalRegressor,
+    CalibratedRegressor,
     RegressorWrapper,
     TrainingData,
-    check_calibrated,
     check_rows,
     fit_estimator,
     fit_parameters,
@@ -32,11 +29,11 @@ from hatband.conformal.regressor import (
 from hatband.fitted.rows import Rows, TrainingRows, held_out_rows, new_rows, take_rows
 from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
-from hatband.geometry import as_geometry
+from hatband.geometry.registry import as_geometry
 from hatband.scales.named import as_scale, fit_scale
 
 
-class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
+class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
     """Prediction intervals mu(x) -+ q (1 + h(x))^1/2 around any regressor, valid with a stated probability.
 
     The rows are split: one part trains the estimator and sets the space in which leverage h(x) is measured, the other
@@ -323,16 +320,6 @@ class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
             needed=lambda: max(minimum_calibration_size(level, self.symmetric) for level in levels),
         )
 
-    @property
-    def scores_(self) -> Array:
-        """Signed calibration scores (n_cal, q)."""
-        return self.calibration_.scores
-
-    @property
-    def effective_sample_size_(self) -> float:
-        """Number of rows of equal weight that the calibration rows are worth."""
-        return self.calibration_.effective_size
-
     # ---------------------------------------------------------------- prediction
 
     def _band(self, X: Any) -> Band:
@@ -344,16 +331,6 @@ class SplitConformalRegressor(RegressorWrapper, IntervalRegressor):
         band = Band.of(self.scale_, rows, self.target_)
         return band.point, self.calibration_.ends(band, new, levels, self.symmetric)
 
-    def predictive_distribution(self, X: Any) -> PredictiveDistribution:
-        """Return the predictive distribution of each row; see `IntervalRegressor.predictive_distribution`."""
-        self._check_calibrated("predictive_distribution")
-        check_pooled(self.calibration_.is_pooled)
-        return super().predictive_distribution(X)
-
     def _rows(self, X: Any) -> Rows:
         """Return rows as scale and calibration see them; X runs through the model's preprocessing once."""
         return new_rows(self.model_, self.space_, X, self.n_outputs_)
-
-    def _check_calibrated(self, caller: str) -> None:
-        self._check_trained(caller)
-        check_calibrated(self)

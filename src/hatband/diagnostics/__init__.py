@@ -1,21 +1,18 @@
 """Diagnostics of intervals over leverage, width and directions: arrays in, small results out."""
 
-from hatband.diagnostics.alignment import LeverageAlignment, leverage_alignment, leverage_variation
+from hatband.diagnostics.alignment import leverage_alignment, leverage_variation
 from hatband.diagnostics.coverage import (
-    BinCoverage,
-    CoverageTable,
     binomial_interval,
     coverage_by_leverage,
     size_stratified_coverage,
 )
 from hatband.diagnostics.extrapolation import ExtrapolationGuard, extrapolation_pvalue
-from hatband.diagnostics.flatness import CoverageGap, SquaredCoverageError, coverage_gap, squared_coverage_error
-from hatband.diagnostics.scorer import IntervalScorer, interval_scorer
-from hatband.diagnostics.slabs import SlabCoverage, worst_slab_coverage
-from hatband.diagnostics.stability import LeverageStability, leverage_stability
-from hatband.diagnostics.width import WidthDecomposition, width_decomposition
+from hatband.diagnostics.flatness import coverage_gap, squared_coverage_error
+from hatband.diagnostics.scorer import interval_scorer
+from hatband.diagnostics.slabs import worst_slab_coverage
+from hatband.diagnostics.stability import leverage_stability
+from hatband.diagnostics.width import width_decomposition
 from hatband.formulas.metrics import (
-    GroupCoverage,
     coverage_by_group,
     covered,
     interval_score,
@@ -25,17 +22,7 @@ from hatband.formulas.metrics import (
 )
 
 __all__ = [
-    "BinCoverage",
-    "CoverageGap",
-    "CoverageTable",
     "ExtrapolationGuard",
-    "GroupCoverage",
-    "IntervalScorer",
-    "LeverageAlignment",
-    "LeverageStability",
-    "SlabCoverage",
-    "SquaredCoverageError",
-    "WidthDecomposition",
     "binomial_interval",
     "coverage_by_group",
     "coverage_by_leverage",

@@ -161,3 +161,60 @@ def _normal(function: Any, y: Any, mean: Array, deviation: Array) -> Array:
     finite = np.isfinite(deviation)
     values = function(np.asarray(y, dtype=float), mean, np.where(finite, deviation, 1.0))
     return np.where(finite, values, 0.5 if function == norm.cdf else 0.0)
+
+
+def standard_score(y: Array, mean: Array, variance: Array) -> Array:
+    """Return z = (y - mean) / variance^1/2; 0 where the variance is infinite, and where y is the mean.
+
+    Parameters
+    ----------
+    y, mean, variance : array (m,) or (m, q)
+        Targets, and the predictive law.
+
+    Returns
+    -------
+    array
+        Signed, dimensionless. |z| orders rows as the two-sided score |2 F(y) - 1| of the normal law does, and never
+        saturates. Infinite where the variance is 0 and y is not the mean.
+
+    Notes
+    -----
+    Elementwise. The score of version 1 of CLAPS (Kim, Choi, Rasool and Oh, arXiv 2512.01384), by its abstract.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.diagnostics.laplace import standard_score
+    >>> standard_score(np.array([3.0, 40.0]), np.zeros(2), np.array([4.0, 1.0]))
+    array([ 1.5, 40. ])
+    """
+    away = np.asarray(y) - mean
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(away == 0, 0.0, away / np.sqrt(variance))
+
+
+def two_sided_probability(z: Array) -> Array:
+    """Return 2 Phi(|z|) - 1, the published form of the score. To be read, not ranked: it is 1.0 from |z| = 8.3 on.
+
+    Parameters
+    ----------
+    z : array
+        Standard scores.
+
+    Returns
+    -------
+    array
+        From 0 to 1, the probability of the central interval that ends at y.
+
+    Notes
+    -----
+    |2 F(y) - 1| of version 1 of CLAPS (Kim, Choi, Rasool and Oh, arXiv 2512.01384), by its abstract.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hatband.diagnostics.laplace import two_sided_probability
+    >>> two_sided_probability(np.array([0.0, 1.96, -9.0])).round(3)
+    array([0.  , 0.95, 1.  ])
+    """
+    return 1 - 2 * norm.sf(np.abs(z))

@@ -87,7 +87,7 @@ class LinearPosterior:
         cls,
         features: Shaped[Array, "n d"],
         y: Shaped[Array, "n *q"],
-        noise: Any = None,
+        noise_variance: Any = None,
         *,
         ridge: Any = "evidence",
         scale: Any = None,
@@ -99,8 +99,8 @@ class LinearPosterior:
         ----------
         features : array or tensor (n, d)
         y : array or tensor (n,) or (n, q)
-        noise : array (n,), optional
-            Noise variances v_i > 0; constant when None. Fitted to residuals of the same rows, they would be too small.
+        noise_variance : array (n,), optional
+            v_i > 0; constant when None. Fitted to residuals of the same rows, they would be too small.
         ridge : float, list of float, "evidence", "loo", "gcv" or "auto"
             How the ridge is chosen; "auto" is 1e-4 tr(Phi'W Phi) / d, as for a last layer. A prior precision tau is a
             ridge of tau s.
@@ -116,7 +116,7 @@ class LinearPosterior:
         """
         target, single = check_target(on_host(y))
         phi = np.asarray(on_host(features), dtype=np.float64)
-        weights = None if noise is None else 1 / checked_noise(noise, len(phi))
+        weights = None if noise_variance is None else 1 / checked_noise_variance(noise_variance, len(phi))
         spectrum = RidgeSpectrum.of(phi, target, weights, fit_intercept)
         strength = chosen_ridge(
             ridge, auto=lambda: last_layer_ridge(spectrum.trace, phi.shape[1]), spectrum=lambda: spectrum
@@ -149,14 +149,14 @@ class LinearPosterior:
         """Return h(x) = phi'A^-1 phi."""
         return self.factor.leverage(np.asarray(on_host(rows), dtype=np.float64))
 
-    def predict(self, rows: Shaped[Array, "m d"], noise: Any = None) -> PosteriorPrediction:
+    def predict(self, rows: Shaped[Array, "m d"], noise_variance: Any = None) -> PosteriorPrediction:
         """Return mean, aleatoric variance s v(x) and epistemic variance s h(x) of rows.
 
         Parameters
         ----------
         rows : array or tensor (m, d)
             Features.
-        noise : array (m,), optional
+        noise_variance : array (m,), optional
             v(x) of these rows; 1 when None.
 
         Returns
@@ -165,7 +165,9 @@ class LinearPosterior:
             Of arrays (m,), or (m, q) for y with an output axis.
         """
         phi = np.asarray(on_host(rows), dtype=np.float64)
-        relative = np.ones(len(phi)) if noise is None else checked_noise(noise, len(phi))
+        relative = np.ones(len(phi))
+        if noise_variance is not None:
+            relative = checked_noise_variance(noise_variance, len(phi))
         parts = (
             phi @ self.slopes + self.intercept,
             relative[:, None] * self.scale,
@@ -174,14 +176,16 @@ class LinearPosterior:
         return PosteriorPrediction(*(part[:, 0] if self.single else part for part in parts))
 
 
-def checked_noise(noise: Any, n_samples: int) -> Float[Array, " n"]:
+def checked_noise_variance(noise_variance: Any, n_samples: int) -> Float[Array, " n"]:
     """Return noise variances as float64 (n,), finite and > 0."""
-    values = np.asarray(on_host(noise), dtype=np.float64)
-    check_no_nan(values, "noise")
+    values = np.asarray(on_host(noise_variance), dtype=np.float64)
+    check_no_nan(values, "noise_variance")
     if values.shape != (n_samples,):
-        raise ValueError(f"noise must hold one variance per row, shape ({n_samples},); got shape {values.shape}.")
+        raise ValueError(
+            f"noise_variance must hold one variance per row, shape ({n_samples},); got shape {values.shape}."
+        )
     bad = ~((values > 0) & np.isfinite(values))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise ValueError(f"noise variances must be finite and > 0; row {row} has {values[row]}.")
+        raise ValueError(f"noise_variance must be finite and > 0; row {row} has {values[row]}.")
     return values

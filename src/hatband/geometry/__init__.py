@@ -59,7 +59,7 @@ makes the exactness "none"; other transformers count as fixed. Members of a Voti
 InputsGeometry(). Bagged models that are not trees get it too, on the inputs of the last step if in a Pipeline.
 """
 
-from hatband.geometry.base import Exactness, Features, Geometry, Space
+from hatband.geometry.base import Features, Geometry, Space
 from hatband.geometry.features import FeatureGeometry
 from hatband.geometry.inputs import InputsGeometry, TransformerGeometry
 from hatband.geometry.kernel import KernelGeometry
@@ -72,10 +72,9 @@ from hatband.geometry.kernels import (
     RBFKernel,
 )
 from hatband.geometry.nystroem import NystroemGeometry
-from hatband.geometry.registry import as_geometry, geometry_of
+from hatband.geometry.registry import geometry_of
 
 __all__ = [
-    "Exactness",
     "FeatureGeometry",
     "Features",
     "Geometry",
@@ -90,6 +89,5 @@ __all__ = [
     "RBFKernel",
     "Space",
     "TransformerGeometry",
-    "as_geometry",
     "geometry_of",
 ]

@@ -5,7 +5,6 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("hatband.nn needs PyTorch; install it with: pip install 'hatband[torch]'.") from error
 
-from hatband.nn.claps import ClapsRegressor
 from hatband.nn.ensemble import EnsembleConformalRegressor, fit_ensemble
 from hatband.nn.laplace import LastLayerLaplace
 from hatband.nn.last_layer import LastLayerConformalRegressor
@@ -17,13 +16,13 @@ from hatband.nn.measure.low_rank import LowRankTangentGeometry
 from hatband.nn.measure.streaming import all_reduce, feature_statistics
 from hatband.nn.measure.tangent import TangentFeatures, TangentGeometry
 from hatband.nn.neural import NeuralConformalRegressor
+from hatband.nn.noise import NoiseScale, predictive_law
 from hatband.nn.refit import refit_head
 from hatband.nn.train.fit import Epoch, History, TrainingDivergedError, fit_network
 from hatband.nn.train.mlp import MLP, NoisyNetwork
 
 __all__ = [
     "MLP",
-    "ClapsRegressor",
     "EnsembleConformalRegressor",
     "Epoch",
     "History",
@@ -32,6 +31,7 @@ __all__ = [
     "LinearisedConformalRegressor",
     "LowRankTangentGeometry",
     "NeuralConformalRegressor",
+    "NoiseScale",
     "NoisyNetwork",
     "TangentFeatures",
     "TangentGeometry",
@@ -43,5 +43,6 @@ __all__ = [
     "find_head",
     "fit_ensemble",
     "fit_network",
+    "predictive_law",
     "refit_head",
 ]

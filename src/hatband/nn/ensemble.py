@@ -1,27 +1,26 @@
 """Ensembles: networks trained apart on the same rows, and one calibrated band from all of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
-from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from torch import nn
 
 from hatband.arrays.typing import Array
-from hatband.checks import check_at_least, check_confidence_level, check_in
+from hatband.checks import check_at_least, unchanged_on_failure
 from hatband.conformal.band import Band
-from hatband.conformal.regressor import shaped_like_target
-from hatband.nn.calibrated import calibrated_interval, check_calibrated
+from hatband.fitted.rows import Rows
 from hatband.nn.files.folders import check_networks, load_ensemble, save_ensemble
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.measure.batches import as_batches
-from hatband.nn.measure.network_rows import NetworkRows, block_of, columns_like, stacked
+from hatband.nn.measure.network_rows import block_of, stacked
 from hatband.nn.measure.space import NetworkSpace
 from hatband.nn.measure.state import learning, seeded
+from hatband.nn.measure.training_stream import leverage_alone
+from hatband.nn.regressor import BandOfBatch, NetworkRegressor
 from hatband.nn.train.fit import fit_network
 
 # Ridges as shares of the mean eigenvalue agree to the rounding of a trace.
@@ -96,7 +95,7 @@ def fit_ensemble(
     return networks
 
 
-class EnsembleConformalRegressor(BaseEstimator):
+class EnsembleConformalRegressor(NetworkRegressor):
     """Intervals m(x) -+ q s(x), m the mean prediction of K networks, s the mean of their widths.
 
     Features, ridge and scale of each network are its own; a width counts relative to its mean over the training rows,
@@ -118,6 +117,8 @@ class EnsembleConformalRegressor(BaseEstimator):
         Probability with which an interval is to hold.
     symmetric : bool, default=True
         One threshold for both sides; False gives each side half of the miscoverage.
+    groups, likelihood_ratio, joint
+        As in `LastLayerConformalRegressor`; bins of leverage are those of the mean leverage of the networks.
     random_state : int or None, default=None
         For scales that learn.
 
@@ -129,6 +130,8 @@ class EnsembleConformalRegressor(BaseEstimator):
         Mean width of each member over the training rows, (1,) or (q,).
     scores_ : array (n_cal, q)
         Signed calibration scores.
+    effective_sample_size_ : float
+        Equally heavy rows that the calibration rows are worth.
 
     Notes
     -----
@@ -157,6 +160,9 @@ class EnsembleConformalRegressor(BaseEstimator):
         ridge: Any = "auto",
         confidence_level: Any = 0.9,
         symmetric: bool = True,
+        groups: Any = None,
+        likelihood_ratio: Any = None,
+        joint: bool = False,
         random_state: Any = None,
     ) -> None:
         self.modules = modules
@@ -165,14 +171,19 @@ class EnsembleConformalRegressor(BaseEstimator):
         self.ridge = ridge
         self.confidence_level = confidence_level
         self.symmetric = symmetric
+        self.groups = groups
+        self.likelihood_ratio = likelihood_ratio
+        self.joint = joint
         self.random_state = random_state
 
-    def fit_train(self, data: Any, y: Any = None, *, validation: Any = None) -> Self:
+    _trained_by: ClassVar[tuple[str, str]] = ("members_", "fit_train, and calibrate,")
+
+    def fit_train(self, data: Any, y: Any = None, *, validation: Any = None, X_target: Any = None) -> Self:
         """Measure the rows that the networks were trained on; nothing is trained but the scales.
 
         Parameters
         ----------
-        data, y, validation
+        data, y, validation, X_target
             As in `LastLayerConformalRegressor`.
 
         Returns
@@ -186,7 +197,7 @@ class EnsembleConformalRegressor(BaseEstimator):
             If the networks predict different columns, or as `LastLayerConformalRegressor.fit_train` does.
         """
         check_networks(self.modules)
-        check_in(self.symmetric, (True, False), "symmetric")
+        self._check_settings()
         members = [
             LastLayerConformalRegressor(
                 module, self.layer, scale=self.scale, ridge=self.ridge, random_state=self.random_state
@@ -194,94 +205,51 @@ class EnsembleConformalRegressor(BaseEstimator):
             for module in self.modules
         ]
         _check_same_outputs([member.n_outputs_ for member in members])
-        total, count = [0.0] * len(members), 0
-        for batch in as_batches(data, y):
-            bands = [_member_band(member, batch) for member in members]
-            total = [before + band.width.sum(axis=0) for before, band in zip(total, bands, strict=True)]
-            count += len(bands[0].width)
-        self.__dict__.pop("scores_", None)
-        self.members_, self.sizes_ = members, [np.asarray(size) / count for size in total]
-        self.single_target_ = members[0].single_target_
+        with unchanged_on_failure(self):
+            for name in ("calibration_", "plan_"):
+                self.__dict__.pop(name, None)
+            self.members_, self.sizes_ = members, _mean_widths(members, as_batches(data, y))
+            self.n_outputs_, self.single_target_ = members[0].n_outputs_, members[0].single_target_
+            self.target_seen_ = members[0].target_seen_
+            self.plan_ = self._planned(data, y, validation, X_target, lambda: self._training_leverages(data))
         return self
 
-    def calibrate(self, data: Any, y: Any = None) -> Self:
-        """Score rows that the networks have not seen; earlier scores are replaced.
-
-        Parameters
-        ----------
-        data : DataLoader, pair (X, y) or array X
-            Calibration rows.
-        y : array (n,) or (n, q), optional
-            Targets beside an array.
-
-        Returns
-        -------
-        self
-            With `scores_` (n, q).
-
-        Raises
-        ------
-        NotFittedError
-            If `fit_train` has not run.
-        ValueError
-            If there are no targets, or something is not finite; the object stays as it was.
-        """
-        self._check_trained("calibrate")
-        scores, single = [], True
-        for band in self._bands(data, y):
-            scores.append((columns_like(band.target, band.center) - band.center) / band.width)
-            single = np.asarray(band.target).ndim == 1
-        self.scores_, self.single_target_ = stacked(scores), single
-        return self
-
-    def predict(self, data: Any) -> Array:
-        """Return the mean prediction of the networks, (m,) or (m, q) as y came."""
-        self._check_trained("predict")
-        return self._shaped(stacked(band.prediction for band in self._bands(data)))
-
-    def predict_interval(self, data: Any, confidence_level: Any = None) -> tuple[Array, Array]:
-        """Predict, with intervals that hold with the stated probability.
-
-        Parameters
-        ----------
-        data : DataLoader or array (m, ...)
-        confidence_level : float or list of float in (0, 1), optional
-            The constructor's level by default. A list gives the intervals one more axis.
-
-        Returns
-        -------
-        prediction : array (m,) or (m, q)
-        interval : array (m, 2), (m, q, 2), (m, 2, L) or (m, q, 2, L)
-            In the units of y; -inf and inf where nothing can be promised.
-
-        Raises
-        ------
-        NotFittedError
-            If there are no calibration scores.
-        """
-        self._check_trained("predict_interval")
-        check_calibrated(self)
-        levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
-        parts = list(self._bands(data))
-        prediction, center, width = (
-            stacked(getattr(part, name) for part in parts) for name in ("prediction", "center", "width")
+    def _training_leverages(self, data: Any) -> Rows:
+        """Return the mean leave-one-out leverage of the training rows."""
+        self._check_comparable()
+        spaces = [member.space_ for member in self.members_]
+        parts = (
+            np.mean([block_of(space, *batch).training_rows(space, None).leverage for space in spaces], axis=0)
+            for batch in as_batches(data)
         )
-        return self._shaped(prediction), calibrated_interval(self, center, width, levels, single)
+        return leverage_alone(stacked(parts))
 
-    def leverage(self, data: Any) -> Array:
-        """Return the mean leverage of the networks, (m,).
+    def _leverage(self, X: Any) -> Array:
+        self._check_comparable()
+        return super()._leverage(X)
 
-        Raises
-        ------
-        ValueError
-            If their ridges are not the same share of the mean eigenvalue: then leverages have no common scale.
-        """
-        self._check_trained("leverage")
-        _check_comparable([member.space_ for member in self.members_])
-        blocks = ([_block(member, batch) for member in self.members_] for batch in as_batches(data))
-        return stacked(
-            np.mean([m.space_.leverage(b.features) for m, b in zip(self.members_, row, strict=True)], axis=0)
-            for row in blocks
+    def _bands(self, data: Any, y: Any = None) -> Generator[BandOfBatch, None, None]:
+        start = 0
+        # Every network sees the same batch, in whatever order a loader gives them.
+        for batch in as_batches(data, y):
+            parts = [member._band_of_batch(batch, start) for member in self.members_]
+            start += len(parts[0].prediction)
+            yield self._mean_of(parts)
+
+    def _mean_of(self, parts: list[BandOfBatch]) -> BandOfBatch:
+        """Return the mean band of a batch: widths in units of their mean over the training rows."""
+        prediction = np.mean([part.prediction for part in parts], axis=0)
+
+        def band() -> Band:
+            bands = [part.band() for part in parts]
+            center = np.mean([one.center for one in bands], axis=0)
+            widths = [
+                np.broadcast_to(one.width, center.shape) / size for one, size in zip(bands, self.sizes_, strict=True)
+            ]
+            return Band(prediction, center, np.mean(widths, axis=0))
+
+        return BandOfBatch(
+            prediction, band, lambda: np.mean([part.leverage() for part in parts], axis=0), parts[0].target
         )
 
     def save(self, folder: str | Path) -> None:
@@ -297,7 +265,8 @@ class EnsembleConformalRegressor(BaseEstimator):
         NotFittedError
             If `fit_train` has not run.
         ValueError
-            If the scale is an object of the user's, which cannot be written without code.
+            If the scale is an object of the user's, which cannot be written without code, or the model has groups or a
+            likelihood ratio: save it without them, and calibrate by groups after loading.
         """
         self._check_trained("save")
         save_ensemble(self, folder)
@@ -329,46 +298,25 @@ class EnsembleConformalRegressor(BaseEstimator):
         """
         return load_ensemble(cls, folder, modules)
 
-    def _bands(self, data: Any, y: Any = None) -> "Iterator[_Band]":
-        """Yield the ensemble's band over batches; every network sees the same one, in whatever order they come."""
-        start = 0
-        for batch in as_batches(data, y):
-            parts = [_member_band(member, batch, start) for member in self.members_]
-            start += len(parts[0].prediction)
-            widths = [part.width / size for part, size in zip(parts, self.sizes_, strict=True)]
-            prediction = np.mean([part.prediction for part in parts], axis=0)
-            center = np.mean([part.center for part in parts], axis=0)
-            yield _Band(prediction, center, np.mean(widths, axis=0), parts[0].target)
-
-    def _shaped(self, prediction: Array) -> Array:
-        return shaped_like_target(prediction, prediction.shape[1], self.single_target_)
-
     def _check_trained(self, caller: str) -> None:
-        if "members_" not in self.__dict__:
-            raise NotFittedError(
-                f"This {type(self).__name__} is not fitted yet. Call fit_train, and calibrate, before {caller}."
-            )
+        super()._check_trained(caller)
         for member in self.members_:
             member.weights_.check(member.space_.module)
 
-
-class _Band(NamedTuple):
-    """Prediction (b, q), centre (b, q), width (b, 1) or (b, q), and the target of a batch where there is one."""
-
-    prediction: Array
-    center: Array
-    width: Array
-    target: Array | None
+    def _check_comparable(self) -> None:
+        _check_comparable([member.space_ for member in self.members_])
 
 
-def _block(member: LastLayerConformalRegressor, batch: tuple[Any, Any], start: int = 0) -> NetworkRows:
-    return block_of(member.space_, *batch, start)
-
-
-def _member_band(member: LastLayerConformalRegressor, batch: tuple[Any, Any], start: int = 0) -> _Band:
-    block = _block(member, batch, start)
-    band = Band.of(member.scale_, block.new_rows(member.space_))
-    return _Band(block.prediction, band.center, np.broadcast_to(band.width, band.center.shape), block.target)
+def _mean_widths(members: list[LastLayerConformalRegressor], batches: Any) -> list[Array]:
+    """Return the mean width of each member over the training rows, (q,) each."""
+    total: list[Any] = [0.0] * len(members)
+    count = 0
+    for batch in batches:
+        bands = [member._band_of_batch(batch, count).band() for member in members]
+        widths = [np.broadcast_to(band.width, band.center.shape) for band in bands]
+        total = [before + width.sum(axis=0) for before, width in zip(total, widths, strict=True)]
+        count += len(widths[0])
+    return [np.asarray(size) / count for size in total]
 
 
 def _check_same_outputs(counts: Sequence[int]) -> None:

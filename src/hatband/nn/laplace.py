@@ -15,7 +15,7 @@ from hatband.checks import check_in
 from hatband.conformal.regressor import shaped_like_target
 from hatband.formulas.posterior import LinearPosterior, PosteriorPrediction
 from hatband.nn.measure.batches import as_batches
-from hatband.nn.measure.network_rows import Gathered, gathered, head_of
+from hatband.nn.measure.network_rows import Gathered, gathered, head_of, targets_by_noise
 
 
 class LastLayerLaplace(BaseEstimator):
@@ -31,7 +31,7 @@ class LastLayerLaplace(BaseEstimator):
         A trained network; never changed.
     layer : str, nn.Module or None, default=None
         Its last linear layer; None finds it, see `find_head`.
-    noise : callable(inputs) -> tensor (b,), (b, 1) or (b, q), or None, default=None
+    noise_std : callable(inputs) -> tensor (b,), (b, 1) or (b, q), or None, default=None
         Standard deviation of the noise, such as the ``noise`` of a network with a noise head; taken as it is. None:
         constant, its size by evidence.
     ridge : float, list of float, "evidence", "loo", "gcv" or "auto", default="evidence"
@@ -45,7 +45,7 @@ class LastLayerLaplace(BaseEstimator):
         One for all outputs, or one for each where their noise differs.
     ridge_ : array (q,)
     scale_ : array (q,)
-        s: the noise variance by evidence, 1 where `noise` is given.
+        s: the noise variance by evidence, 1 where `noise_std` is given.
     log_evidence_ : float
         Log density of the training targets under the model, features taken as fixed.
 
@@ -57,10 +57,10 @@ class LastLayerLaplace(BaseEstimator):
     Notes
     -----
     The features were trained on the same rows, so evidence is too sure of them and s too small: variances have no
-    guarantee. `ClapsRegressor` calibrates them. MacKay (1992), "A practical Bayesian framework for backpropagation
-    networks"; with noise 1 and prior 1 the epistemic variance is the full last-layer functional variance of
-    laplace-torch (Daxberger et al. 2021) but for the prior on the bias. Cost: one forward pass, one singular value
-    decomposition, O(n d^2); 8 n d bytes.
+    guarantee. `LastLayerConformalRegressor` calibrates them. MacKay (1992), "A practical Bayesian framework for
+    backpropagation networks"; with noise 1 and prior 1 the epistemic variance is the full last-layer functional
+    variance of laplace-torch (Daxberger et al. 2021) but for the prior on the bias. Cost: one forward pass, one
+    singular value decomposition, O(n d^2); 8 n d bytes.
 
     Examples
     --------
@@ -81,13 +81,13 @@ class LastLayerLaplace(BaseEstimator):
         module: nn.Module,
         layer: str | nn.Module | None = None,
         *,
-        noise: Callable[[Any], Any] | None = None,
+        noise_std: Callable[[Any], Any] | None = None,
         ridge: Any = "evidence",
         mean: Literal["network", "posterior"] = "network",
     ) -> None:
         self.module = module
         self.layer = layer
-        self.noise = noise
+        self.noise_std = noise_std
         self.ridge = ridge
         self.mean = mean
 
@@ -107,7 +107,7 @@ class LastLayerLaplace(BaseEstimator):
         check_in(self.mean, ("network", "posterior"), "mean")
         batches = as_batches(data, y)
         head = head_of(self.module, batches, self.layer)
-        rows = gathered(self.module, head, batches, self.noise)
+        rows = gathered(self.module, head, batches, self.noise_std)
         posteriors = conditioned(rows, self.ridge, fit_intercept=head.layer.bias is not None)
         self.head_, self.posteriors_ = head, posteriors
         self.n_outputs_ = rows.prediction.shape[1]
@@ -142,7 +142,7 @@ class LastLayerLaplace(BaseEstimator):
         """Return what the network makes of rows."""
         if "posteriors_" not in vars(self):
             raise NotFittedError(f"This {type(self).__name__} is not fitted yet. Call fit first.")
-        return gathered(self.module, self.head_, as_batches(data, y), self.noise)
+        return gathered(self.module, self.head_, as_batches(data, y), self.noise_std)
 
     def law(self, rows: Gathered) -> PosteriorPrediction:
         """Return the prediction (m, q) of gathered rows."""
@@ -157,26 +157,23 @@ class LastLayerLaplace(BaseEstimator):
 def conditioned(rows: Gathered, ridge: Any, fit_intercept: bool) -> list[LinearPosterior]:
     """Return posteriors given training rows: one of all outputs where they share their noise, else one of each."""
     y = rows.columns
-    if rows.noise is None:
+    if rows.noise_std is None:
         posterior = LinearPosterior.of(rows.features, y, ridge=ridge, fit_intercept=fit_intercept)
         # A target without any noise still has that of its rounding: nobody divides by 0.
         largest = np.abs(y).max(axis=0)
         rounding = (EPS * np.where(largest > 0, largest, 1.0)) ** 2
         return [replace(posterior, scale=np.maximum(posterior.scale, rounding))]
-    shared = rows.noise.shape[1] == 1
-    groups = [y] if shared else [y[:, [j]] for j in range(y.shape[1])]
-    if not shared and rows.noise.shape[1] != y.shape[1]:
-        raise ValueError(f"noise must have 1 column or one per output, {y.shape[1]}; got {rows.noise.shape[1]}.")
+    groups = targets_by_noise(y, rows.noise_std.shape[1])
     return [
         LinearPosterior.of(
             rows.features, group, np.square(deviation), ridge=ridge, scale=1.0, fit_intercept=fit_intercept
         )
-        for group, deviation in zip(groups, rows.noise.T, strict=True)
+        for group, deviation in zip(groups, rows.noise_std.T, strict=True)
     ]
 
 
 def predicted(posteriors: list[LinearPosterior], rows: Gathered) -> PosteriorPrediction:
     """Return the prediction (m, q) of posteriors at rows."""
-    noise = [None] if rows.noise is None else [np.square(deviation) for deviation in rows.noise.T]
-    laws = [one.predict(rows.features, v) for one, v in zip(posteriors, noise, strict=True)]
+    variances = [None] if rows.noise_std is None else [np.square(deviation) for deviation in rows.noise_std.T]
+    laws = [one.predict(rows.features, v) for one, v in zip(posteriors, variances, strict=True)]
     return PosteriorPrediction(*(np.hstack(part) for part in zip(*laws, strict=True)))

@@ -1,43 +1,29 @@
 """Conformal intervals around a trained network, shaped by the leverage of its last layer or of all its parameters."""
 
-import warnings
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from torch import nn
 
 from hatband.arrays.typing import Array
-from hatband.checks import LeverageWarning, check_confidence_level, check_in
+from hatband.checks import check_in, check_weights, unchanged_on_failure
 from hatband.conformal.band import Band
-from hatband.conformal.regressor import shaped_like_target
-from hatband.fitted.rows import NoHeldOutResiduals, TrainingRows
 from hatband.linalg import GramStatistics
-from hatband.nn.calibrated import calibrated_deviation, calibrated_interval, check_calibrated
 from hatband.nn.files.last_layer import load_last_layer, save_last_layer
-from hatband.nn.measure.batches import as_batches
+from hatband.nn.measure.batches import ArrayBatches, as_batches
 from hatband.nn.measure.layer_choice import Task, as_choice
-from hatband.nn.measure.network_rows import (
-    NetworkRows,
-    blocks_of,
-    columns_like,
-    stacked,
-    training_rows,
-    validation_rows,
-)
-from hatband.nn.measure.space import NetworkSpace
+from hatband.nn.measure.network_rows import NetworkRows, block_of, blocks_of
 from hatband.nn.measure.state import StateFingerprint, copied, usable_device
-from hatband.scales.named import as_scale, fit_scale
+from hatband.nn.measure.training_stream import TrainingStream
+from hatband.nn.noise import fit_to_network, noise_function
+from hatband.nn.regressor import BandOfBatch, NetworkRegressor
+from hatband.scales.named import as_scale
 
-_TRAINED = ("space_", "weights_", "scale_", "learned_from_", "residuals_from_", "n_outputs_", "single_target_", "seed_")
 
-
-class LastLayerConformalRegressor(BaseEstimator):
+class LastLayerConformalRegressor(NetworkRegressor):
     """Prediction intervals f(x) -+ q (1 + h(x))^1/2 around a trained network, h the leverage of its last layer.
 
     With layer="all" it is the leverage of the whole network, in its gradients: see `WholeNetwork`.
@@ -53,8 +39,9 @@ class LastLayerConformalRegressor(BaseEstimator):
         The linear layer whose input the features phi(x) are. None finds it; see `find_head`. "all" takes the gradient
         of a network with one output in all its parameters, as a `WholeNetwork` with its defaults does.
     scale : str, Scale or callable(rows) -> width, default="auto"
-        The shape of the band, as in `SplitConformalRegressor`. Scales that learn do so from the `validation` rows of
-        `fit_train`, or from its training rows where these can give honest residuals (see `residuals`).
+        The shape of the band, as in `SplitConformalRegressor`; `NoiseScale` adds noise that varies. Scales that learn
+        do so from the `validation` rows of `fit_train`, or from its training rows where these can give held-out
+        residuals (see `residuals`).
     ridge : float, "evidence", "gcv" or "auto", default="auto"
         Ridge on the features, in the sum convention. "auto": that of the head itself where it is a ridge regression on
         the training rows, else 1e-4 tr(Phi_c'Phi_c) / d, a ten-thousandth of the mean eigenvalue; with layer="all"
@@ -67,10 +54,18 @@ class LastLayerConformalRegressor(BaseEstimator):
         Probability with which an interval is to hold.
     symmetric : bool, default=True
         One threshold for both sides; False gives each side half of the miscoverage.
+    groups : None, str, callable, LeverageBins or Groups, default=None
+        Calibrate each group of rows by itself, as in `SplitConformalRegressor`. A column name or a callable(X) needs X
+        as one array or table; rows of a loader have their labels passed with them.
+    likelihood_ratio : None, callable or ClassifierRatio, default=None
+        For new rows from another population, as in `SplitConformalRegressor`; a callable(X) needs X as one array.
+    joint : bool, default=False
+        Intervals of several outputs that hold all at once. The box takes its proportions from the `validation` rows of
+        `fit_train`, else from the residuals of its training rows.
     residuals : {"auto", "unseen"}, default="auto"
         What the residuals of the rows of `fit_train` are. "unseen": the network was not trained on these rows, and a
         scale may learn from them. "auto": leave-one-out residuals where the head satisfies the normal equations of
-        these rows; else none are honest, and "auto" falls back to the leverage scale with a warning.
+        these rows; else there are no held-out ones, and "auto" falls back to the leverage scale with a warning.
     device : torch.device, str or None, default=None
         Where to work; a copy of the module is put there. None: where the module is.
     random_state : int, RandomState or None, default=None
@@ -83,6 +78,8 @@ class LastLayerConformalRegressor(BaseEstimator):
     scale_ : fitted scale
     scores_ : array (n_cal, q)
         Signed calibration scores (y - prediction - shift) / width.
+    effective_sample_size_ : float
+        Equally heavy rows that the calibration rows are worth.
     residuals_from_ : str or None
         Where the residuals came from that the scale learned from.
     learned_from_ : TrainingRows or None
@@ -124,6 +121,9 @@ class LastLayerConformalRegressor(BaseEstimator):
         penalise_bias: bool = False,
         confidence_level: Any = 0.9,
         symmetric: bool = True,
+        groups: Any = None,
+        likelihood_ratio: Any = None,
+        joint: bool = False,
         residuals: Literal["auto", "unseen"] = "auto",
         device: Any = None,
         random_state: Any = None,
@@ -135,18 +135,25 @@ class LastLayerConformalRegressor(BaseEstimator):
         self.penalise_bias = penalise_bias
         self.confidence_level = confidence_level
         self.symmetric = symmetric
+        self.groups = groups
+        self.likelihood_ratio = likelihood_ratio
+        self.joint = joint
         self.residuals = residuals
         self.device = device
         self.random_state = random_state
 
-    # ---------------------------------------------------------------- fitting
+    _trained_by: ClassVar[tuple[str, str]] = ("space_", "fit_train, and calibrate,")
+
+    # ---------------------------------------------------------------- training
 
     def fit_train(
         self,
         data: Any,
         y: Any = None,
+        sample_weight: Any = None,
         *,
         validation: Any = None,
+        X_target: Any = None,
         merge: Callable[[GramStatistics], GramStatistics] | None = None,
     ) -> Self:
         """Measure the rows that the network was trained on; nothing is trained but the scale.
@@ -157,9 +164,13 @@ class LastLayerConformalRegressor(BaseEstimator):
             Training rows, in batches (inputs, y) or inputs. Targets are needed by scales that learn from these rows.
         y : array (n,) or (n, q), optional
             Targets beside an array.
+        sample_weight : array (n,), optional
+            Importance that rows of an array had in training, >= 0: in the Gram matrix that leverage is measured by.
         validation : DataLoader or pair (X, y), optional
             Rows that the network was not trained on and that will not calibrate: what a scale learns from. Those that
             decided when training stopped will do: validity does not rest on them.
+        X_target : array, optional
+            Rows of the population to predict for, where `likelihood_ratio` is learned (`ClassifierRatio`).
         merge : callable(GramStatistics) -> GramStatistics, optional
             Applied to the statistics before they are factored: `all_reduce` adds the rows of other processes.
 
@@ -175,139 +186,61 @@ class LastLayerConformalRegressor(BaseEstimator):
             there is more than one output, or torch.func cannot differentiate the network row by row.
         """
         check_in(self.residuals, ("auto", "unseen"), "residuals")
-        check_in(self.symmetric, (True, False), "symmetric")
         check_in(self.penalise_bias, (True, False), "penalise_bias")
-        levels, _ = check_confidence_level(self.confidence_level)
+        level = self._check_settings()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        scale = as_scale(self.scale, levels[0], seed)
+        scale = as_scale(self.scale, level, seed)
         module, layer = self._placed()
         batches = as_batches(data, y)
-        space, n_outputs, is_flat = as_choice(layer).fit(Task(module, batches, self.ridge, self.penalise_bias, merge))
-        learned: TrainingRows | None = None
-
-        def honest() -> TrainingRows:
-            nonlocal learned
-            learned = self._honest(space, batches, validation, seed, merged=merge is not None)
-            return learned
-
-        source = fit_scale(scale, honest)
-        values = (space, StateFingerprint.of(module), scale, learned, source, n_outputs, is_flat, seed)
-        self._forget()
-        self.__dict__.update(zip(_TRAINED, values, strict=True))
+        weights = None if sample_weight is None else _checked_weights(sample_weight, batches)
+        task = Task(module, batches, self.ridge, self.penalise_bias, merge, weights)
+        with unchanged_on_failure(self):
+            self._forget()
+            fitted = as_choice(layer).fit(task)
+            self.space_, self.n_outputs_ = fitted.space, fitted.n_outputs
+            self.single_target_, self.target_seen_ = fitted.is_flat, fitted.has_targets
+            self.weights_, self.seed_ = StateFingerprint.of(module), seed
+            held = None if validation is None else as_batches(validation)
+            stream = TrainingStream(fitted.space, task, held, self.residuals, seed)
+            self.residuals_from_ = fit_to_network(scale, stream)
+            self.scale_ = scale
+            # Rows are held only where the scale asked for them.
+            self.learned_from_ = vars(stream).get("held_out")
+            if self.joint and held is None:
+                stream.check_alone("joint=True")
+            self.plan_ = self._planned(data, y, validation, X_target, stream.leverages)
         return self
 
-    def _honest(self, space: NetworkSpace, batches: Any, validation: Any, seed: int, *, merged: bool) -> TrainingRows:
-        """Return what a scale may learn from."""
-        if validation is not None:
-            return validation_rows(space, as_batches(validation), seed)
-        if space.exactness == "none" and self.residuals == "auto":
-            raise NoHeldOutResiduals(
-                "The residuals of the rows that the network was trained on are too small to learn a scale from. Pass "
-                "validation= rows that it has not seen, residuals='unseen' if it has not seen those of fit_train, or "
-                "a scale that needs no residuals, such as 'leverage'."
-            )
-        if merged:
-            raise ValueError(
-                "a scale that learns needs the same rows in every process, so that all have the same scale; pass "
-                "validation=, the same everywhere, or scale='leverage'."
-            )
-        return training_rows(space, batches, seed)
+    def _placed(self) -> tuple[nn.Module, Any]:
+        """Return the module, or a copy on the device asked for, and the layer in it."""
+        if not isinstance(self.module, nn.Module):
+            kind = type(self.module).__name__
+            raise TypeError(f"module must be a torch.nn.Module; got {kind}. Of a skorch net, pass its module_.")
+        if self.device is None:
+            return self.module, self.layer
+        layer = self.layer
+        if isinstance(layer, nn.Module):
+            layer = next((name for name, part in self.module.named_modules() if part is layer), layer)
+        return copied(self.module).to(usable_device(self.device)), layer
 
-    def calibrate(self, data: Any, y: Any = None) -> Self:
-        """Score rows that the network has not seen; earlier scores are replaced.
+    # ---------------------------------------------------------------- the band
 
-        Parameters
-        ----------
-        data : DataLoader, pair (X, y) or array X
-            Calibration rows, exchangeable with the rows to come and apart from those that trained network and scale.
-        y : array (n,) or (n, q), optional
-            Targets beside an array.
+    def _bands(self, data: Any, y: Any = None) -> Generator[BandOfBatch, None, None]:
+        with closing(blocks_of(self.space_, as_batches(data, y), noise=noise_function(self.scale_))) as blocks:
+            yield from map(self._band_of, blocks)
 
-        Returns
-        -------
-        self
-            With `scores_` (n, q): signed residuals divided by the scale's width.
+    def _band_of_batch(self, batch: tuple[Any, Any], start: int) -> BandOfBatch:
+        """Return one batch, in however many pieces it was taken; errors number its rows from `start`."""
+        return self._band_of(block_of(self.space_, *batch, start, noise_function(self.scale_)))
 
-        Raises
-        ------
-        NotFittedError
-            If `fit_train` has not run.
-        ValueError
-            If there are no targets, or something is not finite; the object stays as it was.
-        """
-        self._check_trained("calibrate")
-        scores, flat, infinite = [], True, 0
-        with closing(self._blocks(data, y)) as blocks:
-            for block in blocks:
-                target = columns_like(block.target, block.prediction)
-                center, width = self._band(block)
-                scores.append((target - center) / width)
-                flat = np.asarray(block.target).ndim == 1
-                infinite += int(np.isinf(width).any(axis=1).sum())
-        found = stacked(scores)
-        if 2 * infinite >= len(found):
-            warnings.warn(
-                f"{infinite} of {len(found)} calibration rows lie outside the span of the training features and have "
-                "infinite leverage: intervals will mean nothing for the others. Pass a ridge > 0.",
-                LeverageWarning,
-                stacklevel=2,
-            )
-        self.scores_, self.single_target_ = found, flat
-        return self
-
-    # ---------------------------------------------------------------- prediction
-
-    def predict(self, data: Any, *, return_std: bool = False) -> Any:
-        """Return the prediction of the network, (m,) or (m, q) as y came, as a NumPy array.
-
-        With `return_std` also the standard deviation of y about it, width times the root mean square calibration score;
-        it carries no coverage guarantee, see `NeuralConformalRegressor.predict`.
-        """
-        self._check_trained("predict")
-        if not return_std:
-            return self._shaped(self._of_each(data, lambda block: block.prediction))
-        check_calibrated(self)
-        prediction, center, width = self._bands(data)
-        return self._shaped(prediction), self._shaped(calibrated_deviation(self, center - prediction, width))
-
-    def predict_interval(self, data: Any, confidence_level: Any = None) -> tuple[Array, Array]:
-        """Predict, with intervals prediction + shift -+ threshold x width that hold with the stated probability.
-
-        Parameters
-        ----------
-        data : DataLoader or array (m, ...)
-            Rows; targets in a loader are passed over.
-        confidence_level : float or list of float in (0, 1), optional
-            The constructor's level by default. A list gives the intervals one more axis.
-
-        Returns
-        -------
-        prediction : array (m,) or (m, q)
-        interval : array (m, 2), (m, q, 2), (m, 2, L) or (m, q, 2, L)
-            Lower and upper bound; -inf and inf where nothing can be promised.
-
-        Raises
-        ------
-        NotFittedError
-            If there are no calibration scores.
-        ValueError
-            If a level is not inside (0, 1).
-        """
-        self._check_trained("predict_interval")
-        check_calibrated(self)
-        levels, single = check_confidence_level(self.confidence_level if confidence_level is None else confidence_level)
-        prediction, center, width = self._bands(data)
-        return self._shaped(prediction), calibrated_interval(self, center, width, levels, single)
-
-    def leverage(self, data: Any) -> Array:
-        """Return h(x) = phi(x)' A^-1 phi(x) of each row (m,), phi(x) being what enters the head.
-
-        Parameters
-        ----------
-        data : DataLoader or array (m, ...)
-        """
-        self._check_trained("leverage")
-        return self._of_each(data, lambda block: self.space_.leverage(block.features))
+    def _band_of(self, block: NetworkRows) -> BandOfBatch:
+        rows = block.new_rows(self.space_)
+        return BandOfBatch(
+            prediction=block.prediction,
+            band=lambda: Band.of(self.scale_, rows),
+            leverage=lambda: rows.leverage,
+            target=block.target,
+        )
 
     # ---------------------------------------------------------------- saving
 
@@ -319,7 +252,8 @@ class LastLayerConformalRegressor(BaseEstimator):
         NotFittedError
             If `fit_train` has not run.
         ValueError
-            If the scale is an object of the user's, which cannot be written without code.
+            If the scale is an object of the user's, which cannot be written without code, or the model has groups or a
+            likelihood ratio: save it without them, and calibrate by groups after loading.
         """
         self._check_trained("save")
         save_last_layer(self, path)
@@ -353,45 +287,19 @@ class LastLayerConformalRegressor(BaseEstimator):
         """
         return load_last_layer(cls, path, module)
 
-    # ---------------------------------------------------------------- input, state
-
-    def _placed(self) -> tuple[nn.Module, Any]:
-        """Return the module, or a copy on the device asked for, and the layer in it."""
-        if not isinstance(self.module, nn.Module):
-            kind = type(self.module).__name__
-            raise TypeError(f"module must be a torch.nn.Module; got {kind}. Of a skorch net, pass its module_.")
-        if self.device is None:
-            return self.module, self.layer
-        layer = self.layer
-        if isinstance(layer, nn.Module):
-            layer = next((name for name, part in self.module.named_modules() if part is layer), layer)
-        return copied(self.module).to(usable_device(self.device)), layer
-
-    def _blocks(self, data: Any, y: Any = None) -> Generator[NetworkRows, None, None]:
-        return blocks_of(self.space_, as_batches(data, y))
-
-    def _of_each(self, data: Any, verb: Callable[[NetworkRows], Array]) -> Array:
-        """Return what a function makes of every block, one below the other."""
-        with closing(self._blocks(data)) as blocks:
-            return stacked(map(verb, blocks))
-
-    def _bands(self, data: Any) -> Array:
-        """Return prediction, centre and width (3, m, q)."""
-        return np.moveaxis(self._of_each(data, lambda one: np.stack((one.prediction, *self._band(one)), axis=1)), 1, 0)
-
-    def _band(self, block: NetworkRows) -> tuple[Array, Array]:
-        """Return centre and width, both (b, q)."""
-        band = Band.of(self.scale_, block.new_rows(self.space_))
-        return band.center, np.broadcast_to(band.width, band.center.shape)
-
-    def _shaped(self, prediction: Array) -> Array:
-        return shaped_like_target(prediction, self.n_outputs_, self.single_target_)
+    # ---------------------------------------------------------------- state
 
     def _check_trained(self, caller: str) -> None:
-        if "space_" not in vars(self):
-            raise NotFittedError(f"This {type(self).__name__} is not fitted yet. Call fit_train before {caller}.")
+        super()._check_trained(caller)
         self.weights_.check(self.space_.module)
 
     def _forget(self) -> None:
-        for name in (*_TRAINED, "scores_"):
-            self.__dict__.pop(name, None)
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+
+
+def _checked_weights(sample_weight: Any, batches: Any) -> Array:
+    """Return weights of the rows of an array."""
+    if not isinstance(batches, ArrayBatches):
+        raise ValueError("sample_weight belongs beside an array X; rows of a loader all count alike.")
+    return check_weights(sample_weight, len(batches.X))

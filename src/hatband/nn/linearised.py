@@ -1,16 +1,20 @@
 """Full conformal prediction around a trained network, by its linear expansion: no refits, no rows held out."""
 
-from typing import Any, Literal, Self
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 from torch import nn
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_confidence_level, check_in, check_single_output, check_target
 from hatband.conformal import FullConformalRegressor
+from hatband.conformal.band import Band, Ends
+from hatband.conformal.calibration.calibration import check_alike
+from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution
+from hatband.conformal.regressor import IntervalRegressor
 from hatband.formulas.ridge_choice import chosen_ridge, whole_network_ridge
 from hatband.formulas.ridge_spectrum import RidgeSpectrum
 from hatband.geometry import FeatureGeometry
@@ -18,7 +22,7 @@ from hatband.linalg import KernelSpectrum
 from hatband.nn.measure.tangent import Expansion, TangentFeatures
 
 
-class LinearisedConformalRegressor(BaseEstimator):
+class LinearisedConformalRegressor(IntervalRegressor):
     """Full conformal intervals of f(x) + J(x)(w - w_0) + b, ridge |w|^2: a trained network, linear in its parameters.
 
     The network is trained once, on the same rows; every candidate y refits its linear expansion, in closed form.
@@ -81,6 +85,8 @@ class LinearisedConformalRegressor(BaseEstimator):
         self.ridge = ridge
         self.confidence_level = confidence_level
 
+    _trained_by: ClassVar[tuple[str, str]] = ("conformal_", "fit")
+
     def fit(self, X: Any, y: Any) -> Self:
         """Expand the network at the rows that it was trained on.
 
@@ -113,46 +119,64 @@ class LinearisedConformalRegressor(BaseEstimator):
             Ridge(ridge), method=self.method, geometry=FeatureGeometry(ridge, True, "exact")
         ).fit(gradients, wanted)
         self.features_, self.weights_, self.ridge_, self.conformal_ = features, weights, ridge, conformal
-        self.single_target_ = single
+        self.n_outputs_, self.single_target_ = 1, single
         return self
 
-    def predict(self, X: Any) -> Array:
-        """Return the prediction of the refitted expansion, (m,) or (m, 1) as y came."""
-        at = self._expanded(X, "predict")
-        return self._shaped(self.conformal_.predict(at.gradient) + _offset(at, self.weights_))
+    @property
+    def scores_(self) -> Array:
+        """Signed studentised residuals (n, 1) of the training rows."""
+        return self.conformal_.scores_
 
-    def predict_interval(self, X: Any, confidence_level: Any = None) -> tuple[Array, Array]:
-        """Predict, with the interval of all candidates that conform: for other methods the hull of their set.
+    def predictive_distribution(self, X: Any) -> PredictiveDistribution:
+        """Return the distribution of each row whose atoms are exact for a refit of the expansion with the new row.
 
         Parameters
         ----------
         X : array (m, k)
-        confidence_level : float or list of float in (0, 1), optional
-            The constructor's level by default. A list gives the intervals one more axis.
 
         Returns
         -------
-        prediction : array (m,) or (m, 1)
-        interval : array (m, 2), (m, 1, 2), (m, 2, L) or (m, 1, 2, L)
+        PredictiveDistribution
+            See `FullConformalRegressor.predictive_distribution`.
         """
-        at = self._expanded(X, "predict_interval")
-        level = self.confidence_level if confidence_level is None else confidence_level
-        centre, interval = self.conformal_.predict_interval(at.gradient, level)
-        shift = _offset(at, self.weights_)
-        moved = interval + shift.reshape(-1, *[1] * (interval.ndim - 1))
-        return self._shaped(centre + shift), moved if self.single_target_ else moved[:, None]
+        at, offset = self._expanded(X, "predictive_distribution")
+        law: Any = self.conformal_.predictive_distribution(at.gradient)
 
-    def leverage(self, X: Any) -> Array:
-        """Return h(x) = 1/n + J_c(x) (J_c'J_c + ridge I)^-1 J_c(x)', (m,)."""
-        return self.conformal_.leverage(self._expanded(X, "leverage").gradient)
+        def moved() -> Iterator[tuple[slice, int, Array]]:
+            for part, j, atoms in law.blocks():
+                yield part, j, atoms + offset[part, None]
 
-    def _expanded(self, X: Any, caller: str) -> Expansion:
-        if "conformal_" not in vars(self):
-            raise NotFittedError(f"This {type(self).__name__} is not fitted yet. Call fit before {caller}.")
-        return self.features_.expand(X)
+        return RowwiseDistribution(
+            moved, n_rows=law.n_rows, n_outputs=1, n_atoms=law.n_atoms, single_target=self.single_target_
+        )
 
-    def _shaped(self, values: Array) -> Array:
-        return values if self.single_target_ else values[:, None]
+    def _predict(self, X: Any) -> Array:
+        at, offset = self._expanded(X, "predict")
+        return self.conformal_.predict(at.gradient) + offset
+
+    def _band(self, X: Any) -> Band:
+        at, offset = self._expanded(X, "predict")
+        band = self.conformal_._band(at.gradient)
+        return replace(band, prediction=band.prediction + offset[:, None], center=band.center + offset[:, None])
+
+    def _intervals(self, X: Any, levels: list[Any], groups: Any, likelihood_ratio: Any) -> tuple[Array, list[Ends]]:
+        check_alike(self, groups, likelihood_ratio)
+        at, offset = self._expanded(X, "predict_interval")
+        center, interval = self.conformal_.predict_interval(at.gradient, levels)
+        low, high = interval.swapaxes(0, 1) + offset[:, None]
+        return center + offset, [(low[:, [k]], high[:, [k]]) for k in range(len(levels))]
+
+    def _leverage(self, X: Any) -> Array:
+        return self.conformal_.leverage(self._expanded(X, "leverage")[0].gradient)
+
+    def _checked(self, X: Any) -> Any:
+        return X
+
+    def _expanded(self, X: Any, caller: str) -> tuple[Expansion, Array]:
+        """Return the expansion at rows, and what it adds to a function that is linear in the parameters."""
+        self._check_trained(caller)
+        at = self.features_.expand(X)
+        return at, _offset(at, self.weights_)
 
 
 def _offset(at: Expansion, weights: Array) -> Array:

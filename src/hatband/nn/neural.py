@@ -1,25 +1,38 @@
 """A scikit-learn estimator that trains a network for a table and puts calibrated intervals around it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_consistent_length, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_calibration_size, check_target, check_weights, unchanged_on_failure
+from hatband.conformal.band import Band, Ends
+from hatband.conformal.calibration.calibration import Calibration, check_labels, check_ratio
+from hatband.conformal.calibration.shift import fit_ratio
+from hatband.conformal.regressor import CalibratedRegressor
+from hatband.fitted.rows import take_rows
 from hatband.nn.files.folders import load_neural, save_neural
 from hatband.nn.train.fit import Epoch
 from hatband.nn.train.table import TrainingTable, less, train
 
-_STATE = ("model_", "module_", "history_", "offset_", "target_offset_", "calibration_indices_")
+_STATE = (
+    "model_",
+    "module_",
+    "history_",
+    "offset_",
+    "target_offset_",
+    "n_outputs_",
+    "single_target_",
+    "calibration_indices_",
+)
 
 
-class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
+class NeuralConformalRegressor(CalibratedRegressor):
     """Intervals f(x) -+ q (1 + h(x))^1/2 around a perceptron f that `fit` trains, h the leverage of its last layer.
 
     The rows are split in three: one part trains the network, one says when to stop and what the scale learns from, one
@@ -48,6 +61,12 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         One threshold for both sides; False gives each side half of the miscoverage.
     ridge : float, "evidence", "gcv" or "auto", default="auto"
         Ridge on the features; "auto" is 1e-4 of the mean eigenvalue of their Gram matrix.
+    groups : None, str, callable, LeverageBins or Groups, default=None
+        Calibrate each group of rows by itself, as in `SplitConformalRegressor`.
+    likelihood_ratio : None, callable or ClassifierRatio, default=None
+        For new rows from another population, as in `SplitConformalRegressor`.
+    joint : bool, default=False
+        Intervals of several outputs that hold all at once. The box takes its proportions from the validation rows.
     epochs, patience, batch_size, learning_rate, weight_decay
         Of training; see `fit_network`.
     random_state : int, RandomState or None, default=None
@@ -77,7 +96,9 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
     -----
     P(y in interval) >= confidence_level for exchangeable rows, whatever the network: neither network nor scale sees the
     calibration rows. Cost: that of `fit_network`, and n d^2 + d^3 / 3 once for d features, d^2 per row. Fadnavis
-    (2026), arXiv 2602.12693, on the features of the last layer.
+    (2026), arXiv 2602.12693, on the features of the last layer. With scale="leverage" the deviation of
+    ``predict(X, return_std=True)`` is (s (1 + h(x)))^1/2, s the mean squared score: that of the Laplace posterior of
+    the last layer (MacKay 1992), its noise fitted to rows that the network has not seen.
 
     Examples
     --------
@@ -103,6 +124,9 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         validation_size: float = 0.2,
         symmetric: bool = True,
         ridge: Any = "auto",
+        groups: Any = None,
+        likelihood_ratio: Any = None,
+        joint: bool = False,
         epochs: int = 200,
         patience: int = 20,
         batch_size: int = 64,
@@ -122,6 +146,9 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         self.validation_size = validation_size
         self.symmetric = symmetric
         self.ridge = ridge
+        self.groups = groups
+        self.likelihood_ratio = likelihood_ratio
+        self.joint = joint
         self.epochs = epochs
         self.patience = patience
         self.batch_size = batch_size
@@ -131,9 +158,20 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         self.device = device
         self.progress = progress
 
+    _trained_by: ClassVar[tuple[str, str]] = ("model_", "fit, or fit_train and calibrate,")
+
     # ---------------------------------------------------------------- fitting
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        groups: Any = None,
+        likelihood_ratio: Any = None,
+        X_target: Any = None,
+    ) -> Self:
         """Split the rows at random, train on one part and calibrate on the other.
 
         Parameters
@@ -146,6 +184,10 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             Importance in training, >= 0: in the loss, in that of the validation rows, and in the Gram matrix that
             leverage is measured by; rows of weight 0 are left out. Calibration scores are never weighted by it, and a
             scale that learns counts the validation rows alike.
+        groups, likelihood_ratio : array-like (n,), optional
+            Group of each row, and density of new rows over that of these: as in `calibrate`.
+        X_target : array-like (m, k), optional
+            Rows of the population to predict for, where `likelihood_ratio` is learned (`ClassifierRatio`).
 
         Returns
         -------
@@ -159,25 +201,27 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             If the loss becomes NaN or infinite; the object stays as it was.
         """
         with unchanged_on_failure(self):
-            rows = self._checked(X, y, sample_weight)
+            rows = self._table(X, y, sample_weight)
+            X, n = _seen_by_functions(X, rows.X), len(rows.X)
+            groups = None if groups is None else check_labels(groups, n)
+            likelihood_ratio = None if likelihood_ratio is None else check_ratio(likelihood_ratio, n)
             random = check_random_state(self.random_state)
-            size = check_calibration_size(self.calibration_size, len(rows.X))
-            order = random.permutation(len(rows.X))
+            size = check_calibration_size(self.calibration_size, n)
+            order = random.permutation(n)
             held, kept = np.sort(order[:size]), np.sort(order[size:])
-            state = train(self, rows.take(kept), random)
+            self._train(rows.take(kept), take_rows(X, kept, n), X_target, random)
             if size:
-                near = rows.take(held).less(state["offset_"], state["target_offset_"])
-                state["model_"].calibrate(near.X, near.y)
-                state["calibration_indices_"] = held
-            self._replace(state)
+                metadata = (take_rows(entry, held, n) for entry in (groups, likelihood_ratio))
+                self._calibrate(take_rows(X, held, n), rows.y[held], *metadata)
+                self.calibration_indices_ = held
         return self
 
-    def fit_train(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit_train(self, X: Any, y: Any, sample_weight: Any = None, *, X_target: Any = None) -> Self:
         """Train on all rows given; call `calibrate` with other rows before asking for intervals.
 
         Parameters
         ----------
-        X, y, sample_weight
+        X, y, sample_weight, X_target
             As in `fit`.
 
         Returns
@@ -186,17 +230,21 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
             Earlier calibration scores are gone.
         """
         with unchanged_on_failure(self):
-            rows = self._checked(X, y, sample_weight)
-            self._replace(train(self, rows, check_random_state(self.random_state)))
+            rows = self._table(X, y, sample_weight)
+            self._train(rows, _seen_by_functions(X, rows.X), X_target, check_random_state(self.random_state))
         return self
 
-    def calibrate(self, X: Any, y: Any) -> Self:
+    def calibrate(self, X: Any, y: Any, *, groups: Any = None, likelihood_ratio: Any = None) -> Self:
         """Score rows that the network has not seen; earlier scores are replaced.
 
         Parameters
         ----------
         X, y
             Calibration rows, exchangeable with the rows to come and apart from the training rows.
+        groups : array-like (n,), optional
+            Group of each row, any hashable labels: rows are calibrated by those of their own group (see `Groups`).
+        likelihood_ratio : array-like (n,), optional
+            Density of the new rows' population over that of these rows, at each row, >= 0, up to one factor.
 
         Returns
         -------
@@ -204,12 +252,12 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         """
         self._check_trained("calibrate")
         check_target(y)
-        check_consistent_length(X, y)
-        self.model_.calibrate(self._rows(X), less(np.asarray(y, dtype=np.float64), self.target_offset_))
+        check_consistent_length(X, y, groups, likelihood_ratio)
+        self._calibrate(X, np.asarray(y, dtype=np.float64), groups, likelihood_ratio)
         self.__dict__.pop("calibration_indices_", None)
         return self
 
-    def _checked(self, X: Any, y: Any, sample_weight: Any) -> TrainingTable:
+    def _table(self, X: Any, y: Any, sample_weight: Any) -> TrainingTable:
         """Return X and y as float64, y in the shape that it came in."""
         columns, single = check_target(y)
         rows = validate_data(self, X, reset=True, dtype=np.float64)
@@ -217,103 +265,51 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         weight = None if sample_weight is None else check_weights(sample_weight, len(rows))
         return TrainingTable(rows, columns[:, 0] if single else columns, weight)
 
-    def _replace(self, state: dict[str, Any]) -> None:
+    def _train(self, rows: TrainingTable, X: Any, X_target: Any, random: np.random.RandomState) -> None:
+        """Train the network and measure its last layer; functions of X see rows as they came."""
+        state = train(self, rows, random, fit_ratio(self.likelihood_ratio, X, X_target))
         for name in _STATE:
             self.__dict__.pop(name, None)
         self.__dict__.update(state)
+        self.n_outputs_, self.single_target_ = self.model_.n_outputs_, self.model_.single_target_
+
+    def _calibrate(self, X: Any, y: Array, groups: Any, likelihood_ratio: Any) -> None:
+        rows = self._checked(X)
+        with unchanged_on_failure(self.model_):
+            self.model_._calibrate(rows.near, less(y, self.target_offset_), rows.given, groups, likelihood_ratio)
 
     # ---------------------------------------------------------------- prediction
 
-    def predict(
-        self, X: Any, *, return_interval: bool = False, return_std: bool = False, confidence_level: Any = None
-    ) -> Any:
-        """Predict, on request with intervals or with the standard deviation of the predictive distribution.
+    @property
+    def calibration_(self) -> Calibration:  # type: ignore[override]
+        """Scores, and who they are ranked for: those of `model_`."""
+        return self.model_.calibration_
 
-        Parameters
-        ----------
-        X : array-like (m, k)
-        return_interval : bool, default=False
-            Return (prediction, interval), as `predict_interval` does; this reaches through an outer Pipeline.
-        return_std : bool, default=False
-            Return (prediction, std), both in units of y. This deviation carries NO coverage guarantee: prediction -+
-            1.64 std holds nine times in ten where errors are normal and the scale is right, the interval of
-            `predict_interval` wherever rows are exchangeable.
-        confidence_level : float or list of float, optional
-            As in `predict_interval`.
+    def _checked(self, X: Any) -> "_Table":
+        values = validate_data(self, X, reset=False, dtype=np.float64)
+        return _Table(_seen_by_functions(X, values), values - self.offset_)
 
-        Returns
-        -------
-        prediction : array (m,) or (m, q)
+    def _predict(self, X: "_Table") -> Array:
+        return self.model_._predict(X.near) + self.target_offset_
 
-        Raises
-        ------
-        NotFittedError
-            If a deviation is asked for and there are no calibration scores.
-        ValueError
-            If both are asked for.
+    def _band(self, X: "_Table") -> Band:
+        band = self.model_._band(X.near)
+        return replace(band, prediction=band.prediction + self.target_offset_, center=band.center + self.target_offset_)
 
-        Notes
-        -----
-        std(x)^2 = s width(x)^2, s the mean squared calibration score. With scale="leverage" that is s (1 + h(x)), the
-        predictive variance of the Laplace posterior of the last layer (MacKay 1992), its noise s fitted to rows that
-        the network has not seen: by the evidence of its training rows s can be ten times too small. A noise head has no
-        part in it. Where the scale shifts the interval, distances are from the prediction, not from the centre.
-        """
-        if return_interval and return_std:
-            raise ValueError("Pass return_interval=True or return_std=True, not both.")
-        if return_interval:
-            return self.predict_interval(X, confidence_level)
-        self._check_trained("predict")
-        if return_std:
-            self._check_calibrated()
-            prediction, deviation = self.model_.predict(self._rows(X), return_std=True)
-            return prediction + self.target_offset_, deviation
-        return self.model_.predict(self._rows(X)) + self.target_offset_
+    def _intervals(
+        self, X: "_Table", levels: list[Any], groups: Any, likelihood_ratio: Any
+    ) -> tuple[Array, list[Ends]]:
+        point, ends = self.model_._intervals_at(X.near, X.given, levels, groups, likelihood_ratio)
+        return point + self.target_offset_, [
+            (low + self.target_offset_, high + self.target_offset_) for low, high in ends
+        ]
 
-    def predict_interval(self, X: Any, confidence_level: Any = None) -> tuple[Array, Array]:
-        """Predict, with intervals that hold with the stated probability.
-
-        Parameters
-        ----------
-        X : array-like (m, k)
-        confidence_level : float or list of float in (0, 1), optional
-            The constructor's level by default. A list gives the intervals one more axis.
-
-        Returns
-        -------
-        prediction : array (m,) or (m, q)
-        interval : array (m, 2), (m, q, 2), (m, 2, L) or (m, q, 2, L)
-
-        Raises
-        ------
-        NotFittedError
-            If there are no calibration scores.
-        """
-        self._check_trained("predict_interval")
-        self._check_calibrated()
-        level = self.confidence_level if confidence_level is None else confidence_level
-        prediction, interval = self.model_.predict_interval(self._rows(X), level)
-        beyond = [1] * (interval.ndim - prediction.ndim)
-        return prediction + self.target_offset_, interval + self.target_offset_.reshape(-1, *beyond)
-
-    def leverage(self, X: Any) -> Array:
-        """Return h(x) = phi(x)' A^-1 phi(x) of each row (m,), phi(x) the last hidden layer."""
-        self._check_trained("leverage")
-        return self.model_.leverage(self._rows(X))
-
-    def _rows(self, X: Any) -> Array:
-        return validate_data(self, X, reset=False, dtype=np.float64) - self.offset_
+    def _leverage(self, X: "_Table") -> Array:
+        return self.model_._leverage(X.near)
 
     def _check_trained(self, caller: str) -> None:
-        check_is_fitted(
-            self,
-            "model_",
-            msg=f"This %(name)s instance is not fitted yet. Call fit, or fit_train and calibrate, before {caller}.",
-        )
-
-    def _check_calibrated(self) -> None:
-        if "scores_" not in vars(self.model_):
-            raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
+        super()._check_trained(caller)
+        self.model_._check_trained(caller)
 
     # ---------------------------------------------------------------- saving
 
@@ -324,6 +320,13 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         ----------
         folder : str or Path
             Made when it is missing.
+
+        Raises
+        ------
+        NotFittedError
+            If neither `fit` nor `fit_train` has run.
+        ValueError
+            As `LastLayerConformalRegressor.save`.
         """
         self._check_trained("save")
         save_neural(self, folder)
@@ -349,8 +352,14 @@ class NeuralConformalRegressor(RegressorMixin, BaseEstimator):
         """
         return load_neural(cls, folder)
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        tags.regressor_tags.poor_score = True
-        return tags
+
+class _Table(NamedTuple):
+    """Rows as functions of X see them, and less `offset_`, as the network does."""
+
+    given: Any
+    near: Array
+
+
+def _seen_by_functions(X: Any, values: Array) -> Any:
+    """Return what functions of X see: a table with its columns, else the numbers."""
+    return X if hasattr(X, "columns") or callable(getattr(X, "__dataframe__", None)) else values

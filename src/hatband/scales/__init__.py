@@ -1,14 +1,13 @@
 """Scales: how the width of a band varies from row to row."""
 
 from hatband.scales.auto import AutoScale
-from hatband.scales.base import CallableScale, ConstantScale, LeverageScale, Scale
+from hatband.scales.base import ConstantScale, LeverageScale, Scale
 from hatband.scales.laplace import LaplaceScale
 from hatband.scales.learned import MagnitudeScale, QuantileScale
 from hatband.scales.strength import StrengthScale
 
 __all__ = [
     "AutoScale",
-    "CallableScale",
     "ConstantScale",
     "LaplaceScale",
     "LeverageScale",

@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from sklearn.utils._missing import is_pandas_na, is_scalar_nan
 
+from hatband.arrays.backend import on_host
 from hatband.arrays.typing import Array
 from hatband.checks import CalibrationWarning, check_likelihood_ratio, warn_caller
 from hatband.conformal.band import Band, Ends, thresholds, too_few
@@ -76,6 +77,7 @@ class FromInputs(MetadataSource):
     def read(self, name: str, X: Any, rows: Rows, given: Any) -> Any:
         """Return function(X); ValueError if metadata is passed too."""
         _check_not_given(given, name, f"the constructor's {name} makes it from X. Use one of the two")
+        check_whole(X, name)
         return self.function(X)
 
 
@@ -89,6 +91,16 @@ class FromLeverage(MetadataSource):
         """Return the bin of each row; ValueError if metadata is passed too."""
         _check_not_given(given, name, f"the constructor's {name} makes it from leverage. Use one of the two")
         return np.searchsorted(self.edges, one_leverage(rows))
+
+
+def check_whole(X: Any, name: str) -> None:
+    """Raise unless all rows are at hand, as a function of them needs."""
+    if not (hasattr(X, "shape") or hasattr(X, "columns")):
+        raise ValueError(
+            f"{name} is a function of X in the constructor, which must be an array or a table then; got "
+            f"{type(X).__name__}, whose rows come in batches. Leave it out of the constructor, and pass {name}= with "
+            "the rows, one entry per row, to calibrate and predict_interval."
+        )
 
 
 def one_leverage(rows: Rows) -> Array:
@@ -308,6 +320,11 @@ class CalibrationPlan:
     ratio: Callable[[Any], Any] | None = None
     outputs: Outputs = field(default_factory=EachOutput)
 
+    @property
+    def needs_leverage(self) -> bool:
+        """Whether the group of a row is read off its leverage."""
+        return self.always and isinstance(self.grouping.source, FromLeverage)
+
     def calibration(
         self, scores: Array, X: Any, rows: Rows, *, groups: Any, likelihood_ratio: Any, needed: Callable[[], int]
     ) -> Calibration:
@@ -353,7 +370,7 @@ def _check_given(given: Any, name: str) -> None:
 def check_labels(labels: Any, n_samples: int) -> list[Any]:
     """Return one hashable group label per row; a missing label is an error."""
     # As objects, because in a list of numbers and strings the numbers would become strings.
-    values = np.asarray(labels, dtype=object)
+    values = np.asarray(on_host(labels), dtype=object)
     if values.shape != (n_samples,):
         raise ValueError(f"groups must have one label per row, shape ({n_samples},); got shape {values.shape}.")
     found: list[Any] = values.tolist()
@@ -370,7 +387,7 @@ def check_labels(labels: Any, n_samples: int) -> list[Any]:
 
 def check_ratio(ratio: Any, n_samples: int) -> Array:
     """Return likelihood ratios as float64 (n,), finite and >= 0."""
-    values = np.asarray(ratio, dtype=np.float64)
+    values = np.asarray(on_host(ratio), dtype=np.float64)
     if values.shape != (n_samples,):
         raise ValueError(
             f"likelihood_ratio must have one value per row, shape ({n_samples},); got shape {values.shape}."

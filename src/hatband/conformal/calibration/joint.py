@@ -54,9 +54,13 @@ def fit_joint_box(
     except NoHeldOutResiduals:
         rows, residuals = seen()
     shift, width = scale.predict(rows)
-    width = np.asarray(width).reshape(len(rows), -1)
-    scores = np.abs((residuals - shift) / width)
-    defined = np.isfinite(scores).all(axis=1)
-    spread = np.quantile(scores[defined], float(level), axis=0) if defined.any() else np.ones(scores.shape[1])
+    return joint_box((residuals - shift) / np.asarray(width).reshape(len(rows), -1), level)
+
+
+def joint_box(scores: Array, level: Any) -> JointBox:
+    """Return the box of the proportions of scores (n, q) of training rows; see `fit_joint_box`."""
+    sizes = np.abs(scores)
+    defined = np.isfinite(sizes).all(axis=1)
+    spread = np.quantile(sizes[defined], float(level), axis=0) if defined.any() else np.ones(sizes.shape[1])
     # An output that the model knows exactly has no size of its own; any positive one keeps the guarantee.
     return JointBox(np.where(spread > 0, spread, np.where(spread.max() > 0, spread.max(), 1.0)))

@@ -14,7 +14,13 @@ from torch import nn
 
 from hatband.nn.files.archive import read_archive, read_folder, write_folder
 from hatband.nn.files.fields import FLAG, NOTHING, ArrayField, either, real, rebuilding, several, text, whole
-from hatband.nn.files.last_layer import check_architecture, saved_weights
+from hatband.nn.files.last_layer import (
+    calibration_fields,
+    calibration_state,
+    check_architecture,
+    check_savable,
+    saved_weights,
+)
 from hatband.nn.last_layer import LastLayerConformalRegressor
 from hatband.nn.measure.batches import home
 from hatband.nn.measure.state import put_back_on_failure
@@ -26,18 +32,21 @@ T = TypeVar("T")
 
 _MEMBER = "member_{}.safetensors"
 # Of the ensemble, and kept in the file of each member.
-_COMMON = ("scale", "ridge", "confidence_level", "symmetric", "random_state")
+_COMMON = ("scale", "ridge", "confidence_level", "symmetric", "joint", "random_state")
 _ENSEMBLE: dict[str, Any] = {
     "single_target_": FLAG,
+    "target_seen_": FLAG,
     "sizes_": ArrayField(("members", "outputs")),
-    "scores_": ArrayField(("scores", "outputs"), optional=True),
+    "scores": ArrayField(("scores", "outputs"), optional=True),
+    "spread": ArrayField(("outputs",), optional=True),
 }
 
 
 def save_ensemble(model: Any, folder: str | Path) -> None:
     """Write a fitted EnsembleConformalRegressor."""
+    check_savable(model)
     parts = [partial(_save_member, model, member) for member in model.members_]
-    write_folder(folder, parts, _MEMBER, _ENSEMBLE, SimpleNamespace(**{"scores_": None, **vars(model)}))
+    write_folder(folder, parts, _MEMBER, _ENSEMBLE, SimpleNamespace(**vars(model), **calibration_fields(model)))
 
 
 def _save_member(model: Any, member: LastLayerConformalRegressor, path: Path) -> None:
@@ -59,9 +68,14 @@ def load_ensemble(kind: Callable[..., T], folder: str | Path, modules: Sequence[
     common = {name: getattr(members[0], name) for name in _COMMON}
     layers = {member.layer for member in members}
     model: Any = kind(modules, layers.pop() if len(layers) == 1 else None, **common)
-    vars(model).update(members_=members, sizes_=list(index["sizes"]), single_target_=index["single_target"])
-    if index["scores"] is not None:
-        model.scores_ = index["scores"]
+    vars(model).update(
+        members_=members,
+        sizes_=list(index["sizes"]),
+        n_outputs_=members[0].n_outputs_,
+        single_target_=index["single_target"],
+        target_seen_=index["target_seen"],
+        **calibration_state(index),
+    )
     return model
 
 
@@ -147,13 +161,14 @@ def load_neural(kind: Callable[..., T], folder: str | Path) -> T:
     model: Any = kind(
         **{name: module.design[name] for name in ("widths", "activation", "dropout")},
         loss="gaussian" if index["noise_head"] else "squared",
-        **{name: getattr(inner, name) for name in ("scale", "ridge", "confidence_level", "symmetric")},
+        **{name: getattr(inner, name) for name in ("scale", "ridge", "confidence_level", "symmetric", "joint")},
     )
     model.n_features_in_ = index["n_inputs"]
     if names is not None:
         model.feature_names_in_ = np.asarray(names, dtype=object)
     offsets = {"offset_": index["offset"], "target_offset_": index["target_offset"]}
-    vars(model).update({"module_": module, "model_": inner, **offsets})
+    shape = {"n_outputs_": inner.n_outputs_, "single_target_": inner.single_target_}
+    vars(model).update({"module_": module, "model_": inner, **offsets, **shape})
     return model
 
 

@@ -12,6 +12,9 @@ from torch import nn
 
 from hatband import scales
 from hatband.checks import LeverageWarning, check_confidence_level
+from hatband.conformal.calibration.calibration import Calibration, CalibrationPlan, EachOutput
+from hatband.conformal.calibration.groups import PASSED_LABELS
+from hatband.conformal.calibration.joint import JointBox
 from hatband.fitted.rows import TrainingRows
 from hatband.nn.files.archive import VERSION, read_archive, write_archive
 from hatband.nn.files.fields import (
@@ -43,14 +46,14 @@ _PROBE_ROWS, _PROBE_TOLERANCE = 64, 1e-9
 def _scale_type(name: Any) -> Any:
     found = vars(scales).get(name) if name in scales.__all__ else None
     ours = isinstance(found, type) and issubclass(found, scales.Scale)
-    return found if ours and found not in {scales.Scale, scales.CallableScale} else None
+    return found if ours and found is not scales.Scale else None
 
 
 def _scale_written(scale: Any) -> Any:
     name = type(scale).__name__
     if _scale_type(name) is not type(scale):
         raise ValueError(
-            f"save writes the scales of hatband; {name} is an object of yours, which would have to be loaded as code. "
+            f"save writes the scales of hatband.scales; {name} is none of them, and would have to be loaded as code. "
             "Pickle the model instead, or use a named scale."
         )
     parameters = scale.get_params(deep=False)
@@ -88,12 +91,14 @@ _PARAMETERS: dict[str, Any] = {
     "penalise_bias": FLAG,
     "confidence_level": either(*_LEVEL, several(either(*_LEVEL))),
     "symmetric": FLAG,
+    "joint": FLAG,
     "residuals": text("auto", "unseen"),
     "random_state": _SEED,
 }
 _FITTED: dict[str, Any] = {
     "n_outputs_": whole(1),
     "single_target_": FLAG,
+    "target_seen_": FLAG,
     "residuals_from_": either(NOTHING, text()),
     "seed_": whole(0, 2**32 - 1),
 }
@@ -114,6 +119,7 @@ _FILE: dict[str, Any] = {
     "fitted.scale_": _SCALE,
     "learned": Fields(_LEARNED, optional=True),
     "scores": ArrayField(("scores", "n_outputs"), optional=True),
+    "spread": ArrayField(("n_outputs",), optional=True),
 }
 
 
@@ -122,10 +128,11 @@ _FILE: dict[str, Any] = {
 
 def save_last_layer(model: Any, path: str | Path) -> None:
     """Write a fitted LastLayerConformalRegressor."""
+    check_savable(model)
     space, learned = model.space_, model.learned_from_
     parameters = {name: getattr(model, name) for name in _PARAMETERS}
     # 1 == True, but a file tells them apart; a generator has no number to be made again from.
-    parameters |= {name: bool(parameters[name]) for name in ("symmetric", "penalise_bias")}
+    parameters |= {name: bool(parameters[name]) for name in ("symmetric", "penalise_bias", "joint")}
     if not isinstance(model.random_state, (int, np.integer)):
         parameters["random_state"] = None
     file = file_of(space)
@@ -135,12 +142,43 @@ def save_last_layer(model: Any, path: str | Path) -> None:
         parameters=SimpleNamespace(**parameters),
         fitted=model,
         learned=learned and SimpleNamespace(**learned._asdict(), band=_probe(model.scale_, learned)),
-        scores=vars(model).get("scores_"),
+        **calibration_fields(model),
         **described(model.layer, space),
     )
     tensors = {f"{_MODULE}{name}": tensor for name, tensor in _weights(space.module).items()}
     content = Fields({**_FILE, **file.fields}).written(written, tensors)
     write_archive(path, tensors, content)
+
+
+def check_savable(model: Any) -> None:
+    """Raise for a model whose scores do not all count alike: groups and ratios are functions and labels of any kind."""
+    plan, calibration = model.plan_, vars(model).get("calibration_")
+    if plan.always or plan.ratio or not (calibration is None or calibration.is_pooled):
+        raise ValueError(
+            "save writes calibrations in which all scores count alike; this model has groups or a likelihood ratio. "
+            "Save it trained without them, and calibrate by groups after loading, or pickle the model instead."
+        )
+
+
+def calibration_fields(model: Any) -> dict[str, Any]:
+    """Return scores and proportions of the joint box, None where there are none."""
+    calibration, outputs = vars(model).get("calibration_"), model.plan_.outputs
+    return {
+        "scores": None if calibration is None else calibration.scores,
+        "spread": outputs.spread if isinstance(outputs, JointBox) else None,
+    }
+
+
+def calibration_state(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a model that was calibrated like this."""
+    spread = values["spread"]
+    if spread is not None and not (spread > 0).all():
+        raise ValueError("the file: spread must be > 0 for every output; it is not.")
+    outputs = EachOutput() if spread is None else JointBox(spread)
+    state: dict[str, Any] = {"plan_": CalibrationPlan(PASSED_LABELS, outputs=outputs)}
+    if values["scores"] is not None:
+        state["calibration_"] = Calibration(values["scores"], outputs=outputs)
+    return state
 
 
 def _probe(scale: Any, learned: TrainingRows) -> Any:
@@ -178,10 +216,9 @@ def load_last_layer(kind: Callable[..., T], path: str | Path, module: nn.Module)
     model = kind(module, layer, **values["parameters"])
     fitted, learned = values["fitted"], _learned(values["learned"])
     scale = _fitted_again(values, learned)
-    state = {f"{name}_": fitted[name] for name in ("n_outputs", "single_target", "residuals_from", "seed")}
+    names = ("n_outputs", "single_target", "target_seen", "residuals_from", "seed")
+    state = {f"{name}_": fitted[name] for name in names} | calibration_state(values)
     state |= {"space_": space, "scale_": scale, "learned_from_": learned}
-    if values["scores"] is not None:
-        state["scores_"] = values["scores"]
     module.load_state_dict(weights)
     vars(model).update(state | {"weights_": StateFingerprint.of(module)})
     return model

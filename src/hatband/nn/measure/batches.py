@@ -94,6 +94,11 @@ def as_batches(data: Any, y: Any = None) -> Batches | ArrayBatches:
     return Batches(data)
 
 
+def inputs_of(data: Any) -> Any:
+    """Return X of a pair (X, y), and other data as they are."""
+    return data[0] if _is_pair(data) else data
+
+
 def _is_array(data: Any) -> bool:
     return hasattr(data, "shape") or hasattr(data, "iloc")
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import nn
 
+from hatband.arrays.typing import Array
 from hatband.checks import check_at_least
 from hatband.linalg import GramStatistics
 from hatband.nn.measure.batches import ArrayBatches, Batches
@@ -16,7 +17,7 @@ from hatband.nn.measure.low_rank import RunningProduct, SubspaceIteration
 from hatband.nn.measure.network_rows import check_one_column_per_output
 from hatband.nn.measure.parameter_subset import AllParameters, Part
 from hatband.nn.measure.space import NetworkSpace, fit_sketch, fit_space
-from hatband.nn.measure.streaming import Pass, RunningGram, streamed
+from hatband.nn.measure.streaming import Pass, RunningGram, WeightedGram, streamed
 from hatband.nn.measure.tangent import n_parameters
 
 Merge: TypeAlias = Callable[[GramStatistics], GramStatistics]
@@ -28,6 +29,8 @@ class Fitted(NamedTuple):
     space: NetworkSpace
     n_outputs: int
     is_flat: bool
+    """Of the prediction where there was no y."""
+    has_targets: bool
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Task:
         Whether the ridge is on a constant too.
     merge : callable(GramStatistics) -> GramStatistics, or None
         Adds the rows of other processes.
+    weights : array (n,), or None
+        How much each row counts.
     """
 
     module: nn.Module
@@ -53,6 +58,7 @@ class Task:
     ridge: Any
     penalise_bias: bool
     merge: Merge | None
+    weights: Array | None = None
 
 
 class LayerChoice(ABC):
@@ -155,11 +161,13 @@ def as_choice(layer: Any) -> LayerChoice:
 
 def _by_gram(task: Task, find: Callable[[nn.Module, Any], Part]) -> Fitted:
     """Fit by one pass that sums the Gram matrix."""
-    passed = _checked(streamed(task.module, task.batches, find, RunningGram.of))
+    weights = task.weights
+    start = RunningGram.of if weights is None else lambda *_: WeightedGram(weights)
+    passed: Pass[Part, RunningGram | WeightedGram] = _checked(streamed(task.module, task.batches, find, start))
     statistics = passed.running.statistics()
     whole = statistics if task.merge is None else task.merge(statistics)
     space = fit_space(task.module, passed.part, whole, task.ridge, task.penalise_bias)
-    return Fitted(space, passed.n_outputs, passed.is_flat)
+    return Fitted(space, passed.n_outputs, passed.is_flat, passed.n_targets > 0)
 
 
 def _by_sketch(task: Task, subspace: SubspaceIteration) -> Fitted:
@@ -168,6 +176,11 @@ def _by_sketch(task: Task, subspace: SubspaceIteration) -> Fitted:
         raise ValueError(
             f"merge= adds Gram matrices, which low rank does not form: the module has {n_parameters(task.module)} "
             "parameters. Pass layer=WholeNetwork(exact_up_to=...) with a larger number, or fit in one process."
+        )
+    if task.weights is not None:
+        raise ValueError(
+            f"sample_weight weighs the rows of a Gram matrix, which low rank does not form: the module has "
+            f"{n_parameters(task.module)} parameters. Pass layer=WholeNetwork(exact_up_to=...) with a larger number."
         )
     part = AllParameters.found(task.module, None)
     latest: list[Pass[AllParameters, RunningProduct]] = []
@@ -180,7 +193,7 @@ def _by_sketch(task: Task, subspace: SubspaceIteration) -> Fitted:
     intercept = part.intercept(task.penalise_bias)
     sketch = subspace.sketch(n_parameters(task.module), part.device, intercept, passed)
     space = fit_sketch(task.module, part, sketch, task.ridge, intercept)
-    return Fitted(space, latest[0].n_outputs, latest[0].is_flat)
+    return Fitted(space, latest[0].n_outputs, latest[0].is_flat, latest[0].n_targets > 0)
 
 
 def _checked(passed: Any) -> Any:

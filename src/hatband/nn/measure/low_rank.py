@@ -12,8 +12,8 @@ from hatband.arrays.backend import backend_of, on_host
 from hatband.arrays.typing import Array, Float
 from hatband.checks import check_at_least, check_weights
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge, whole_network_ridge
-from hatband.geometry import Exactness, Features, Geometry, Space
-from hatband.geometry.base import passed_rows
+from hatband.geometry import Features, Geometry, Space
+from hatband.geometry.base import Exactness, passed_rows
 from hatband.linalg.design import Frame
 from hatband.linalg.spectral import SpectralFactor, Spectrum, factor_spectrum
 from hatband.nn.measure.batches import NO_ROWS, as_tensor, check_finite_from

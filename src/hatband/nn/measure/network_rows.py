@@ -37,11 +37,14 @@ class NetworkRows:
         What the module predicts.
     target : array (b,) or (b, q), or None
         As the loader has it.
+    noise_std : array (b, 1) or (b, q), or None
+        What a noise function says of the inputs.
     """
 
     features: Features
     prediction: Array
     target: Array | None
+    noise_std: Array | None = None
 
     def __len__(self) -> int:
         return len(self.prediction)
@@ -50,15 +53,46 @@ class NetworkRows:
         """Return y - prediction, (b, q); ValueError where the shapes do not agree or y is missing."""
         return columns_like(self.target, self.prediction) - self.prediction
 
-    def new_rows(self, space: NetworkSpace) -> Rows:
+    def new_rows(self, space: NetworkSpace) -> "NoisyRows":
         """Return what is known of these rows, which the model has not seen; lazy, while the features are there."""
-        return Rows(
+        return NoisyRows(
             len(self),
             inputs=partial(space.inputs, self.features),
             leverage=partial(space.leverage, self.features),
             sampling_leverage=partial(space.sampling_leverage, self.features),
             prediction=lambda: self.prediction,
+            measured=lambda: (space, self.features),
+            noise_std=self.noise_std,
         )
+
+    def training_rows(self, space: NetworkSpace, weights: Array | None) -> "NoisyRows":
+        """Return the same of rows that the space was fitted on: leverages without the row itself, predictions with."""
+        rows = held_out_rows(space, self.features, self.prediction, space.leverage(self.features), weights)
+        return NoisyRows(
+            len(self),
+            inputs=lambda: rows.inputs,
+            leverage=lambda: rows.leverage,
+            sampling_leverage=lambda: rows.sampling_leverage,
+            prediction=lambda: self.prediction,
+            measured=lambda: (space, self.features),
+            noise_std=self.noise_std,
+        )
+
+
+class NoisyRows(Rows):
+    """Rows beside what a noise function says of their inputs.
+
+    Parameters
+    ----------
+    n_samples, **fields
+        As `Rows` takes them.
+    noise_std : array (m, 1) or (m, q), or None
+        Standard deviations; None where there is no function.
+    """
+
+    def __init__(self, n_samples: int, *, noise_std: Array | None, **fields: Any) -> None:
+        super().__init__(n_samples, **fields)
+        self.noise_std = noise_std
 
 
 def columns_like(target: Array | None, prediction: Array) -> Array:
@@ -68,6 +102,15 @@ def columns_like(target: Array | None, prediction: Array) -> Array:
     columns = target.reshape(len(target), -1)
     check_one_column_per_output(columns.shape[1], prediction.shape[1])
     return columns
+
+
+def targets_by_noise(columns: Array, count: int) -> list[Array]:
+    """Return the targets (n, q) that belong to each column of the noise: all to the only one, else one to each."""
+    if count == 1:
+        return [columns]
+    if columns.shape[1] != count:
+        raise ValueError(f"noise_std must have 1 column or one per output, {columns.shape[1]}; got {count}.")
+    return [columns[:, [j]] for j in range(count)]
 
 
 def check_one_column_per_output(n_targets: int, n_outputs: int) -> None:
@@ -85,21 +128,25 @@ def stacked(parts: Iterable[Array]) -> Array:
 
 
 def blocks_of(
-    space: NetworkSpace, batches: Batches | ArrayBatches, start: int = 0
+    space: NetworkSpace,
+    batches: Batches | ArrayBatches,
+    start: int = 0,
+    noise: Callable[[Any], Any] | None = None,
 ) -> Generator[NetworkRows, None, None]:
     """Run the module once over batches and yield blocks of rows, large enough to be multiplied fast.
 
     The module is watched, and gradients are off, until it ends: close it, after an error too. Errors
     number the rows from `start`.
     """
-    pending: list[tuple[ForwardPass, Array | None]] = []
+    pending: list[tuple[ForwardPass, Array | None, Array | None]] = []
     filled = 0
     with space.part.watching(space.module) as run:
         for inputs, y in space.part.pieces(space.module, batches):
             seen = run(inputs)
+            deviation = noise_of(noise, seen)
             # Images and the like are not to wait for the block to fill.
             seen = replace(seen, inputs=seen.table)
-            pending.append((seen, None if y is None else targets(y, len(seen.features))))
+            pending.append((seen, None if y is None else targets(y, len(seen.features)), deviation))
             filled += len(seen.features)
             if filled >= rows_per_block(space.factor.frame.backend, seen.features.shape[1]):
                 yield _joined(pending, start)
@@ -108,9 +155,11 @@ def blocks_of(
             yield _joined(pending, start)
 
 
-def block_of(space: NetworkSpace, inputs: Any, y: Any = None, start: int = 0) -> NetworkRows:
+def block_of(
+    space: NetworkSpace, inputs: Any, y: Any = None, start: int = 0, noise: Callable[[Any], Any] | None = None
+) -> NetworkRows:
     """Run the module once over one batch and return it as one block, in however many pieces it was taken."""
-    found = list(blocks_of(space, Batches([(inputs, y)]), start))
+    found = list(blocks_of(space, Batches([(inputs, y)]), start, noise))
     if len(found) == 1:
         return found[0]
     tables = [block.features.model_inputs for block in found]
@@ -118,12 +167,13 @@ def block_of(space: NetworkSpace, inputs: Any, y: Any = None, start: int = 0) ->
         Features(None if tables[0] is None else torch.cat(tables), torch.cat([b.features.values for b in found])),
         np.concatenate([block.prediction for block in found]),
         None if y is None else np.concatenate([block.target for block in found]),
+        _whole([block.noise_std for block in found]),
     )
 
 
-def _joined(pending: list[tuple[ForwardPass, Array | None]], start: int) -> NetworkRows:
+def _joined(pending: list[tuple[ForwardPass, Array | None, Array | None]], start: int) -> NetworkRows:
     """Return one block; ValueError naming the first row whose features, prediction or target are not finite."""
-    passes, found = zip(*pending, strict=True)
+    passes, found, deviations = zip(*pending, strict=True)
     values = torch.cat([seen.features for seen in passes])
     check_finite_from(values, "the features of the module", start)
     prediction = torch.cat([seen.prediction for seen in passes])
@@ -133,7 +183,7 @@ def _joined(pending: list[tuple[ForwardPass, Array | None]], start: int) -> Netw
     target = None if any(part is None for part in found) else np.concatenate(found)
     if target is not None:
         check_finite_from(torch.from_numpy(target), "y", start)
-    return NetworkRows(Features(inputs, values), wide_on_host(prediction), target)
+    return NetworkRows(Features(inputs, values), wide_on_host(prediction), target, _whole(deviations))
 
 
 def training_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: int) -> TrainingRows:
@@ -220,7 +270,7 @@ class Gathered:
         What enters the head, float64.
     prediction : array (n, q)
         What the module predicts.
-    noise : array (n, 1) or (n, q), or None
+    noise_std : array (n, 1) or (n, q), or None
         What a noise function says of the inputs.
     target : array (n,) or (n, q), or None
         As the loader has it.
@@ -230,7 +280,7 @@ class Gathered:
 
     features: Array
     prediction: Array
-    noise: Array | None
+    noise_std: Array | None
     target: Array | None
     inputs: Array | None
 
@@ -272,8 +322,7 @@ def gathered(
     with head.watching(module) as run:
         for inputs, y in batches:
             seen = run(inputs)
-            deviation = None if noise is None else _checked_noise(_host(noise(seen.inputs)), len(seen.features))
-            parts.append((_host(seen.features), _host(seen.prediction), deviation, _host(seen.table)))
+            parts.append((_host(seen.features), _host(seen.prediction), noise_of(noise, seen), _host(seen.table)))
             found.append(None if y is None else targets(y, len(seen.features)))
     if not parts:
         raise ValueError(NO_ROWS)
@@ -283,7 +332,7 @@ def gathered(
     target = _whole(found)
     if target is not None:
         check_finite(target, "y")
-    return Gathered(features, prediction, _columns(deviations), target, table)
+    return Gathered(features, prediction, deviations, target, table)
 
 
 def _host(values: Any) -> Array | None:
@@ -296,23 +345,28 @@ def _whole(parts: Any) -> Array | None:
     return None if any(part is None for part in parts) else np.concatenate(list(parts))
 
 
-def _columns(values: Array | None) -> Array | None:
-    return None if values is None else values.reshape(len(values), -1)
+def noise_of(noise: Callable[[Any], Any] | None, seen: ForwardPass) -> Array | None:
+    """Return what a noise function says of a batch, (b, 1) or (b, q); None where there is no function."""
+    if noise is None:
+        return None
+    deviation = _checked_noise(_host(noise(seen.inputs)), len(seen.features))
+    return deviation.reshape(len(deviation), -1)
 
 
 def _checked_noise(deviation: Any, n_rows: int) -> Array:
     """Return what a noise function said of a batch; ValueError unless it is a standard deviation for each row."""
     if deviation is None:
-        raise ValueError("noise must return standard deviations; got None.")
+        raise ValueError("noise_std must return standard deviations; got None.")
     if deviation.ndim not in {1, 2} or len(deviation) != n_rows:
         raise ValueError(
-            f"noise must return one standard deviation per row, shape ({n_rows},) or ({n_rows}, outputs); got shape "
-            f"{deviation.shape}."
+            f"noise_std must return one standard deviation per row, shape ({n_rows},) or ({n_rows}, outputs); got "
+            f"shape {deviation.shape}."
         )
     bad = ~(np.isfinite(deviation) & (deviation > 0))
     if bad.any():
         row = int(np.flatnonzero(bad.reshape(n_rows, -1).any(axis=1))[0])
         raise ValueError(
-            f"noise must return standard deviations that are finite and > 0; row {row} of a batch has {deviation[row]}."
+            f"noise_std must return standard deviations that are finite and > 0; row {row} of a batch has "
+            f"{deviation[row]}."
         )
     return deviation

@@ -16,8 +16,8 @@ from hatband.arrays.typing import Array
 from hatband.checks import LeverageWarning
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge
 from hatband.formulas.ridge_spectrum import RidgeSpectrum
-from hatband.geometry import Exactness, Features, Space
-from hatband.geometry.base import passed_rows
+from hatband.geometry import Features, Space
+from hatband.geometry.base import Exactness, passed_rows
 from hatband.linalg import Factor, GramStatistics
 from hatband.linalg.moments import Centre
 from hatband.linalg.spectral import SpectralFactor

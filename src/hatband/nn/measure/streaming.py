@@ -114,6 +114,47 @@ class RunningGram:
         return GramStatistics(centre, self._n_features, joint)
 
 
+class WeightedGram:
+    """The same of rows that count with weights: sum_i w_i (z_i - m)(z_i - m)' about their weighted mean m.
+
+    Parameters
+    ----------
+    weights : array (n,)
+        Of the rows, in the order in which they are added.
+    """
+
+    def __init__(self, weights: Array) -> None:
+        self._weights = weights
+        self._start = 0
+        self._sum: GramStatistics | None = None
+
+    def add(self, features: torch.Tensor, target: Array | None = None) -> None:
+        """Add a batch of rows."""
+        part = self._weights[self._start : self._start + len(features)]
+        self._start += len(features)
+        self._sum = added(self._sum, features, target, part)
+
+    def is_finite(self) -> bool:
+        """Return True: what is not is refused when it is added."""
+        return True
+
+    def statistics(self) -> GramStatistics:
+        """Return what was added so far."""
+        if self._sum is None:
+            raise ValueError(NO_ROWS)
+        return self._sum
+
+
+def added(
+    statistics: GramStatistics | None, features: torch.Tensor, target: Array | None, weights: Array
+) -> GramStatistics:
+    """Return statistics of weighted rows (None: of no rows) and of a batch more, where the features are."""
+    backend = backend_of(features)
+    columns = None if target is None else backend.asarray(target.reshape(len(target), -1))
+    verb = GramStatistics.of if statistics is None else statistics.add
+    return verb(backend.asarray(features), columns, weights)
+
+
 class Running(Protocol):
     """What a pass over rows adds up."""
 

@@ -14,8 +14,8 @@ from hatband.arrays.backend import backend_of, on_host
 from hatband.arrays.typing import Array, Float
 from hatband.checks import check_finite
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge, whole_network_ridge
-from hatband.geometry import Exactness, Geometry
-from hatband.geometry.base import FeatureSpace, combined_weights
+from hatband.geometry import Geometry
+from hatband.geometry.base import Exactness, FeatureSpace, combined_weights
 from hatband.linalg import Auto
 from hatband.nn.measure.batches import each, home, n_rows, placed, wide_on_host
 from hatband.nn.measure.state import check_initialised, copied

@@ -5,12 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from hatband.arrays.backend import backend_of
 from hatband.arrays.typing import Array
-from hatband.linalg import GramStatistics
 from hatband.nn.last_layer import LastLayerConformalRegressor
-from hatband.nn.measure.batches import as_batches, home
-from hatband.nn.measure.network_rows import gathered, head_of
 from hatband.nn.measure.state import learning, seeded
 from hatband.nn.train.fit import History, fit_network
 from hatband.nn.train.mlp import MLP
@@ -44,8 +40,11 @@ class TrainingTable(NamedTuple):
 
 
 @learning()
-def train(owner: Any, rows: TrainingTable, random: np.random.RandomState) -> dict[str, Any]:
-    """Return what training produces, and change nothing before all of it is there."""
+def train(owner: Any, rows: TrainingTable, random: np.random.RandomState, ratio: Any = None) -> dict[str, Any]:
+    """Return what training produces, and change nothing before all of it is there.
+
+    `ratio` is the likelihood ratio as a function of X, or None.
+    """
     rows = rows.counted()
     size = check_validation_size(owner.validation_size, len(rows.X))
     order, seeds = random.permutation(len(rows.X)), random.randint(2**31 - 1, size=3)
@@ -54,37 +53,24 @@ def train(owner: Any, rows: TrainingTable, random: np.random.RandomState) -> dic
     held, kept = rows.take(order[:size]) if size else None, rows.take(order[size:])
     module = perceptron(owner, rows.X.shape[1], 1 if rows.y.ndim == 1 else rows.y.shape[1], int(seeds[0]))
     history = _taught(owner, module, kept, held, int(seeds[1]))
-    model = _measured(owner, module, kept, held, int(seeds[2]))
+    model = _measured(owner, module, kept, held, ratio=ratio, seed=int(seeds[2]))
     offsets = {"offset_": offset, "target_offset_": target_offset}
     return {"module_": module, "model_": model, "history_": history, **offsets}
 
 
 def _measured(
-    owner: Any, module: MLP, kept: TrainingTable, held: TrainingTable | None, seed: int
+    owner: Any, module: MLP, kept: TrainingTable, held: TrainingTable | None, *, ratio: Any, seed: int
 ) -> LastLayerConformalRegressor:
     """Return the last layer of a trained network, measured against the rows that it was trained on."""
+    shared = ("scale", "ridge", "confidence_level", "symmetric", "groups", "joint")
     model = LastLayerConformalRegressor(
         module,
         "head",
-        scale=owner.scale,
-        ridge=owner.ridge,
-        confidence_level=owner.confidence_level,
-        symmetric=owner.symmetric,
+        likelihood_ratio=ratio,
         random_state=seed,
+        **{name: getattr(owner, name) for name in shared},
     )
-    return model.fit_train(
-        (kept.X, kept.y),
-        validation=None if held is None else (held.X, held.y),
-        merge=None if kept.weight is None else lambda _: weighted_statistics(module, kept),
-    )
-
-
-def weighted_statistics(module: MLP, rows: TrainingTable) -> GramStatistics:
-    """Return sum_i w_i (z_i - mean)(z_i - mean)' of z = (features, y): that of rows repeated w_i times."""
-    batches = as_batches(rows.X, rows.y)
-    seen = gathered(module, head_of(module, batches, "head"), batches)
-    backend = backend_of(torch.empty(0, device=home(module)[0]))
-    return GramStatistics.of(backend.asarray(seen.features), backend.asarray(seen.columns), rows.weight)
+    return model.fit_train(kept.X, kept.y, kept.weight, validation=None if held is None else (held.X, held.y))
 
 
 def perceptron(owner: Any, n_inputs: int, n_outputs: int, seed: int) -> MLP:
