@@ -259,7 +259,7 @@ def test_processes_that_have_not_met_are_told_so():
 
 def test_processes_cannot_learn_a_scale_from_their_own_rows(net):
     X, y = rows(50)
-    model = LastLayerConformalRegressor(net, scale="strength", residuals="unseen")
+    model = LastLayerConformalRegressor(net, scale="strength", fit_train_rows="unseen")
 
     with pytest.raises(ValueError, match="the same rows in every process"):
         model.fit_train(X, y, merge=lambda statistics: statistics)

@@ -273,7 +273,7 @@ class TestIntervals:
     @pytest.mark.parametrize("layer", ["all", few(10)], ids=["exact", "low rank"])
     def test_learn_their_shape_from_unseen_rows_with_the_leverage_of_leaving_them_out(self, net, layer):
         X, y = rows(200)
-        model = LastLayerConformalRegressor(net, layer, scale="strength", residuals="unseen", ridge=0.1)
+        model = LastLayerConformalRegressor(net, layer, scale="strength", fit_train_rows="unseen", ridge=0.1)
         space = model.fit_train(X, y).space_
         missed = np.zeros(200)
         if layer != "all":
@@ -285,7 +285,7 @@ class TestIntervals:
 
     def test_learn_from_few_directions_what_new_rows_have(self, net):
         (X, y), new = rows(300), rows(300, 1)[0]
-        model = LastLayerConformalRegressor(net, few(10), scale="strength", residuals="unseen", ridge=1e-2)
+        model = LastLayerConformalRegressor(net, few(10), scale="strength", fit_train_rows="unseen", ridge=1e-2)
         model.fit_train(X, y)
         assert np.median(model.leverage(X)) > 1
 

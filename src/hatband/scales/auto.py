@@ -119,8 +119,9 @@ class AutoScale(Scale):
         if rows is None or residuals is None:
             warnings.warn(
                 "There are no held-out residuals to choose a scale by, because the model may have been trained on the "
-                "rows given and cannot be refitted without them: the leverage scale is used. Pass residuals='unseen' "
-                "if it was not, or, around a network, rows that it has not seen: validation=, or validation_size > 0.",
+                "rows given and cannot be refitted without them: the leverage scale is used. If it was not, pass "
+                "fit_train_rows='unseen'; around a network, pass rows that it has not seen: validation=, or "
+                "validation_size > 0.",
                 LeverageWarning,
                 stacklevel=2,
             )
