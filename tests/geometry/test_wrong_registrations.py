@@ -7,7 +7,7 @@ import pytest
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, StandardScaler
 
 from geometry.cases import NEW, X, Y, y
 from hatband import CrossConformalRegressor, JackknifePlusRegressor, SplitConformalRegressor
@@ -44,6 +44,13 @@ class Untaken(Doubled):
 
 class Wrong(Ridge):
     """A ridge regression whose geometry is wrong."""
+
+
+class NotFinite(Ridge):
+    """A model that predicts NaN in places."""
+
+    def predict(self, X):
+        return np.where(np.arange(len(X)) % 2, np.nan, 1.0)
 
 
 @steps_of.register
@@ -225,3 +232,8 @@ def test_what_overwrites_its_inputs_leaves_those_of_the_caller_as_they_were():
     rows = X.copy()
     split(make_pipeline(StandardScaler(copy=False), Ridge())).fit_train(rows, y)
     np.testing.assert_array_equal(rows, X)
+
+
+def test_a_prediction_that_is_not_finite_is_named_as_one():
+    with pytest.raises(ValueError, match=r"the prediction of \w+"):
+        split(make_pipeline(FunctionTransformer(), NotFinite())).fit(X, y)

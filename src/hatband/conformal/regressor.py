@@ -307,18 +307,23 @@ def fit_geometry(geometry: Geometry, estimator: Any, X: Any, sample_weight: Arra
     features, final = space.features(rows), space.final_step(estimator)
     if final is estimator and features.model_inputs is rows:
         return space
-    expected = np.asarray(estimator.predict(kept(rows, estimator)))
+    expected = _columns(estimator.predict(kept(rows, estimator)))
     try:
-        found, seen = np.asarray(final.predict(features.model_inputs)), None
+        found = _columns(final.predict(features.model_inputs))
     except Exception as error:
         raise ValueError(_two_ways(estimator, f"the final step raised {type(error).__name__}: {error}")) from error
     if found.shape != expected.shape:
-        seen = f"shape {found.shape} from features and {expected.shape} from rows"
-    elif not np.allclose(found, expected, rtol=0, atol=_ROUNDING * np.max(np.abs(expected)), equal_nan=True):
-        seen = f"they differ by {np.max(np.abs(found - expected)):.3g} in the first {len(rows)} training rows"
-    if seen is not None:
+        raise ValueError(_two_ways(estimator, f"got {found.shape} from features and {expected.shape} from rows"))
+    largest = np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected))
+    if not np.allclose(found, expected, rtol=0, atol=_ROUNDING * largest, equal_nan=True):
+        seen = f"they differ by {np.max(np.abs(found - expected)):.3g} in the first {len(expected)} training rows"
         raise ValueError(_two_ways(estimator, seen))
     return space
+
+
+def _columns(prediction: Any) -> Array:
+    values = np.asarray(prediction, dtype=np.float64)
+    return values.reshape(len(values), -1)
 
 
 def _two_ways(estimator: Any, seen: str) -> str:
