@@ -1,4 +1,4 @@
-"""What differs between the versions of scikit-learn that are supported."""
+"""Differences between the supported versions of scikit-learn."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
         """Without callbacks there is nothing to support."""
 
     def with_callbacks(method: Fit) -> Fit:
-        """Return the method as it is."""
+        """Return the method unchanged."""
         return method
 
 

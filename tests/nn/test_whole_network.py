@@ -286,8 +286,8 @@ class TestIntervals:
         model.fit_train(X, y)
         assert np.median(model.leverage(X)) > 1
 
-        honest, unseen = np.median(model.learned_from_.rows.leverage), np.median(model.leverage(new))
-        assert unseen / 1.5 < honest < 1.5 * unseen
+        held_out, unseen = np.median(model.learned_from_.rows.leverage), np.median(model.leverage(new))
+        assert unseen / 1.5 < held_out < 1.5 * unseen
 
     def test_learn_nothing_from_rows_that_the_network_was_trained_on(self, net):
         with pytest.warns(UserWarning, match="unseen"):

@@ -1,4 +1,4 @@
-"""The base of every estimator that predicts with intervals, and how training rows reach the estimator inside it."""
+"""The base of every estimator that predicts intervals, and the fit of the estimator inside it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from hatband.geometry.base import kept
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What `fit` was given, after its checks.
+    """The arguments of `fit`, after their checks.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def _weight_consumer(estimator: Any) -> tuple[str, Any]:
 
 
 class IntervalRegressor(RegressorMixin, BaseEstimator, ABC):
-    """Predicts, with intervals that hold with a stated probability; a subclass says how they come about.
+    """Predicts with intervals that hold with a stated probability; a subclass defines how they are made.
 
     A subclass sets ``n_outputs_`` and ``single_target_`` (whether y had one axis) when it is fitted, all that it sets
     inside `unchanged_on_failure`, and gives the four steps below. X has been checked when it reaches them.
@@ -381,7 +381,7 @@ class CalibratedRegressor(IntervalRegressor):
 
 
 class RegressorWrapper(MetaEstimatorMixin):
-    """What wrappers of a regressor share: its default, its routing of metadata, the formats of X that it takes."""
+    """The base of wrappers of a regressor: default estimator, metadata routing, formats of X."""
 
     estimator: Any
     estimator_: Any
@@ -409,7 +409,7 @@ def check_calibrated(model: Any, attribute: str = "calibration_") -> None:
 
 
 def check_rows(owner: Any, X: Any, *, reset: bool) -> Any:
-    """Check shape, type and column names only: the estimator decides about NaN, strings and sparse formats."""
+    """Check only shape, type and column names: the estimator decides about NaN, strings and sparse formats."""
     # A table of numbers is what check_array would return, at half the cost of predicting one row.
     is_table = isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "fiub" and X.size > 0
     if is_table or callable(getattr(X, "__dataframe__", None)) or hasattr(X, "columns"):

@@ -140,7 +140,7 @@ def _outer_ratio(size: Float[Array, " n"], h: Float[Array, " n"]) -> float:
 
 
 def leverage_variation(leverage: Any) -> float:
-    """Return eta = standard deviation / mean of leverages: how much there is for a leverage scale to act on.
+    """Return eta = standard deviation / mean of leverages: the variation that a leverage scale can use.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def leverage_variation(leverage: Any) -> float:
     -------
     float
         Near 0 all rows are equally far from the training rows, and every function of leverage is nearly a constant;
-        from about 1 on, some rows are much farther than others.
+        from about 1 on, some rows are much further out than other rows.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How far coverage is from flat over leverage, as single numbers beside what chance alone would give."""
+"""How far coverage over leverage is from flat: single numbers, compared with their size by chance alone."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -104,7 +104,7 @@ def outer_gap(hits: Bool[Array, " m"], bins: Int[Array, " m"], cluster: Int[Arra
 
 @dataclass(frozen=True)
 class SquaredCoverageError:
-    """Mean squared coverage error over leverage bins, raw and debiased, each beside what chance alone would give.
+    """Mean squared coverage error over leverage bins, raw and debiased, each compared with its size by chance alone.
 
     Examples
     --------
@@ -224,10 +224,10 @@ def _calibrated_coverage(confidence_level: Level, n_calibration: int | None) -> 
 
 
 def _check_row_labels(labels: Any, n_samples: int, name: str) -> Array:
-    """Return one label per row, of at least two kinds."""
+    """Return one label per row, with at least two different labels."""
     values = np.asarray(labels)
     if values.shape != (n_samples,):
         raise ValueError(f"{name} must hold one label per row, shape ({n_samples},); got shape {values.shape}.")
     if (values == values[0]).all():
-        raise ValueError(f"{name} must name at least two repetitions; got one. Leave it out for a single one.")
+        raise ValueError(f"{name} must name at least two repetitions; got one. Leave it out for a single repetition.")
     return values

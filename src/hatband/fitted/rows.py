@@ -1,4 +1,4 @@
-"""What is known of a row, in four lazy fields, and their held-out version for the rows that trained the model."""
+"""What is known about a row, in four lazy fields, and the held-out version of these for training rows."""
 
 from collections.abc import Callable, Iterable
 from functools import cache, cached_property, partial
@@ -15,7 +15,7 @@ from hatband.geometry import Features, Space
 
 
 class NoHeldOutResiduals(ValueError):
-    """The model may have been trained on the rows, and cannot be refitted without them."""
+    """The model may have been trained on these rows and cannot be refitted without them."""
 
 
 class Rows:
@@ -80,7 +80,7 @@ class Rows:
         return self._prediction()
 
     def reweighted(self, weights: Array) -> Space | None:
-        """Return their space trained on these rows with weights (m,); None where it cannot be."""
+        """Return the space of the rows, trained on them with weights (m,); None if that is not possible."""
         if self._measured is None:
             return None
         space, features = self._measured()
@@ -89,7 +89,7 @@ class Rows:
     def leverage_in(self, space: Space) -> Array:
         """Posterior leverage in a space that `reweighted` returned for rows of the same model."""
         if self._measured is None:
-            raise ValueError("these rows were made without features, and no other space can measure them.")
+            raise ValueError("these rows were made without features, so another space cannot measure them.")
         return space.leverage(self._measured()[1])
 
     def take(self, index: Array) -> "Rows":
@@ -148,7 +148,7 @@ class Rows:
 
 
 def _of_output(values: Array, j: int) -> Array:
-    """Return the leverage that belongs to an output: there is one for all, or one for each."""
+    """Return the leverage of one output: leverages are shared by all outputs, or there is one column for each."""
     return values if values.ndim == 1 else values[:, j]
 
 
@@ -211,13 +211,13 @@ def held_out_rows(
 
 
 def take_rows(values: Any, index: Array, n_samples: int) -> Any:
-    """Return rows of something with one entry per row, anything else as it is."""
+    """Return the rows at an index of an object with one entry per row, and any other object unchanged."""
     if not (hasattr(values, "__len__") or hasattr(values, "shape")) or isinstance(values, (str, dict)):
         return values
     return _safe_indexing(values, index) if _num_samples(values) == n_samples else values
 
 
 def predict_features(estimator: Any, space: Space, features: Features, n_outputs: int) -> Array:
-    """Predict from features that are already there, so that preprocessing does not run again."""
+    """Predict from features that were computed already, so that preprocessing does not run again."""
     final = space.final_step(estimator)
     return check_prediction(final.predict(features.model_inputs), len(features), n_outputs, type(final).__name__)

@@ -1,4 +1,4 @@
-"""What a scale is, rows in and the shape of the band out; and the scales that need no learning."""
+"""The base of scales, which map rows to the shape of the band; and the scales that learn nothing."""
 
 import math
 from abc import ABC, abstractmethod
@@ -94,7 +94,7 @@ class Scale(BaseEstimator, ABC):
 def given(
     rows: Rows | None, residuals: Array | None, sample_weight: Array | None, name: str
 ) -> tuple[Rows, Array, Array | None]:
-    """Return what a scale learns from, without rows of weight 0; ValueError where it got no rows or no residuals."""
+    """Return rows, residuals and weights to learn from, without rows of weight 0; ValueError if one is missing."""
     if rows is None or residuals is None:
         raise ValueError(f"{name} learns from training rows and their held-out residuals; fit got none. Pass both.")
     if sample_weight is None or np.all(sample_weight):
@@ -104,12 +104,12 @@ def given(
 
 
 def outputs(rows: Rows, n_outputs: int) -> Iterator[Rows]:
-    """Yield the rows as each output sees them: its own prediction (m, 1) and leverage (m,)."""
+    """Yield the rows of each output: its prediction (m, 1) and leverage (m,)."""
     return map(rows.of_output, range(n_outputs))
 
 
 def fit_weighted(learner: Any, *data: Any, sample_weight: Array | None, role: str) -> Any:
-    """Fit and return a learner; TypeError where it takes no weights and there are some: none is dropped in silence."""
+    """Fit and return a learner; TypeError if there are weights and it takes none: weights are never ignored."""
     if sample_weight is None:
         return learner.fit(*data)
     if not has_fit_parameter(learner, "sample_weight"):
@@ -121,14 +121,14 @@ def fit_weighted(learner: Any, *data: Any, sample_weight: Array | None, role: st
 
 
 def shift_and_width(scale: Any, rows: Rows) -> tuple[Any, Array]:
-    """Return what a fitted scale says of rows: shift, and width (m, 1) or (m, q); ValueError unless widths are > 0."""
+    """Return the shift and width (m, 1) or (m, q) of a fitted scale; ValueError unless all widths are > 0."""
     shift, width = scale.predict(rows)
     name = getattr(scale, "function", type(scale)).__name__
     return shift, check_widths(width, lambda: np.isinf(rows.leverage), len(rows), name)
 
 
 def with_context(scale: Any, level: float, random_state: Any) -> Any:
-    """Return the scale with level and random_state of the estimator around it, where it left these open."""
+    """Return the scale with level and random_state of the estimator around it, where its own are None."""
     parameters = scale.get_params(deep=False) if isinstance(scale, BaseEstimator) else {}
     context = {"level": level, "random_state": random_state}
     open_ones = {name: value for name, value in context.items() if name in parameters and parameters[name] is None}
@@ -155,8 +155,8 @@ def widths_at(
 
 def _unavailable() -> Array:
     raise ValueError(
-        "a pointwise scale looks at the leverage of a row alone; this one asks for its inputs or prediction. Declare "
-        "it pointwise = False and use CrossConformalRegressor."
+        "a pointwise scale uses only the leverage of a row; this one asks for its inputs or prediction. Declare the "
+        "scale with pointwise = False and use CrossConformalRegressor."
     )
 
 
@@ -247,7 +247,7 @@ class LeverageScale(Scale):
 
 
 class CallableScale(Scale):
-    """Width f(rows), for a function of the user's.
+    """Width f(rows), for a function of the user.
 
     Parameters
     ----------

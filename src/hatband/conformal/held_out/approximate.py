@@ -195,7 +195,7 @@ def _smoothed(fit: ConvexFit, space: Any, training: Features, eta: Array) -> Arr
 
 
 def _noise(fit: ConvexFit) -> Array:
-    """Return the root mean square (1,) of slope / curvature, what residuals are on the scale of the predictor."""
+    """Return the root mean square (1,) of slope / curvature: the size of residuals on the scale of the predictor."""
     curved = fit.curvature > 0
     return np.sqrt(np.mean(np.square(fit.slope[curved] / fit.curvature[curved]), keepdims=True))
 
@@ -211,7 +211,7 @@ def _kept_share(fit: ConvexFit, smoother: Smoother, training: Features, left: Ar
 
 
 def _directions(space: Any, rows: Features) -> Array:
-    """Return A^-1 (phi_i - mean), the way the coefficients go when row i leaves (k, b)."""
+    """Return A^-1 (phi_i - mean) (k, b), the direction of the change of the coefficients without row i."""
     return space.factor.solve((_dense(selected(rows.values, space.space.columns)) - space.factor.mean).T)
 
 
