@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test kernels lint format tutorials bench check clean
+.PHONY: demo test test-slow kernels lint format tutorials bench check clean
 
 demo: $(VENV)/.demo             ## calibrated, leverage-aware intervals on real data, and a picture of them
 	$(BIN)/python -m hatband demo
 
-test: $(VENV)/.dev              ## the whole suite, doctests included
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2   # two workers, one BLAS thread each
+# Two workers, one BLAS thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test: $(VENV)/.dev              ## every claim, doctests included
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.dev         ## the same claims in long sweeps, and the tutorials
+	$(PYTEST) -m slow
 
 kernels: $(VENV)/.dev           ## the numerical tests under every kind of BLAS kernel that the processor runs
 	$(BIN)/python tests/kernels.py

@@ -23,7 +23,7 @@ NUMERICAL = [
     *(f"linalg/test_{name}.py" for name in ("accuracy", "auto", "blocks", "kernel_claims", "kernel_values")),
     *(f"linalg/test_{name}.py" for name in ("properties", "singular", "spectral")),
     *(f"linalg/test_statistics_{name}.py" for name in ("claims", "values")),
-    *(f"statistics/test_{name}.py" for name in ("evidence", "leave_one_out", "leverage_functions", "posterior")),
+    *(f"formulas/test_{name}.py" for name in ("evidence", "leave_one_out", "leverage_functions", "posterior")),
     *(f"geometry/test_{name}.py" for name in ("forests", "inputs", "kernels", "pipelines")),
     *(f"conformal/test_{name}.py" for name in ("intervals", "ridge", "rows")),
     *(f"conformal/test_{name}.py" for name in ("rows_of_few_directions", "rows_without_blocks")),

@@ -7,6 +7,7 @@ import pytest
 
 from hatband.__main__ import main
 from hatband.commands.demo import diabetes, run_case, tumours
+from sweeps import sweep
 
 
 def test_the_demo_prints_both_scales_and_draws_the_picture(tmp_path, capsys):
@@ -56,8 +57,9 @@ def test_a_folder_that_is_not_there_is_told_before_any_work(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_on_diabetes_a_leverage_scale_closes_most_of_the_gap_at_no_gain_in_width():
-    outcomes = run_case(diabetes(), splits=100, seed=0)
+@sweep(30, 100)
+def test_on_diabetes_a_leverage_scale_closes_most_of_the_gap_at_no_gain_in_width(repetitions):
+    outcomes = run_case(diabetes(), splits=repetitions, seed=0)
     gap = {scale: outcome.fifth(0).mean() - outcome.fifth(-1).mean() for scale, outcome in outcomes.items()}
     width = {scale: outcome.width.mean() for scale, outcome in outcomes.items()}
     assert gap["constant"] > 0.05

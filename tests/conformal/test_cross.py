@@ -76,7 +76,7 @@ def test_refits_of_an_estimator_that_looks_like_no_smoother_give_the_same(estima
 
 def test_one_row_at_a_time_is_jackknife_plus():
     X, y, rows = rows_of()
-    folded = CrossConformalRegressor(Ridge(), cv=LeaveOneOut()).fit(X, y)
+    folded = CrossConformalRegressor(Ridge(), cv=LeaveOneOut(), scale="leverage").fit(X, y)
     expected = JackknifePlusRegressor(Ridge()).fit(X, y).predict_interval(rows)[1]
 
     close = of_refits(X, y, held(LeaveOneOut(), X), 1.0)
@@ -165,7 +165,7 @@ def test_groups_stay_together():
 )
 def test_any_splitter_scores_what_it_holds_out(cv, scores):
     X, y, rows = rows_of(n=60)
-    model = CrossConformalRegressor(Ridge(), cv=cv).fit(X, y)
+    model = CrossConformalRegressor(Ridge(), cv=cv, scale="leverage").fit(X, y)
 
     assert model.scores_.shape == (scores, 1)
     assert np.isfinite(model.predict_interval(rows)[1]).all()
@@ -196,13 +196,13 @@ def test_bounds_on_a_transformed_target_come_back_through_each_fold():
 def test_several_outputs_have_intervals_each(estimator):
     X, y, rows = rows_of(n=60)
     Y = np.column_stack([y, np.sin(y)])
-    model = CrossConformalRegressor(estimator).fit(X, Y)
+    model = CrossConformalRegressor(estimator, scale="leverage").fit(X, Y)
 
     assert model.predict_interval(rows, [0.5, 0.9])[1].shape == (11, 2, 2, 2)
     if isinstance(estimator, RandomForestRegressor):
         return
     for j, ridge in enumerate(np.broadcast_to(estimator.alpha, 2)):
-        alone = CrossConformalRegressor(Ridge(ridge)).fit(X, Y[:, j]).predict_interval(rows)[1]
+        alone = CrossConformalRegressor(Ridge(ridge), scale="leverage").fit(X, Y[:, j]).predict_interval(rows)[1]
         close = of_refits(X, Y[:, j], held(KFold(5), X), ridge)
         np.testing.assert_allclose(model.predict_interval(rows)[1][:, j], alone, rtol=0, atol=close)
 
@@ -219,7 +219,10 @@ def test_blocks_that_leave_no_model_are_refitted():
 def test_processes_give_the_same_as_one():
     X, y, rows = rows_of(n=60)
     forest = RandomForestRegressor(3, random_state=0)
-    one, two = (CrossConformalRegressor(forest, n_jobs=jobs).fit(X, y).predict_interval(rows)[1] for jobs in (1, 2))
+    one, two = (
+        CrossConformalRegressor(forest, scale="constant", n_jobs=jobs).fit(X, y).predict_interval(rows)[1]
+        for jobs in (1, 2)
+    )
 
     np.testing.assert_array_equal(one, two)
 

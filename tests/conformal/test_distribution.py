@@ -21,6 +21,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 from hatband import FullConformalRegressor, JackknifePlusRegressor, LeverageWarning, SplitConformalRegressor
 from hatband.conformal.distribution import RowwiseDistribution, ScaledDistribution
 from oracles import augmented_scores, dense_hat
+from sweeps import sweep
 
 FALSE_ALARM = 1e-6
 
@@ -180,20 +181,18 @@ def test_the_full_interval_at_equal_tails_lies_close_to_the_studentised_set(rng)
     assert (np.abs(interval - studentised) < 0.5 * width).all()
 
 
-REPETITIONS = 250
-
-
-def pits(make, rng, n=20):
+def pits(make, rng, repetitions, n=20):
     values = []
-    for seed in range(REPETITIONS):
+    for seed in range(repetitions):
         X, y = draw(rng, n + 1)
         law = make(X[:n], y[:n], X[n:])
         values.append(law.pit(y[n:], random_state=seed)[0])
     return np.array(values)
 
 
+@sweep(80, 250)
 @pytest.mark.parametrize("name", ["split", "full", "full, kernel"])
-def test_pit_is_uniform_at_small_n(name, rng):
+def test_pit_is_uniform_at_small_n(name, rng, repetitions):
     """Exactly uniform, so the Kolmogorov-Smirnov test has its level: false-alarm rate 1e-6."""
     models = {
         "split": SplitConformalRegressor(Ridge(), random_state=0),
@@ -204,15 +203,19 @@ def test_pit_is_uniform_at_small_n(name, rng):
     def law(X, y, new):
         return models[name].fit(X, y).predictive_distribution(new)
 
-    assert stats.kstest(pits(law, rng), "uniform").pvalue > FALSE_ALARM
+    assert stats.kstest(pits(law, rng, repetitions), "uniform").pvalue > FALSE_ALARM
 
 
-def test_leave_one_out_pit_is_nearly_uniform_when_n_is_large_against_d(rng):
+@sweep(80, 250)
+def test_leave_one_out_pit_is_nearly_uniform_when_n_is_large_against_d(rng, repetitions):
     """Only in the limit: the distance allowed is the 1e-6 quantile of Kolmogorov's statistic plus d / n."""
     n, d = 100, 3
-    values = pits(lambda X, y, new: JackknifePlusRegressor(Ridge(0.1)).fit(X, y).predictive_distribution(new), rng, n)
 
-    assert stats.kstest(values, "uniform").statistic < stats.kstwo.isf(FALSE_ALARM, REPETITIONS) + (d + 1) / n
+    def law(X, y, new):
+        return JackknifePlusRegressor(Ridge(0.1)).fit(X, y).predictive_distribution(new)
+
+    values = pits(law, rng, repetitions, n)
+    assert stats.kstest(values, "uniform").statistic < stats.kstwo.isf(FALSE_ALARM, repetitions) + (d + 1) / n
 
 
 def test_atoms_of_a_jackknife_are_studentised_residuals_times_the_width(rng):

@@ -12,7 +12,6 @@ from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import HuberRegressor, LinearRegression, Ridge
-from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
@@ -21,9 +20,10 @@ from hatband import (
     CrossConformalRegressor,
     JackknifePlusRegressor,
 )
+from sweeps import sweep
 
 FALSE_ALARM = 1e-6
-ROWS, REPETITIONS, LEVEL = 29, 400, 0.9
+ROWS, LEVEL = 29, 0.9
 
 
 def draw(rng, n):
@@ -49,40 +49,48 @@ JACKKNIFES = {
 }
 
 
+@sweep(80, 400)
 @pytest.mark.parametrize("scale", ["leverage", "constant"])
 @pytest.mark.parametrize("name", JACKKNIFES)
-def test_jackknife_plus_keeps_its_promise_and_comes_close_to_the_level(name, scale):
-    hits = covered(JackknifePlusRegressor(JACKKNIFES[name], scale=scale), REPETITIONS)
+def test_jackknife_plus_keeps_its_promise_and_comes_close_to_the_level(name, scale, repetitions):
+    hits = covered(JackknifePlusRegressor(JACKKNIFES[name], scale=scale), repetitions)
 
-    assert hits >= stats.binom.ppf(FALSE_ALARM, REPETITIONS, 2 * LEVEL - 1)
+    assert hits >= stats.binom.ppf(FALSE_ALARM, repetitions, 2 * LEVEL - 1)
     # Close: exact ranks make it 27 / 30 for models that do not depend on a single row.
     assert (
-        stats.binom.ppf(FALSE_ALARM, REPETITIONS, 0.88) <= hits <= stats.binom.ppf(1 - FALSE_ALARM, REPETITIONS, 0.94)
+        stats.binom.ppf(FALSE_ALARM, repetitions, 0.88) <= hits <= stats.binom.ppf(1 - FALSE_ALARM, repetitions, 0.94)
     )
 
 
+@sweep(80, 400)
 @pytest.mark.parametrize("name", JACKKNIFES)
-def test_minmax_never_falls_below_the_level(name):
-    hits = covered(JackknifePlusRegressor(JACKKNIFES[name], method="minmax"), REPETITIONS)
+def test_minmax_never_falls_below_the_level(name, repetitions):
+    hits = covered(JackknifePlusRegressor(JACKKNIFES[name], method="minmax"), repetitions)
 
-    assert hits >= stats.binom.ppf(FALSE_ALARM, REPETITIONS, LEVEL)
+    assert hits >= stats.binom.ppf(FALSE_ALARM, repetitions, LEVEL)
 
 
-def test_a_model_that_interpolates_keeps_its_promise():
+@sweep(80, 300)
+def test_a_model_that_interpolates_keeps_its_promise(repetitions):
     """More features than rows and next to no ridge: leave-one-out models differ, and only 1 - 2a is promised."""
     model = JackknifePlusRegressor(make_pipeline(PolynomialFeatures(4), Ridge(1e-3)), scale="constant")
 
-    assert covered(model, 300) >= stats.binom.ppf(FALSE_ALARM, 300, 2 * LEVEL - 1)
+    assert covered(model, repetitions) >= stats.binom.ppf(FALSE_ALARM, repetitions, 2 * LEVEL - 1)
 
 
 @pytest.mark.parametrize(
     ("model", "repetitions"),
     [
-        (CrossConformalRegressor(Ridge(), cv=KFold(5)), 400),
-        (CrossConformalRegressor(RandomForestRegressor(3, max_depth=3), cv=3, scale="constant"), 60),
-        (ApproximateJackknifePlusRegressor(HuberRegressor(max_iter=500)), 200),
+        pytest.param(CrossConformalRegressor(Ridge(), scale="leverage"), 80, id="block leverage"),
+        pytest.param(CrossConformalRegressor(Ridge()), 400, id="automatic scale", marks=pytest.mark.slow),
+        pytest.param(
+            CrossConformalRegressor(RandomForestRegressor(3, max_depth=3), cv=3, scale="constant"), 60, id="forest"
+        ),
+        pytest.param(ApproximateJackknifePlusRegressor(HuberRegressor(max_iter=500)), 60, id="huber"),
+        pytest.param(
+            ApproximateJackknifePlusRegressor(HuberRegressor(max_iter=500)), 200, id="huber", marks=pytest.mark.slow
+        ),
     ],
-    ids=["block leverage", "forest", "huber"],
 )
 def test_cross_and_approximate_forms_keep_the_promise_of_cv_plus(model, repetitions):
     promise = 2 * LEVEL - 1 - np.sqrt(2 / ROWS)

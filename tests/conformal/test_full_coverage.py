@@ -18,9 +18,10 @@ from sklearn.preprocessing import PolynomialFeatures
 
 from hatband import FullConformalRegressor
 from oracles import exact_upper_rank
+from sweeps import sweep
 
 FALSE_ALARM = 1e-6
-ROWS, REPETITIONS, LEVEL = 24, 300, Fraction(4, 5)
+ROWS, LEVEL = 24, Fraction(4, 5)
 
 MODELS = {
     "least squares, studentised": FullConformalRegressor(LinearRegression()),
@@ -37,31 +38,32 @@ def draw(rng, n):
     return X, X[:, 0] + (0.5 + np.abs(X[:, 1])) * rng.standard_normal(n)
 
 
-@pytest.mark.slow
+@sweep(60, 300)
 @pytest.mark.filterwarnings("ignore::hatband.LeverageWarning")
 @pytest.mark.parametrize("name", MODELS)
-def test_coverage_lies_inside_exact_bounds(name):
+def test_coverage_lies_inside_exact_bounds(name, repetitions):
     rng = np.random.default_rng(sum(map(ord, name)))
     covered = 0
-    for _ in range(REPETITIONS):
+    for _ in range(repetitions):
         X, y = draw(rng, ROWS + 1)
         pieces = MODELS[name].fit(X[:-1], y[:-1]).predict_set(X[-1:], float(LEVEL))[0]
         covered += bool(((pieces[:, 0] <= y[-1]) & (y[-1] <= pieces[:, 1])).any())
     share = exact_upper_rank(ROWS, LEVEL) / (ROWS + 1)
-    low, high = stats.binom.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], REPETITIONS, share)
+    low, high = stats.binom.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], repetitions, share)
 
     assert low <= covered <= high
 
 
-def test_the_bounds_would_catch_residuals_of_the_fit_in_place_of_leave_one_out_ones():
+@sweep(60, 300)
+def test_the_bounds_would_catch_residuals_of_the_fit_in_place_of_leave_one_out_ones(repetitions):
     """In-sample residuals, the usual mistake, cover far less at these sizes."""
     rng = np.random.default_rng(0)
     covered = 0
-    for _ in range(REPETITIONS):
+    for _ in range(repetitions):
         X, y = draw(rng, ROWS + 1)
         X = np.column_stack([X, rng.standard_normal((ROWS + 1, 6))])
         model = LinearRegression().fit(X[:-1], y[:-1])
         residuals = np.sort(np.abs(y[:-1] - model.predict(X[:-1])))
         covered += abs(y[-1] - model.predict(X[-1:])[0]) <= residuals[exact_upper_rank(ROWS, LEVEL) - 1]
 
-    assert covered < stats.binom.ppf(FALSE_ALARM / 2, REPETITIONS, exact_upper_rank(ROWS, LEVEL) / (ROWS + 1))
+    assert covered < stats.binom.ppf(FALSE_ALARM / 2, repetitions, exact_upper_rank(ROWS, LEVEL) / (ROWS + 1))

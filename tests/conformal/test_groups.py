@@ -33,6 +33,7 @@ from hatband.conformal.calibration.groups import Bins
 from oracles import covered_bounds, exact_upper_rank
 from rounding import of_products
 from scales.cases import rows_of
+from sweeps import sweep
 
 FALSE_ALARM = 1e-6
 LEVEL = Fraction(9, 10)
@@ -76,7 +77,8 @@ class TestCoverage:
             assert low <= covered[group] <= high
             assert not low <= pooled[group] <= high
 
-    def test_of_leverage_bins_is_at_least_the_level_in_each(self, rng):
+    @sweep(120, 400)
+    def test_of_leverage_bins_is_at_least_the_level_in_each(self, rng, repetitions):
         """One new row per bin and calibration set: independent trials, so a binomial bound holds."""
 
         def rows(n):
@@ -86,7 +88,7 @@ class TestCoverage:
         bins = Groups(LeverageBins(3), minimum_size=15)
         model = SplitConformalRegressor(Ridge(), scale="constant", groups=bins).fit_train(*rows(300))
         trials, hits = np.zeros(3, dtype=int), np.zeros(3, dtype=int)
-        for _ in range(400):
+        for _ in range(repetitions):
             model.calibrate(*rows(60))
             X, y = rows(8)
             bin_of = np.searchsorted(model.calibration_.reader.groups.edges, model.leverage(X))
@@ -97,7 +99,7 @@ class TestCoverage:
             trials[found] += 1
             hits[found] += hit[first]
 
-        assert (trials > 150).all()
+        assert (trials > 3 * repetitions / 8).all()
         assert (hits >= stats.binom(trials, 0.9).ppf(FALSE_ALARM)).all()
 
 

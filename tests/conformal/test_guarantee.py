@@ -1,7 +1,7 @@
 """Coverage over repeated draws lies inside exact bounds, for every geometry.
 
 Given the trained model, calibration and test rows are exchangeable draws from a continuous distribution, so the bounds
-of `oracles.covered_bounds` are exact. False-alarm rate: 1e-6 per claim, 3e-5 for this file.
+of `oracles.covered_bounds` are exact. False-alarm rate: 1e-6 per claim, 6e-5 for this file.
 """
 
 from fractions import Fraction
@@ -31,9 +31,10 @@ from sklearn.svm import SVR, NuSVR
 
 from hatband import LeaveOneOutKernelRidge, LeaveOneOutRidge, LeverageScale, SplitConformalRegressor
 from oracles import covered_bounds, exact_upper_rank
+from sweeps import sweep
 
 FALSE_ALARM = 1e-6
-TRAINING, CALIBRATION, TEST, REPETITIONS = 150, 39, 60, 60
+TRAINING, CALIBRATION, TEST = 150, 39, 60
 
 
 def draw(rng, n):
@@ -74,17 +75,18 @@ MODELS = {
 }
 
 
+@sweep(8, 60)
 @pytest.mark.parametrize("name", MODELS)
-def test_coverage_lies_inside_exact_bounds(name):
+def test_coverage_lies_inside_exact_bounds(name, repetitions):
     rng = np.random.default_rng(sum(map(ord, name)))
     model = MODELS[name].fit_train(*draw(rng, TRAINING))
     covered = 0
-    for _ in range(REPETITIONS):
+    for _ in range(repetitions):
         model.calibrate(*draw(rng, CALIBRATION))
         X, y = draw(rng, TEST)
         lower, upper = model.predict_interval(X)[1].T
         covered += int(((lower <= y) & (y <= upper)).sum())
-    low, high = covered_bounds(CALIBRATION, Fraction(9, 10), TEST, REPETITIONS, false_alarm=FALSE_ALARM)
+    low, high = covered_bounds(CALIBRATION, Fraction(9, 10), TEST, repetitions, false_alarm=FALSE_ALARM)
 
     assert low <= covered <= high
 
@@ -97,16 +99,17 @@ def test_the_bounds_would_catch_a_rank_that_is_one_too_low_at_a_small_calibratio
     assert wrong * 200 * 150 < low
 
 
-def test_each_side_of_an_asymmetric_interval_keeps_its_share(rng):
+@sweep(15, 60)
+def test_each_side_of_an_asymmetric_interval_keeps_its_share(rng, repetitions):
     model = SplitConformalRegressor(Ridge(), symmetric=False).fit_train(*draw(rng, TRAINING))
     below = above = 0
-    for _ in range(REPETITIONS):
+    for _ in range(repetitions):
         model.calibrate(*draw(rng, CALIBRATION))
         X, y = draw(rng, TEST)
         lower, upper = model.predict_interval(X)[1].T
         below += int((y >= lower).sum())
         above += int((y <= upper).sum())
-    low, high = covered_bounds(CALIBRATION, Fraction(19, 20), TEST, REPETITIONS, false_alarm=FALSE_ALARM)
+    low, high = covered_bounds(CALIBRATION, Fraction(19, 20), TEST, repetitions, false_alarm=FALSE_ALARM)
 
     assert low <= below <= high
     assert low <= above <= high

@@ -115,7 +115,7 @@ def test_string_columns_of_frames_pass_through_a_column_transformer(library, las
     columns, y = frame(rng)
     X = library.DataFrame(columns)
     encode = ColumnTransformer([("city", OneHotEncoder(), ["city"]), ("area", StandardScaler(), ["area"])])
-    model = SplitConformalRegressor(make_pipeline(encode, last), random_state=0).fit(X, y)
+    model = SplitConformalRegressor(make_pipeline(encode, last), scale="leverage", random_state=0).fit(X, y)
 
     assert list(model.feature_names_in_) == ["city", "area"]
     assert np.isfinite(model.predict_interval(X)[1]).all()
@@ -149,8 +149,8 @@ class TestSampleWeight:
     def test_reaches_the_estimator_and_its_leverage(self, estimator, data, rng):
         X, y = data[0], np.abs(data[1])
         weights = rng.uniform(0, 3, len(y))
-        model = SplitConformalRegressor(estimator).fit_train(X, y, sample_weight=weights)
-        plain = SplitConformalRegressor(estimator).fit_train(X, y)
+        model = SplitConformalRegressor(estimator, scale="leverage").fit_train(X, y, sample_weight=weights)
+        plain = SplitConformalRegressor(estimator, scale="leverage").fit_train(X, y)
 
         np.testing.assert_allclose(model.leverage(X), dense_leverage(X, X, 2.0, weights), rtol=1e-9)
         assert np.abs(model.predict(X) - plain.predict(X)).max() > 1e-4
@@ -158,9 +158,9 @@ class TestSampleWeight:
     def test_is_split_with_the_rows(self, data):
         X, y = data
         weights = np.ones(200)
-        model = SplitConformalRegressor(random_state=0).fit(X, y)
+        model = SplitConformalRegressor(scale="leverage", random_state=0).fit(X, y)
         weights[model.calibration_indices_] = 1000.0
-        weighted = SplitConformalRegressor(random_state=0).fit(X, y, sample_weight=weights)
+        weighted = SplitConformalRegressor(scale="leverage", random_state=0).fit(X, y, sample_weight=weights)
 
         np.testing.assert_allclose(weighted.predict_interval(X)[1], model.predict_interval(X)[1], rtol=1e-12)
 
@@ -173,14 +173,18 @@ class TestSampleWeight:
         X, y = data
         weights = np.linspace(0, 2, 200)
         with config_context(enable_metadata_routing=True):
-            asked = SplitConformalRegressor(Ridge().set_fit_request(sample_weight=True), random_state=0)
-            refused = SplitConformalRegressor(Ridge().set_fit_request(sample_weight=False), random_state=0)
+            asked = SplitConformalRegressor(
+                Ridge().set_fit_request(sample_weight=True), scale="leverage", random_state=0
+            )
+            refused = SplitConformalRegressor(
+                Ridge().set_fit_request(sample_weight=False), scale="leverage", random_state=0
+            )
             asked.fit(X, y, sample_weight=weights)
             refused.fit(X, y, sample_weight=weights)
             with pytest.raises(ValueError, match="sample_weight"):
                 SplitConformalRegressor(Ridge()).fit(X, y, sample_weight=weights)
-        by_name = SplitConformalRegressor(Ridge(), random_state=0).fit(X, y, sample_weight=weights)
-        without = SplitConformalRegressor(Ridge(), random_state=0).fit(X, y)
+        by_name = SplitConformalRegressor(Ridge(), scale="leverage", random_state=0).fit(X, y, sample_weight=weights)
+        without = SplitConformalRegressor(Ridge(), scale="leverage", random_state=0).fit(X, y)
 
         np.testing.assert_array_equal(asked.predict_interval(X)[1], by_name.predict_interval(X)[1])
         np.testing.assert_array_equal(refused.predict_interval(X)[1], without.predict_interval(X)[1])
@@ -243,8 +247,10 @@ class TestFrozenModel:
     def test_is_not_refitted_and_its_rows_set_the_reference_of_leverage(self, data):
         X, y = data
         fitted = Ridge(3.0).fit(X[:100], y[:100])
-        model = SplitConformalRegressor(FrozenEstimator(fitted), random_state=0).fit_train(X[:100], y[:100])
-        refitted = SplitConformalRegressor(Ridge(3.0), random_state=0).fit_train(X[:100], y[:100])
+        model = SplitConformalRegressor(FrozenEstimator(fitted), scale="leverage", random_state=0).fit_train(
+            X[:100], y[:100]
+        )
+        refitted = SplitConformalRegressor(Ridge(3.0), scale="leverage", random_state=0).fit_train(X[:100], y[:100])
         for one in (model, refitted):
             one.calibrate(X[100:], y[100:])
 
@@ -266,8 +272,8 @@ def test_sparse_features_give_the_intervals_of_the_dense_ones(data, rng):
 
     X, y = data
     X = X * (rng.random(X.shape) < 0.3)
-    dense = SplitConformalRegressor(Ridge(), random_state=0).fit(X, y)
-    sparse = SplitConformalRegressor(Ridge(), random_state=0).fit(sp.csr_matrix(X), y)
+    dense = SplitConformalRegressor(Ridge(), scale="leverage", random_state=0).fit(X, y)
+    sparse = SplitConformalRegressor(Ridge(), scale="leverage", random_state=0).fit(sp.csr_matrix(X), y)
 
     np.testing.assert_allclose(
         sparse.predict_interval(sp.csr_matrix(X))[1], dense.predict_interval(X)[1], rtol=1e-3

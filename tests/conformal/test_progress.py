@@ -37,7 +37,7 @@ def data(rng):
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_every_fold_is_reported_once_in_order(n_jobs, data):
     callback = Recording()
-    model = CrossConformalRegressor(RandomForestRegressor(3, random_state=0), cv=3, n_jobs=n_jobs)
+    model = CrossConformalRegressor(RandomForestRegressor(3, random_state=0), cv=3, scale="constant", n_jobs=n_jobs)
     model.set_callbacks(callback).fit(*data)
 
     assert callback.calls == ["setup", "begin fit", *["begin fold", "end fold"] * 3, "end fit", "teardown"]
@@ -47,7 +47,7 @@ def test_every_fold_is_reported_once_in_order(n_jobs, data):
 @pytest.mark.skipif(not CALLBACKS_SUPPORTED, reason="scikit-learn < 1.9 has no callbacks")
 def test_callbacks_do_not_change_the_intervals(data):
     forest = RandomForestRegressor(3, random_state=0)
-    plain = CrossConformalRegressor(forest).fit(*data)
-    watched = CrossConformalRegressor(forest).set_callbacks(Recording()).fit(*data)
+    plain = CrossConformalRegressor(forest, scale="constant").fit(*data)
+    watched = CrossConformalRegressor(forest, scale="constant").set_callbacks(Recording()).fit(*data)
 
     np.testing.assert_array_equal(watched.predict_interval(data[0])[1], plain.predict_interval(data[0])[1])

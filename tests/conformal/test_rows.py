@@ -101,10 +101,10 @@ def test_a_frozen_model_knows_its_own_rows_by_the_normal_equations(data):
 def test_other_frozen_models_need_the_users_word(data):
     X, y = data
     frozen = FrozenEstimator(RandomForestRegressor(5, random_state=0).fit(X[:20], y[:20]))
-    with pytest.raises(ValueError, match="residuals='unseen'"):
+    with pytest.raises(ValueError, match="fit_train_rows='unseen'"):
         held_out(frozen, X[20:], y[20:])
 
-    assert held_out(frozen, X[20:], y[20:], residuals="unseen")[2] == "unseen rows"
+    assert held_out(frozen, X[20:], y[20:], fit_train_rows="unseen")[2] == "unseen rows"
 
 
 def test_rows_that_the_model_interpolates_are_left_out(rng):

@@ -23,7 +23,7 @@ def drawn(seed=0, n=N):
 
 def frozen(geometry, scale):
     model = FrozenEstimator(Ridge().fit(*drawn(1)))
-    return SplitConformalRegressor(model, geometry=geometry, scale=scale, residuals="unseen")
+    return SplitConformalRegressor(model, geometry=geometry, scale=scale, fit_train_rows="unseen")
 
 
 def by_landmarks(X, landmarks):

@@ -26,6 +26,7 @@ from hatband import (
     SplitConformalRegressor,
 )
 from rounding import of_products
+from sweeps import sweep
 
 FALSE_ALARM = 1e-6
 SHIFT = 1.0
@@ -64,25 +65,24 @@ def trained(rng):
 
 
 class TestCoverage:
-    REPETITIONS = 1500
-
+    @sweep(400, 1500)
     @pytest.mark.filterwarnings("ignore::hatband.CalibrationWarning")
-    def test_for_rows_of_the_other_population_is_the_level_up_to_the_heaviest_weight(self, rng, trained):
+    def test_for_rows_of_the_other_population_is_the_level_up_to_the_heaviest_weight(self, rng, trained, repetitions):
         """level <= P(inside) <= level + E[largest share of weight]; one new row per calibration set is one trial."""
         weighted = plain = 0
-        share = np.empty(self.REPETITIONS)
-        for trial in range(self.REPETITIONS):
+        share = np.empty(repetitions)
+        for trial in range(repetitions):
             (X, y), (X_new, y_new) = draw(rng, 100), draw(rng, 1, SHIFT)
             before, now = true_ratio(X), true_ratio(X_new)
             share[trial] = max(before.max(), now[0]) / (before.sum() + now[0])
             plain += inside(trained.calibrate(X, y).predict_interval(X_new)[1], y_new)[0]
             trained.calibrate(X, y, likelihood_ratio=before)
             weighted += inside(trained.predict_interval(X_new, likelihood_ratio=now)[1], y_new)[0]
-        low = stats.binom(self.REPETITIONS, 0.9).ppf(FALSE_ALARM / 2)
+        low = stats.binom(repetitions, 0.9).ppf(FALSE_ALARM / 2)
         # The mean share is known to a standard error that five times covers.
-        most = 0.9 + share.mean() + 5 * share.std() / np.sqrt(self.REPETITIONS)
+        most = 0.9 + share.mean() + 5 * share.std() / np.sqrt(repetitions)
 
-        assert low <= weighted <= stats.binom(self.REPETITIONS, most).ppf(1 - FALSE_ALARM / 2)
+        assert low <= weighted <= stats.binom(repetitions, most).ppf(1 - FALSE_ALARM / 2)
         assert plain < low
 
     def test_is_close_to_the_level_with_many_rows(self, rng, trained):

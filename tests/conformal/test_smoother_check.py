@@ -29,6 +29,7 @@ from hatband.fitted.training_rows import training_rows
 from hatband.geometry import FeatureGeometry, Geometry, KernelGeometry, RBFKernel, Space, geometry_of
 from hatband.linalg import KernelFactor
 from oracles import held_out_bounds, linear_band
+from sweeps import sweep
 
 LEVEL = Fraction(9, 10)
 REFUSAL = "must be those of the linear smoother that its geometry describes"
@@ -99,17 +100,18 @@ def test_cross_conformal_intervals_are_those_of_refits(mismatched, data, rng):
     np.testing.assert_allclose(model.predict_interval(rows)[1].T, expected, rtol=1e-9)
 
 
-def test_cross_conformal_intervals_of_a_subclass_cover():
+@sweep(30, 60)
+def test_cross_conformal_intervals_of_a_subclass_cover(repetitions):
     covered = 0
-    for seed in range(60):
+    for seed in range(repetitions):
         X, y = drawn(np.random.default_rng(seed), 61)
         model = CrossConformalRegressor(PolyRidge(1e-3), scale="constant").fit(X[:60], y[:60])
         low, high = model.predict_interval(X[60:])[1][0]
         covered += low <= y[60] <= high
 
-    # One new row a draw: the draws are independent. Refits cover 0.995 of new rows; of 60 rows that are covered with
+    # One new row a draw: the draws are independent. Refits cover 0.995 of new rows; of rows that are covered with
     # probability 0.95, fewer than this are covered once in a million times. The closed form of Ridge covered 0.384.
-    assert covered >= stats.binom.ppf(1e-6, 60, 0.95)
+    assert covered >= stats.binom.ppf(1e-6, repetitions, 0.95)
 
 
 def held_out(estimator, geometry, X, y, **more):

@@ -21,13 +21,13 @@ from hatband.diagnostics import (
 
 
 def aligned(scale, noise_power, rng):
-    """Alignment of a scale over 80 models with 50 calibration rows each, noise of variance (1 + h)^noise_power.
+    """Alignment of a scale over 40 models with 50 calibration rows each, noise of variance (1 + h)^noise_power.
 
     The error of one fit is one draw, the same for all of its calibration rows: scores are independent of leverage over
     fits only. Noise that grows is put around the fitted model itself.
     """
     scores, leverages = [], []
-    for _ in range(80):
+    for _ in range(40):
         X = rng.standard_normal((90, 20)) * rng.uniform(0.3, 2, (90, 1))
         model = SplitConformalRegressor(LinearRegression(), scale=scale).fit_train(X[:40], rng.standard_normal(40))
         h = model.leverage(X[40:])

@@ -16,7 +16,15 @@ def exact(is_float32, name, ridge):
     return mp_leverage(features, rows, np.array(ridge), case.weights, case.fit_intercept)
 
 
-@pytest.mark.parametrize("claim", list(claims()), ids=str)
+def in_every_run(claim):
+    """Layouts and float32 of torch change what is read, not what is solved: two designs show it in every run."""
+    return claim.kind not in {"read-only", "fortran", "torch32"} or claim.case in {"weighted", "wide"}
+
+
+CLAIMS = [pytest.param(one, marks=[] if in_every_run(one) else pytest.mark.slow, id=str(one)) for one in claims()]
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
 def test_leverage_is_as_accurate_as_claimed(claim):
     case, convert, limit = CASES[claim.case], KINDS[claim.kind], tolerance(claim.kappa)
     ridge = tuple(claim.ridge) if np.ndim(claim.ridge) else claim.ridge

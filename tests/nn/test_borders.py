@@ -104,7 +104,7 @@ class TestWithoutFloat64:
             net = net if table else nn.Sequential(nn.Flatten(), *net)
             shape = (lambda X: X) if table else (lambda X: X.reshape(len(X), 2, 2))
             (X, y), (X_cal, y_cal), (new, _) = rows(150), rows(60, 1), rows(30, 2)
-            model = LastLayerConformalRegressor(net, scale=scale, residuals="unseen", random_state=0)
+            model = LastLayerConformalRegressor(net, scale=scale, fit_train_rows="unseen", random_state=0)
             model.fit_train(shape(X), y).calibrate(shape(X_cal), y_cal)
             return model.predict_interval(shape(new))[1]
 

@@ -76,7 +76,7 @@ def test_a_device_gets_a_copy(net, device):
 
 def test_it_survives_pickle_and_copy(net):
     X, y = rows(150)
-    model = LastLayerConformalRegressor(net, scale="strength", residuals="unseen").fit_train(X, y).calibrate(X, y)
+    model = LastLayerConformalRegressor(net, scale="strength", fit_train_rows="unseen").fit_train(X, y).calibrate(X, y)
 
     for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         np.testing.assert_array_equal(again.predict_interval(X)[1], model.predict_interval(X)[1])

@@ -30,7 +30,7 @@ def test_a_scale_learns_from_validation_rows(net):
 def test_rows_said_to_be_unseen_are_taken_with_the_leverage_of_leaving_them_out(net):
     X, y = rows(200)
 
-    model = LastLayerConformalRegressor(net, scale="strength", residuals="unseen", ridge=0.1).fit_train(X, y)
+    model = LastLayerConformalRegressor(net, scale="strength", fit_train_rows="unseen", ridge=0.1).fit_train(X, y)
 
     h = model.leverage(X)
     assert model.residuals_from_ == "unseen rows"
@@ -121,7 +121,7 @@ def test_inputs_that_are_no_table_are_seen_along_the_directions_of_the_features(
     X, y = torch.randn(300, 8, 8, generator=generator), torch.randn(300, generator=generator)
 
     net = Images().to(device)
-    model = LastLayerConformalRegressor(net, scale="magnitude", residuals="unseen", random_state=0).fit_train(X, y)
+    model = LastLayerConformalRegressor(net, scale="magnitude", fit_train_rows="unseen", random_state=0).fit_train(X, y)
 
     with torch.no_grad():
         features = net.body(X.to(device)).double().cpu().numpy()
@@ -136,7 +136,7 @@ def test_more_rows_than_a_scale_needs_are_sampled(net, monkeypatch):
     monkeypatch.setattr(blocks_module, "LEARNING_ROWS", 500)
     X, y = rows(6_000)
 
-    model = LastLayerConformalRegressor(net, scale="strength", residuals="unseen", random_state=0).fit_train(X, y)
+    model = LastLayerConformalRegressor(net, scale="strength", fit_train_rows="unseen", random_state=0).fit_train(X, y)
 
     learned = model.learned_from_.rows.inputs
     places = {tuple(row): place for place, row in enumerate(X.double().numpy())}

@@ -103,7 +103,7 @@ class Impolite(nn.Module):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_network_that_writes_into_its_input_does_so_to_a_copy(layer, dtype):
     inputs, target = X.to(dtype), Y.to(dtype)
-    kept, settings = inputs.clone(), {"scale": "magnitude", "residuals": "unseen", "random_state": 0}
+    kept, settings = inputs.clone(), {"scale": "magnitude", "fit_train_rows": "unseen", "random_state": 0}
     found = []
     for polite in (True, False):
         net = Impolite(network(dtype=dtype), polite=polite)

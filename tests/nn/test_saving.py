@@ -56,7 +56,7 @@ def test_parameters_are_kept(tmp_path, parameters):
 
     loaded = LastLayerConformalRegressor.load(tmp_path / "model.safetensors", network())
 
-    kept = ("confidence_level", "symmetric", "ridge", "penalise_bias", "residuals", "random_state")
+    kept = ("confidence_level", "symmetric", "ridge", "penalise_bias", "fit_train_rows", "random_state")
     assert {name: getattr(loaded, name) for name in kept} == {name: getattr(model, name) for name in kept}
     assert str(loaded.scale) == str(model.scale)
     np.testing.assert_array_equal(loaded.predict_interval(rows(5)[0])[1], model.predict_interval(rows(5)[0])[1])

@@ -22,6 +22,7 @@ from hatband.nn import (
     conjugate_gradient_leverage,
 )
 from nn.cases import gradients, network, phi, rows
+from sweeps import sweep
 
 RIDGE = 0.3
 
@@ -195,10 +196,11 @@ class TestLinearised:
         found = LinearisedConformalRegressor(double, ridge=ridge).fit(X, y).ridge_
         assert found == pytest.approx(best_ridge(spectrum, ridge), rel=1e-4)
 
-    def test_of_a_network_that_is_linear_is_full_conformal_ridge_and_covers(self, rng):
+    @sweep(20, 60)
+    def test_of_a_network_that_is_linear_is_full_conformal_ridge_and_covers(self, rng, repetitions):
         net = nn.Linear(3, 1)
         inside = 0
-        for _ in range(60):
+        for _ in range(repetitions):
             X = rng.normal(size=(60, 3))
             y = X.sum(axis=1) + rng.normal(size=60)
             # A prior on the bias as well would be no ridge regression with a free intercept.
@@ -209,7 +211,7 @@ class TestLinearised:
             np.testing.assert_allclose(np.stack([lower, upper], axis=1), exact, rtol=1e-6)
             inside += int(((lower <= y[40:]) & (y[40:] <= upper))[0])
         # One test row per set is exchangeable with its training rows: binomial, false alarm 1e-6.
-        assert inside >= stats.binom(60, 0.9).ppf(1e-6)
+        assert inside >= stats.binom(repetitions, 0.9).ppf(1e-6)
 
     @pytest.mark.parametrize("method", ["studentised", "absolute", "deleted"])
     def test_gives_levels_and_columns_as_asked(self, method, double):

@@ -16,6 +16,7 @@ from hatband.nn import (
     all_reduce,
 )
 from nn.cases import WIDTH, dense_leverage, gradients, loader, network, rows
+from sweeps import sweep
 
 RIDGE = 0.3
 N_PARAMETERS = 4 * WIDTH + WIDTH + WIDTH + 1
@@ -240,11 +241,12 @@ class TestLowRankGeometry:
 
 
 class TestIntervals:
+    @sweep(60, 200)
     @pytest.mark.parametrize("layer", ["all", few(5)], ids=["exact", "low rank"])
-    def test_hold_with_the_exact_probability_over_splits(self, layer):
-        net, splits = network(), 200
+    def test_hold_with_the_exact_probability_over_splits(self, layer, repetitions):
+        net = network()
         model = LastLayerConformalRegressor(net, layer, scale="leverage", confidence_level=0.8).fit_train(rows(100)[0])
-        X, y = rows(20 * splits, seed=5)
+        X, y = rows(20 * repetitions, seed=5)
 
         held = 0
         for part in range(0, len(X), 20):
@@ -253,7 +255,7 @@ class TestIntervals:
             held += bool(lower <= y[part + 19] <= upper)
 
         # 16 of 20 ranks: binomial. False alarms: 1 in 10,000; the seeds are fixed.
-        law = stats.binom(splits, 16 / 20)
+        law = stats.binom(repetitions, 16 / 20)
         assert law.ppf(5e-5) <= held <= law.ppf(1 - 5e-5)
 
     @pytest.mark.parametrize("layer", ["all", few(10)], ids=["exact", "low rank"])
@@ -268,7 +270,7 @@ class TestIntervals:
     @pytest.mark.parametrize("layer", ["all", few(10)], ids=["exact", "low rank"])
     def test_learn_their_shape_from_unseen_rows_with_the_leverage_of_leaving_them_out(self, net, layer):
         X, y = rows(200)
-        model = LastLayerConformalRegressor(net, layer, scale="strength", residuals="unseen", ridge=0.1)
+        model = LastLayerConformalRegressor(net, layer, scale="strength", fit_train_rows="unseen", ridge=0.1)
         space = model.fit_train(X, y).space_
         missed = np.zeros(200)
         if layer != "all":
@@ -280,7 +282,7 @@ class TestIntervals:
 
     def test_learn_from_few_directions_what_new_rows_have(self, net):
         (X, y), new = rows(300), rows(300, 1)[0]
-        model = LastLayerConformalRegressor(net, few(10), scale="strength", residuals="unseen", ridge=1e-2)
+        model = LastLayerConformalRegressor(net, few(10), scale="strength", fit_train_rows="unseen", ridge=1e-2)
         model.fit_train(X, y)
         assert np.median(model.leverage(X)) > 1
 

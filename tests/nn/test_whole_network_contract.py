@@ -169,7 +169,7 @@ def test_inputs_that_are_no_table_are_seen_along_the_leading_of_few_directions()
     X, y = torch.randn(300, 4, 4, generator=generator).double(), torch.randn(300, generator=generator)
     layer = WholeNetwork(exact_up_to=0, rank=40, iterations=6)
 
-    model = LastLayerConformalRegressor(net, layer, scale="magnitude", residuals="unseen", random_state=0)
+    model = LastLayerConformalRegressor(net, layer, scale="magnitude", fit_train_rows="unseen", random_state=0)
     seen = model.fit_train(X, y).learned_from_.rows.inputs
 
     eigenvalues = np.linalg.eigvalsh(np.cov(gradients(net, X).T))

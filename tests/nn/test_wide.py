@@ -28,7 +28,10 @@ def inputs(n, seed=0):
 
 
 @pytest.mark.parametrize("one_direction", [False, True])
-@pytest.mark.parametrize(("n", "width"), [(5, 1024), (50, 1024), (500, 1024), (20, 2048)])
+@pytest.mark.parametrize(
+    ("n", "width"),
+    [(5, 1024), (50, 1024), *(pytest.param(*size, marks=pytest.mark.slow) for size in [(500, 1024), (20, 2048)])],
+)
 def test_the_default_ridge_gives_leverages_without_a_warning_and_right(n, width, one_direction):
     net = wide(width, torch.float64, one_direction=one_direction)
     X, new = inputs(n), inputs(20, 1)

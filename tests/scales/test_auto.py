@@ -209,8 +209,8 @@ class TestOffTheData:
     @pytest.mark.parametrize("noise", [lambda x: 0.2 + np.abs(x), lambda x: 1.0], ids=["learned", "simple"])
     @pytest.mark.parametrize(
         "estimator",
-        [LinearRegression(), Ridge(), KernelRidge(kernel="rbf", alpha=0.5), KernelRidge(kernel="laplacian")],
-        ids=["least squares", "ridge", "rbf", "laplacian"],
+        [LinearRegression(), KernelRidge(kernel="laplacian")],
+        ids=["least squares", "laplacian"],
     )
     def test_no_training_row_has_a_wider_interval(self, estimator, noise, rng):
         X, y = draw(rng, 400, noise)

@@ -16,6 +16,7 @@ from scales.cases import draw
 
 LEVEL = Fraction(9, 10)
 FALSE_ALARM = 1e-6
+SIZES = [19, *(pytest.param(size, marks=pytest.mark.slow) for size in (29, 49))]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def model():
     return SplitConformalRegressor(LinearRegression(), scale="auto", random_state=0).fit_train(*draw(rng, 200))
 
 
-@pytest.mark.parametrize("calibration", [19, 29, 49])
+@pytest.mark.parametrize("calibration", SIZES)
 def test_the_default_keeps_exact_coverage_at_small_calibration_sizes(model, calibration):
     """False-alarm rate 1e-6 for each size."""
     rng = np.random.default_rng(calibration)
@@ -40,7 +41,7 @@ def test_the_default_keeps_exact_coverage_at_small_calibration_sizes(model, cali
     assert any(entry["chosen"] and "score" in entry for entry in model.scale_.report_)
 
 
-@pytest.mark.parametrize("calibration", [19, 29, 49])
+@pytest.mark.parametrize("calibration", SIZES)
 def test_choosing_by_calibration_rows_would_lose_it(model, calibration):
     """The narrowest of the same candidates, each fitted on training rows, on the rows that calibrate it too."""
     rng = np.random.default_rng(calibration)

@@ -64,7 +64,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         learned from `X_target` given to fit. None: ratios are those passed with the rows, if any are.
     joint : bool, default=False
         Intervals that hold for all outputs at once, P(all outputs inside) >= level; by default each holds by itself.
-    residuals : {"auto", "unseen"}, default="auto"
+    fit_train_rows : {"auto", "unseen"}, default="auto"
         For frozen models and scales that learn from residuals: "unseen" states that the rows given to `fit_train` were
         not used to train the frozen model.
     random_state : int, RandomState or None, default=None
@@ -118,7 +118,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         groups: Any = None,
         likelihood_ratio: Any = None,
         joint: bool = False,
-        residuals: Literal["auto", "unseen"] = "auto",
+        fit_train_rows: Literal["auto", "unseen"] = "auto",
         random_state: Any = None,
         n_jobs: int | None = None,
     ) -> None:
@@ -131,7 +131,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         self.groups = groups
         self.likelihood_ratio = likelihood_ratio
         self.joint = joint
-        self.residuals = residuals
+        self.fit_train_rows = fit_train_rows
         self.random_state = random_state
         self.n_jobs = n_jobs
 
@@ -252,7 +252,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
     def _train(self, data: TrainingData, X_target: Any) -> None:
         """Fit the estimator, the space that measures it and the scale, and plan the calibration."""
         levels, _ = check_confidence_level(self.confidence_level)
-        check_in(self.residuals, ("auto", "unseen"), "residuals")
+        check_in(self.fit_train_rows, ("auto", "unseen"), "fit_train_rows")
         check_in(self.joint, (True, False), "joint")
         check_in(self.symmetric, (True, False), "symmetric")
         self.n_outputs_, self.single_target_ = data.y.shape[1], data.is_single
@@ -283,7 +283,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
             template=self._regressor(),
             sample_weight=weight,
             fit_params=fit_parameters(self, self._regressor(), data),
-            residuals=self.residuals,
+            fit_train_rows=self.fit_train_rows,
             random_state=self.random_state,
             n_jobs=self.n_jobs,
             target=self.target_,

@@ -29,7 +29,7 @@ def training_rows(
     template: Any,
     sample_weight: Array | None = None,
     fit_params: dict[str, Any] | None = None,
-    residuals: Literal["auto", "unseen"] = "auto",
+    fit_train_rows: Literal["auto", "unseen"] = "auto",
     random_state: Any = None,
     n_jobs: int | None = None,
     target: Any = None,
@@ -49,7 +49,7 @@ def training_rows(
         without the only row.
     """
     features, frozen = space.features(X), isinstance(template, FrozenEstimator)
-    told_unseen = frozen and residuals == "unseen"
+    told_unseen = frozen and fit_train_rows == "unseen"
     smoother = None if told_unseen else _smoother(estimator, space, features, y, sample_weight)
     if smoother is not None:
         rows = smoother.held_out_rows(features, y)
@@ -59,7 +59,7 @@ def training_rows(
     elif frozen:
         raise NoHeldOutResiduals(
             "A frozen model cannot be refitted for held-out residuals, and it does not tell whether it was trained "
-            "on the rows of fit_train. Pass residuals='unseen' with rows that it has not seen, or a scale that "
+            "on the rows of fit_train. Pass fit_train_rows='unseen' with rows that it has not seen, or a scale that "
             "needs no residuals, such as 'leverage'."
         )
     elif len(y) < 2:

@@ -1,6 +1,5 @@
 """Running statistics that do not keep their rows: mean and Gram matrix, merged by addition."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from hatband.arrays.backend import EPS, backend_of
 from hatband.arrays.typing import Array, Float, Shaped
-from hatband.checks import LeverageWarning
+from hatband.checks import LeverageWarning, warn_caller
 from hatband.linalg.cholesky import TriangularFactor, cholesky_triangle, factor_upper, singular
 from hatband.linalg.design import determined_gram
 from hatband.linalg.moments import RunningStatistics, centred_blocks, check_block, design_at
@@ -149,12 +148,11 @@ class GramStatistics(RunningStatistics):
             )
         factor = factor_upper(triangle, design, "running Gram matrix")
         if factor.error_bound > tolerance:
-            warnings.warn(
+            warn_caller(
                 f"the Gram matrix has a reciprocal condition number of {factor.rcond:.1e}: leverages may be wrong by a "
                 f"relative {factor.error_bound:.1e} (tolerance {tolerance:.1e}); use TriangularStatistics, or a larger "
                 "ridge.",
                 LeverageWarning,
-                stacklevel=2,
             )
         return factor
 

@@ -62,10 +62,10 @@ class LastLayerConformalRegressor(NetworkRegressor):
     joint : bool, default=False
         Intervals that hold for all outputs at once. The box takes its proportions from the `validation` rows of
         `fit_train`, else from the residuals of its training rows.
-    residuals : {"auto", "unseen"}, default="auto"
-        What the residuals of the rows of `fit_train` are. "unseen": the network was not trained on these rows, and a
-        scale may learn from them. "auto": leave-one-out residuals where the head satisfies the normal equations of
-        these rows; otherwise there are none, and "auto" falls back to the leverage scale with a warning.
+    fit_train_rows : {"auto", "unseen"}, default="auto"
+        Whether the network was trained on the rows of `fit_train`. "unseen": it was not, and a scale may learn from
+        their residuals. "auto": leave-one-out residuals where the head satisfies the normal equations of these rows;
+        otherwise there are no held-out residuals, and "auto" falls back to the leverage scale with a warning.
     device : torch.device, str or None, default=None
         Where to work; a copy of the module is put there. None: where the module is.
     random_state : int, RandomState or None, default=None
@@ -124,7 +124,7 @@ class LastLayerConformalRegressor(NetworkRegressor):
         groups: Any = None,
         likelihood_ratio: Any = None,
         joint: bool = False,
-        residuals: Literal["auto", "unseen"] = "auto",
+        fit_train_rows: Literal["auto", "unseen"] = "auto",
         device: Any = None,
         random_state: Any = None,
     ) -> None:
@@ -138,7 +138,7 @@ class LastLayerConformalRegressor(NetworkRegressor):
         self.groups = groups
         self.likelihood_ratio = likelihood_ratio
         self.joint = joint
-        self.residuals = residuals
+        self.fit_train_rows = fit_train_rows
         self.device = device
         self.random_state = random_state
 
@@ -185,7 +185,7 @@ class LastLayerConformalRegressor(NetworkRegressor):
             If no head can be found, features or targets are not finite, or shapes do not agree; with layer="all" if
             there is more than one output, or torch.func cannot differentiate the network row by row.
         """
-        check_in(self.residuals, ("auto", "unseen"), "residuals")
+        check_in(self.fit_train_rows, ("auto", "unseen"), "fit_train_rows")
         check_in(self.penalise_bias, (True, False), "penalise_bias")
         level = self._check_settings()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -201,7 +201,7 @@ class LastLayerConformalRegressor(NetworkRegressor):
             self.single_target_, self.target_seen_ = fitted.is_flat, fitted.has_targets
             self.weights_, self.seed_ = StateFingerprint.of(module), seed
             held = None if validation is None else as_batches(validation)
-            stream = TrainingStream(fitted.space, task, held, self.residuals, seed)
+            stream = TrainingStream(fitted.space, task, held, self.fit_train_rows, seed)
             self.residuals_from_ = fit_to_network(scale, stream)
             self.scale_ = scale
             # Rows are held only where the scale asked for them.

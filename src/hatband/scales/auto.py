@@ -1,6 +1,5 @@
 """The scale that chooses between scales."""
 
-import warnings
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -9,7 +8,7 @@ from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
 
 from hatband.arrays.typing import Array
-from hatband.checks import LeverageWarning, check_confidence_level
+from hatband.checks import LeverageWarning, check_confidence_level, warn_caller
 from hatband.fitted.rows import Rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.scales.base import LeverageScale, Scale, fit_weighted, outputs, shift_and_width, with_context
@@ -117,12 +116,11 @@ class AutoScale(Scale):
         self.scales_: list[Scale | FittedBlend] = [LeverageScale().fit()]
         self.report_: list[dict[str, Any]] = [_unchosen(0, "no held-out residuals")]
         if rows is None or residuals is None:
-            warnings.warn(
+            warn_caller(
                 "AutoScale uses the leverage scale, because it has no held-out residuals to choose by: the model may "
-                "have been trained on the rows given and cannot be refitted. Pass residuals='unseen' if it has not "
-                "seen them, or, for a network, rows that it has not seen: validation=, or validation_size > 0.",
+                "have been trained on the rows given and cannot be refitted. Pass fit_train_rows='unseen' if it has "
+                "not seen them, or, for a network, rows that it has not seen: validation=, or validation_size > 0.",
                 LeverageWarning,
-                stacklevel=2,
             )
             return self
         seed = check_random_state(self.random_state).randint(2**31 - 1)

@@ -82,7 +82,7 @@ class CrossConformalRegressor(CallbackSupportMixin, HeldOutRegressor):
     >>> from sklearn.ensemble import RandomForestRegressor
     >>> from hatband import CrossConformalRegressor
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> model = CrossConformalRegressor(RandomForestRegressor(20, random_state=0)).fit(X, y)
+    >>> model = CrossConformalRegressor(RandomForestRegressor(5, random_state=0), scale="leverage").fit(X, y)
     >>> model.predict_interval(X[:3])[1].shape
     (3, 2)
     """

@@ -92,7 +92,7 @@ _PARAMETERS: dict[str, Any] = {
     "confidence_level": either(*_LEVEL, several(either(*_LEVEL))),
     "symmetric": FLAG,
     "joint": FLAG,
-    "residuals": text("auto", "unseen"),
+    "fit_train_rows": text("auto", "unseen"),
     "random_state": _SEED,
 }
 _FITTED: dict[str, Any] = {

@@ -1,6 +1,5 @@
 """The space of the features of a network: leverage from one factor, on the device of the features."""
 
-import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +12,7 @@ from torch import nn
 
 from hatband.arrays.backend import exact_device, on_host
 from hatband.arrays.typing import Array
-from hatband.checks import LeverageWarning
+from hatband.checks import LeverageWarning, warn_caller
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge
 from hatband.formulas.ridge_spectrum import RidgeSpectrum
 from hatband.geometry import Features, Space
@@ -244,11 +243,10 @@ def _factored(statistics: GramStatistics, ridge: float, intercept: Intercept, to
             "larger number."
         ) from None
     if factor.error_bound > tolerance:
-        warnings.warn(
+        warn_caller(
             f"ridge must be larger for accurate leverage: at {ridge:.3g} leverages may be wrong by a relative "
             f"{factor.error_bound:.1e} (tolerance {tolerance:.1e}). Pass ridge='auto', or a larger number.",
             LeverageWarning,
-            stacklevel=2,
         )
     return factor
 

@@ -44,8 +44,8 @@ class TrainingStream:
         What the space was fitted by: batches of training rows and their weights, ridge, merge.
     validation : batches or None
         Rows that the network was not trained on.
-    residuals : {"auto", "unseen"}
-        What the residuals of the training rows are.
+    fit_train_rows : {"auto", "unseen"}
+        Whether the network is to be taken as not trained on them.
     seed : int
         Draws the rows that a scale learns from where they are many.
     """
@@ -53,7 +53,7 @@ class TrainingStream:
     space: NetworkSpace
     task: Task
     validation: Batches | ArrayBatches | None
-    residuals: str
+    fit_train_rows: str
     seed: int
 
     @cached_property
@@ -69,11 +69,11 @@ class TrainingStream:
         """
         if self.validation is not None:
             return validation_rows(self.space, self.validation, self.seed)
-        if self.space.exactness == "none" and self.residuals == "auto":
+        if self.space.exactness == "none" and self.fit_train_rows == "auto":
             raise NoHeldOutResiduals(
                 "The residuals of the rows that the network was trained on are too small to learn a scale from. Pass "
-                "validation= rows that it has not seen, residuals='unseen' if it has not seen those of fit_train, or "
-                "a scale that needs no residuals, such as 'leverage'."
+                "validation= rows that it has not seen, fit_train_rows='unseen' if it has not seen those of fit_train, "
+                "or a scale that needs no residuals, such as 'leverage'."
             )
         self.check_alone("a scale that learns")
         if self.task.weights is not None:
