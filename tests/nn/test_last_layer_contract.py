@@ -199,7 +199,7 @@ def wrong_data():
         "a number": ((3,), "DataLoader"),
         "no rows": ((X[:0], y[:0]), "at least one row"),
         "an empty loader": (([],), "at least one row"),
-        "y beside a loader": (([(X, y)], y), "beside an array"),
+        "y beside a loader": (([(X, y)], y), "only with an array X"),
         "fewer targets": ((X, y[:5]), "one entry per row"),
         "fewer targets in a batch": (([(X, y[:5])],), "one entry per row"),
         "two columns for one output": ((X, torch.stack([y, y], 1)), "one column per output"),

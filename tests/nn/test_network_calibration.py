@@ -346,7 +346,7 @@ def test_weights_of_training_rows_and_of_noise_multiply(with_noise):
 
     new = rows(9, 1)[0]
     np.testing.assert_allclose(*(one.predict(new, return_width=True)[1] for one in (model, same)), rtol=1e-6)
-    with pytest.raises(ValueError, match="beside an array"):
+    with pytest.raises(ValueError, match="only with an array X"):
         noisy().fit_train(loader(X, y), None, weight)
 
 

@@ -148,7 +148,7 @@ def test_an_activation_in_place_after_the_head_is_seen():
     net = Ending(lambda phi, output: output.relu_())
 
     assert not find_head(net, X).is_affine
-    with pytest.raises(ValueError, match="something follows it"):
+    with pytest.raises(ValueError, match="the module changes it"):
         refit_head(net, X, Y)
 
 

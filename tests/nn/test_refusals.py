@@ -82,7 +82,7 @@ class Pair(Detached):
         pytest.param({"device": "cuda"}, ValueError, "device must be one that torch can use here", marks=NO_GPU),
         ({"device": 1.5}, ValueError, "device must be one that torch can use here"),
         ({"progress": True}, TypeError, "progress must be a callable"),
-        ({"module": Detached()}, ValueError, r"must have gradients.*Remove detach\(\)"),
+        ({"module": Detached()}, ValueError, r"must be differentiable.*Remove detach\(\)"),
         ({"module": Pair()}, TypeError, "Pair must return a tensor to be trained; got tuple"),
         ({"module": nn.Linear(3, 1).half()}, ValueError, r"got float16. Call .float\(\)"),
     ],

@@ -16,7 +16,7 @@ from hatband.formulas.order_statistics import exact_level, kth_smallest, lower_r
 
 
 class PredictiveDistribution(ABC):
-    """What n atoms C_1..C_n per new row say of its y: Pi(y) = (#{C_i < y} + tau (#{C_i = y} + 1)) / (n + 1).
+    """The distribution of y by n atoms C_1..C_n per new row: Pi(y) = (#{C_i < y} + tau (#{C_i = y} + 1)) / (n + 1).
 
     The rank of y among the atoms is uniform for exchangeable rows. That leaves a gap of 1 / (n + 1) between the lower
     end (tau = 0) and the upper end (tau = 1) of Pi, and one of (1 + ties) / (n + 1) where atoms are tied. `pit` fills

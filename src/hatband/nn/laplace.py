@@ -98,7 +98,7 @@ class LastLayerLaplace(BaseEstimator):
         ----------
         data : DataLoader of (inputs, y), array (n, ...) or pair (X, y)
         y : array (n,) or (n, q), optional
-            Targets beside an array.
+            Targets of an array.
 
         Returns
         -------

@@ -163,7 +163,7 @@ class LastLayerConformalRegressor(NetworkRegressor):
         data : DataLoader, array (n, ...) or pair (X, y)
             Training rows, in batches (inputs, y) or inputs. Targets are needed by scales that learn from these rows.
         y : array (n,) or (n, q), optional
-            Targets beside an array.
+            Targets of an array.
         sample_weight : array (n,), optional
             Importance that rows of an array had in training, >= 0: in the Gram matrix that leverage is measured by.
         validation : DataLoader or pair (X, y), optional

@@ -265,7 +265,7 @@ def feature_statistics(
     data : DataLoader, array (n, ...) or pair (X, y)
         Rows. With targets, the statistics hold these too, as columns beside the features.
     y : array (n,) or (n, q), optional
-        Targets beside an array.
+        Targets of an array.
     layer : str, nn.Module or None
         The head; see `find_head`.
 

@@ -224,7 +224,7 @@ class TangentGeometry(Geometry):
         In the sum convention; "auto" is 1e-2 tr(J'J) / min(n, p), J centred where a constant is free. A geometry sees
         no y to choose it by.
     fit_intercept : bool, default=True
-        Whether a constant is left free, beside all parameters.
+        Whether a constant is free, in addition to all parameters.
     exactness : {"none", "given"}, default="none"
         Of a network "none"; "given" for a ridge regression on these very gradients.
 
