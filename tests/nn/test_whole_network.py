@@ -175,7 +175,10 @@ class TestLowRank:
         np.testing.assert_allclose(found.leverage(new), whole.leverage(new), rtol=1e-9)
 
     def test_grows_where_the_network_has_not_been(self, device):
-        net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 1)).to(device)
+        # Under a seed: of 40 draws, 3 have a row that hardly any unit answers, however far out it is.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 1)).to(device)
         X = rows(100)[0]
         for rank in (1, 10):
             model = measured(net, X, few(rank), ridge="auto")

@@ -4,7 +4,7 @@ from typing import Any
 
 from hatband.arrays.typing import Array
 from hatband.checks import CalibrationWarning, warn_caller
-from hatband.conformal.regressor import TrainingData, fit_estimator
+from hatband.fitted.rows import TrainingData, fit_estimator
 from hatband.fitted.smoother import Smoother, check_kernel_size
 from hatband.geometry import Features
 from hatband.geometry.registry import as_geometry

@@ -18,7 +18,8 @@ from hatband.conformal.calibration.calibration import check_alike
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, defined_rows
 from hatband.conformal.exact_smoother import fit_smoother
 from hatband.conformal.full_scores import CACHED_NUMBERS, SCORES, rows_near
-from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, TrainingData, check_rows
+from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows
+from hatband.fitted.rows import TrainingData
 from hatband.formulas.full_conformal import CrossedRows, predictive_atoms
 from hatband.formulas.order_statistics import upper_rank
 

@@ -18,15 +18,17 @@ from hatband.conformal.calibration.calibration import (
 from hatband.conformal.calibration.groups import PASSED_LABELS, Grouping
 from hatband.conformal.calibration.joint import fit_joint_box
 from hatband.conformal.calibration.shift import fit_ratio
-from hatband.conformal.regressor import (
-    CalibratedRegressor,
-    RegressorWrapper,
+from hatband.conformal.regressor import CalibratedRegressor, RegressorWrapper, check_rows
+from hatband.fitted.rows import (
+    Rows,
     TrainingData,
-    check_rows,
+    TrainingRows,
     fit_estimator,
     fit_parameters,
+    held_out_rows,
+    new_rows,
+    take_rows,
 )
-from hatband.fitted.rows import Rows, TrainingRows, held_out_rows, new_rows, take_rows
 from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry.registry import as_geometry

@@ -13,9 +13,8 @@ from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.closed_form import OfSmoother
 from hatband.conformal.held_out.convex import ConvexFit, convex_fit
 from hatband.conformal.held_out.plus import Reach
-from hatband.conformal.regressor import TrainingData, fit_estimator
 from hatband.fitted.cross_leverage import row_blocks
-from hatband.fitted.rows import predict_features
+from hatband.fitted.rows import TrainingData, fit_estimator, predict_features
 from hatband.fitted.smoother import Smoother
 from hatband.formulas.leave_one_out import loo_predictions
 from hatband.geometry import FeatureGeometry, Features

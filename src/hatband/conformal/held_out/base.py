@@ -12,7 +12,8 @@ from hatband.checks import LeverageWarning, check_confidence_level, check_in, un
 from hatband.conformal.band import Band, Ends, warn_if_too_few
 from hatband.conformal.calibration.calibration import check_alike
 from hatband.conformal.held_out.plus import METHODS, HeldOut
-from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, TrainingData, check_rows
+from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows
+from hatband.fitted.rows import TrainingData
 from hatband.formulas.order_statistics import minimum_calibration_size
 
 

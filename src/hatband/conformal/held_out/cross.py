@@ -12,8 +12,8 @@ from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.closed_form import LARGEST_BLOCK, BlockOut
 from hatband.conformal.held_out.plus import HeldOut
 from hatband.conformal.held_out.refits import Fold, Refitted, folds_of
-from hatband.conformal.regressor import TrainingData, fit_parameters, weight_in
 from hatband.conformal.split import SplitConformalRegressor
+from hatband.fitted.rows import TrainingData, fit_parameters, weight_in
 from hatband.fitted.smoother import Smoother, SmootherMismatch
 from hatband.geometry import Space
 from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace

@@ -6,7 +6,7 @@ from hatband.checks import check_two_rows
 from hatband.conformal.exact_smoother import fit_smoother
 from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.closed_form import LeaveOneOut
-from hatband.conformal.regressor import TrainingData
+from hatband.fitted.rows import TrainingData
 from hatband.scales.named import as_scale
 
 

@@ -15,9 +15,9 @@ from hatband._compat import CALLBACKS_SUPPORTED
 from hatband.arrays.typing import Array
 from hatband.conformal.band import Band, Ends, mapped_back, reach
 from hatband.conformal.held_out.plus import HeldOut, Reach
-from hatband.conformal.regressor import TrainingData
 from hatband.conformal.split import SplitConformalRegressor
 from hatband.fitted.cross_leverage import row_blocks
+from hatband.fitted.rows import TrainingData
 
 Result = TypeVar("Result")
 

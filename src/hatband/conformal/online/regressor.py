@@ -25,7 +25,8 @@ from hatband.conformal.calibration.calibration import check_alike
 from hatband.conformal.online.levels import as_adaptation
 from hatband.conformal.online.ridge import Forecast, StreamingRidge, StreamRows
 from hatband.conformal.online.stream import Followed, Stream, StreamCalibration
-from hatband.conformal.regressor import IntervalRegressor, TrainingData, check_rows
+from hatband.conformal.regressor import IntervalRegressor, check_rows
+from hatband.fitted.rows import TrainingData
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry.base import as_numbers, dense_inputs, kept
 from hatband.scales.named import as_scale
