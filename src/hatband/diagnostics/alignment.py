@@ -19,7 +19,7 @@ class LeverageAlignment:
 
     Examples
     --------
-    >>> from hatband.diagnostics import LeverageAlignment
+    >>> from hatband.diagnostics.alignment import LeverageAlignment
     >>> LeverageAlignment(rank_correlation=0.2, p_value=1e-4, ratio=1.5, n_samples=400, significance=0.05)
     under-corrects: scores grow with leverage (rank correlation +0.200, p = 0.0001; highest fifth / lowest: 1.50)
     """

@@ -17,7 +17,7 @@ class BinCoverage(NamedTuple):
 
     Examples
     --------
-    >>> from hatband.diagnostics import BinCoverage
+    >>> from hatband.diagnostics.coverage import BinCoverage
     >>> BinCoverage(0.1, 0.2, 20, 0.9, 0.683, 0.988, 3.5).n_samples
     20
     """
@@ -55,7 +55,8 @@ class CoverageTable:
 
     Examples
     --------
-    >>> from hatband.diagnostics import BinCoverage, CoverageTable
+    >>> from hatband.diagnostics.coverage import BinCoverage
+    >>> from hatband.diagnostics.coverage import CoverageTable
     >>> CoverageTable("leverage", (BinCoverage(0.1, 0.2, 20, 0.9, 0.683, 0.988, 3.5),))
               leverage    rows  coverage       95 % bars  mean width
             0.1 to 0.2      20     0.900  0.683 to 0.988         3.5

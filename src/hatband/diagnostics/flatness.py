@@ -19,7 +19,7 @@ class CoverageGap:
 
     Examples
     --------
-    >>> from hatband.diagnostics import CoverageGap
+    >>> from hatband.diagnostics.flatness import CoverageGap
     >>> CoverageGap(gap=0.05, standard_error=0.02, lowest=0.92, highest=0.87).to_dict()["gap"]
     0.05
     """
@@ -108,7 +108,7 @@ class SquaredCoverageError:
 
     Examples
     --------
-    >>> from hatband.diagnostics import SquaredCoverageError
+    >>> from hatband.diagnostics.flatness import SquaredCoverageError
     >>> SquaredCoverageError(0.0021, 0.0003, 0.0018, 0.0, 0.0006, 10)
     squared coverage error 0.00210 (0.00180 by chance alone); debiased 0.00030 (0.00000 -+ 0.00060) over 10 bins
     """

@@ -30,7 +30,7 @@ class IntervalScorer:
 
     Examples
     --------
-    >>> from hatband.diagnostics import IntervalScorer
+    >>> from hatband.diagnostics.scorer import IntervalScorer
     >>> IntervalScorer("width", 0.9)
     interval_scorer('width', confidence_level=0.9)
     """

@@ -23,7 +23,7 @@ class SlabCoverage:
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband.diagnostics import SlabCoverage
+    >>> from hatband.diagnostics.slabs import SlabCoverage
     >>> SlabCoverage(0.85, 0.78, 0.9, 120, 0.8, np.array([1.0, 0.0]), 0.3, 2.0)
     worst-slab coverage 0.850 (0.780 to 0.900) of 120 held-out rows; 0.800 where it was searched for
     """

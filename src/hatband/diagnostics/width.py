@@ -17,7 +17,7 @@ class WidthDecomposition:
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband.diagnostics import WidthDecomposition
+    >>> from hatband.diagnostics.width import WidthDecomposition
     >>> WidthDecomposition(np.array([4.0]), np.array([3.0]), np.array([0.36]))
     epistemic share of the variance: mean 0.360, largest 0.360, over 1 rows
     """

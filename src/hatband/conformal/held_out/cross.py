@@ -7,11 +7,10 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 
-from hatband._compat import CallbackSupportMixin, with_callbacks
 from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.closed_form import LARGEST_BLOCK, BlockOut
 from hatband.conformal.held_out.plus import HeldOut
-from hatband.conformal.held_out.refits import Fold, Refitted, folds_of
+from hatband.conformal.held_out.refits import CallbackSupportMixin, Fold, Refitted, folds_of, with_callbacks
 from hatband.conformal.split import SplitConformalRegressor
 from hatband.fitted.rows import TrainingData, fit_parameters, weight_in
 from hatband.fitted.smoother import Smoother, SmootherMismatch

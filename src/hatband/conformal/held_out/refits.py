@@ -1,6 +1,6 @@
 """Folds: the rows that each model has not seen, and the models refitted without these rows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -11,7 +11,6 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
-from hatband._compat import CALLBACKS_SUPPORTED
 from hatband.arrays.typing import Array
 from hatband.conformal.band import Band, Ends, mapped_back, reach
 from hatband.conformal.held_out.plus import HeldOut, Reach
@@ -20,6 +19,21 @@ from hatband.fitted.cross_leverage import row_blocks
 from hatband.fitted.rows import TrainingData
 
 Result = TypeVar("Result")
+Fit = TypeVar("Fit", bound=Callable[..., Any])
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn < 1.9 has no callbacks
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Without callbacks there is nothing to support."""
+
+    def with_callbacks(method: Fit) -> Fit:
+        """Return the method unchanged."""
+        return method
+
+
+CALLBACKS_SUPPORTED = hasattr(CallbackSupportMixin, "set_callbacks")
 
 
 @dataclass(frozen=True)
