@@ -218,7 +218,7 @@ class ScaledDistribution(PredictiveDistribution):
     def _bisect(self, holds: Callable[[Array], Array]) -> Array:
         """Return for how many atoms `holds` is true; atoms increase, so these are the first ones.
 
-        Searching the atoms as they are, not the scores for (y - center) / width, keeps `cdf` an exact inverse.
+        Searching the atoms, rather than the scores for (y - center) / width, keeps `cdf` an exact inverse.
         """
         low, high = np.zeros(self.center.shape, dtype=int), np.full(self.center.shape, self.n_atoms)
         while (low < high).any():

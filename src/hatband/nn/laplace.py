@@ -32,7 +32,7 @@ class LastLayerLaplace(BaseEstimator):
     layer : str, nn.Module or None, default=None
         Its last linear layer; None finds it, see `find_head`.
     noise_std : callable(inputs) -> tensor (b,), (b, 1) or (b, q), or None, default=None
-        Standard deviation of the noise, such as the ``noise`` of a network with a noise head; taken as it is. None:
+        Standard deviation of the noise, such as the ``noise`` of a network with a noise head; used unchanged. None:
         constant, its size by evidence.
     ridge : float, list of float, "evidence", "loo", "gcv" or "auto", default="evidence"
         How the ridge is chosen from the training rows; "auto" is 1e-4 tr(Phi'W Phi) / d.

@@ -212,7 +212,7 @@ class LastLayerConformalRegressor(NetworkRegressor):
         return self
 
     def _placed(self) -> tuple[nn.Module, Any]:
-        """Return the module, or a copy on the device asked for, and the layer in it."""
+        """Return the module, or a copy on the requested device, and the layer in it."""
         if not isinstance(self.module, nn.Module):
             kind = type(self.module).__name__
             raise TypeError(f"module must be a torch.nn.Module; got {kind}. For a skorch net, pass its module_.")

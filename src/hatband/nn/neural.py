@@ -51,7 +51,7 @@ class NeuralConformalRegressor(CalibratedRegressor):
     scale : str, Scale or callable(rows) -> width, default="auto"
         The shape of the band; see `SplitConformalRegressor`. Scales that learn do so from the validation rows.
     confidence_level : float or list of float, default=0.9
-        Probability with which an interval is to hold.
+        Probability with which an interval must hold.
     calibration_size : float or int, default=0.25
         Share or number of rows that `fit` keeps for calibration; 0 trains only.
     validation_size : float or int, default=0.2
@@ -240,9 +240,9 @@ class NeuralConformalRegressor(CalibratedRegressor):
         Parameters
         ----------
         X, y
-            Calibration rows, exchangeable with the rows to come and apart from the training rows.
+            Calibration rows, exchangeable with the rows to come and not among the training rows.
         groups : array-like (n,), optional
-            Group of each row, any hashable labels: rows are calibrated by those of their own group (see `Groups`).
+            Group of each row, any hashable labels: each group is calibrated by itself (see `Groups`).
         likelihood_ratio : array-like (n,), optional
             Density of the new rows' population over that of these rows, at each row, >= 0, up to one factor.
 

@@ -163,7 +163,7 @@ def blocks_of_gradients(count: int, size: int) -> Iterator[slice]:
 class TangentFeatures:
     """phi(x) = grad_w f(x; w) at the trained weights: the features of the neural tangent kernel.
 
-    Computed in float64, whatever the network is in, on a copy of it.
+    Computed in float64 on a copy of the network.
 
     Parameters
     ----------

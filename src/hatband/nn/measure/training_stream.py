@@ -45,7 +45,7 @@ class TrainingStream:
     validation : batches or None
         Rows that the network was not trained on.
     fit_train_rows : {"auto", "unseen"}
-        Whether the network is to be taken as not trained on them.
+        Whether the network counts as not trained on them.
     seed : int
         Draws the rows that a scale learns from where they are many.
     """

@@ -97,7 +97,7 @@ def fit_network(
     Parameters
     ----------
     module : nn.Module
-        The network; parameters with ``requires_grad=False`` stay as they are.
+        The network; parameters with ``requires_grad=False`` do not change.
     X : array-like (n, k), tensor, or DataLoader of (x, y)
         Training rows: arrays as floating-point numbers, tensors of integers as the codes that they are.
     y : array-like (n,) or (n, q)
