@@ -408,7 +408,7 @@ def test_joint_calibrations_are_saved_and_groups_are_refused(name, tmp_path):
     assert again.joint is True
     # Calibration goes on after loading, by groups too.
     again.calibrate(X_cal, y_cal, groups=labels_of(X_cal))
-    with pytest.raises(ValueError, match=r"all scores count alike.*calibrate by groups after loading"):
+    with pytest.raises(ValueError, match=r"scores of equal weight.*calibrate by groups after loading"):
         again.save(place(tmp_path))
-    with pytest.raises(ValueError, match=r"all scores count alike"):
+    with pytest.raises(ValueError, match=r"scores of equal weight"):
         KINDS[name](2, groups=LeverageBins(2)).fit_train(X, y).save(place(tmp_path))

@@ -39,8 +39,8 @@ class OnlineConformalRegressor(IntervalRegressor):
     """Intervals mu(x) -+ q_t (1 + h(x))^1/2 for streams: ridge that learns row by row, at a level that corrects itself.
 
     Every row is predicted by the model of the rows before it, scored, and then learned; the threshold q_t is an order
-    statistic of the latest scores at a level that adapts so that the coverage is met in the long run, drift or
-    not. What comes out does not depend on the blocks that rows arrive in.
+    statistic of the latest scores at a level that adapts so that the chosen coverage holds in the long run, with or
+    without drift. Results do not depend on the blocks in which rows arrive.
 
     Parameters
     ----------
