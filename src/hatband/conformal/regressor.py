@@ -241,7 +241,7 @@ class CalibratedRegressor(IntervalRegressor):
 
     def _check_calibrated(self, caller: str) -> None:
         self._check_trained(caller)
-        if "calibration_" not in vars(self):
+        if not hasattr(self, "calibration_"):
             raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
 
 
