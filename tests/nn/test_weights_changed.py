@@ -92,7 +92,7 @@ def test_measured_again_it_is_taken(model, net):
     ],
     ids=["train", "frozen", "double", "loaded"],
 )
-def test_what_leaves_the_weights_alone_is_no_change(model, net, change):
+def test_what_leaves_the_weights_alone_is_not_a_change(model, net, change):
     change(net)
 
     assert np.isfinite(model.predict_interval(rows(40, seed=2)[0])[1]).all()
