@@ -314,11 +314,7 @@ def test_a_distribution_has_the_atoms_prediction_plus_width_times_score(kind):
         np.testing.assert_allclose(law.quantile(p), atoms[:, ceil(Fraction(p) * 59) - 1], rtol=1e-9)
     np.testing.assert_allclose(law.cdf(prediction), (atoms <= prediction[:, None]).mean(axis=1), atol=1e-12)
     model.calibrate(X_cal, y_cal, groups=labels_of(X_cal))
-<<<<<<< HEAD
-    with pytest.raises(ValueError, match="of equal weight"):
-=======
     with pytest.raises(ValueError, match="scores of equal weight"):
->>>>>>> english
         model.predictive_distribution(new)
 
 
