@@ -117,8 +117,9 @@ def _check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
     if not getattr(scale, "pointwise", False):
         raise ValueError(
             f"{owner} needs a scale that is a function of a row's leverage alone, because it has no refitted models to "
-            f"look at; {name} looks at more. Use scale='leverage' or 'constant', or CrossConformalRegressor, which "
-            "fits the scale in every fold."
+            f"look at; {name} does not declare pointwise = True. Use scale='leverage' or 'constant', or "
+            "CrossConformalRegressor, which fits the scale in every fold; or declare it in a class of yours whose "
+            "predict reads leverage only."
         )
     if getattr(scale, "needs_residuals", False) and not allow_tuned:
         raise ValueError(
