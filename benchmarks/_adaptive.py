@@ -54,9 +54,9 @@ class Method(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What all our methods share in a cell: honest training rows, calibration and test rows, and the time they took."""
+    """What all our methods share in a cell: held-out training rows, calibration and test rows, and their time."""
 
-    honest: TrainingRows
+    held_out: TrainingRows
     calibrate: Rows
     test: Rows
     seconds: float
@@ -91,7 +91,7 @@ def _learned(scale: str, shared: Prepared, rows: Parts, seed: int) -> tuple[Inte
     """Return the intervals, and the processor time of fitting the scale."""
     start = time.perf_counter()
     fitted = as_scale(scale, LEVEL, seed)
-    cost = _cpu_seconds(lambda: fit_scale(fitted, lambda: shared.honest))
+    cost = _cpu_seconds(lambda: fit_scale(fitted, lambda: shared.held_out))
     bounds = _calibrated(fitted, shared, rows)
     seconds = shared.seconds + time.perf_counter() - start
     return Interval(bounds, len(rows.y_calibrate), seconds=seconds), cost
@@ -114,12 +114,12 @@ def prepared(model: Any, rows: Parts, seed: int) -> Prepared:
         start = time.perf_counter()
         fitted = clone(model).fit(rows.X_train, rows.y_train)
         space = geometry_of(fitted).fit(rows.X_train)
-        honest = training_rows(fitted, space, rows.X_train, rows.y_train[:, None], template=model, random_state=seed)
+        held_out = training_rows(fitted, space, rows.X_train, rows.y_train[:, None], template=model, random_state=seed)
         later = [new_rows(fitted, space, X, 1) for X in (rows.X_calibrate, rows.X_test)]
-        for found in (honest.rows, *later):
+        for found in (held_out.rows, *later):
             for field in ("inputs", "leverage", "sampling_leverage", "prediction"):
                 getattr(found, field)
-        _PREPARED[key] = Prepared(honest, *later, time.perf_counter() - start)
+        _PREPARED[key] = Prepared(held_out, *later, time.perf_counter() - start)
     return _PREPARED[key]
 
 

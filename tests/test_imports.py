@@ -14,7 +14,7 @@ SOURCE = Path(hatband.__file__).parent
 # Lower layers first. A module imports from layers above its own line never, from its own line only what stands to its
 # left, and within its own package what does not lead back to it.
 LAYERS = [
-    ["_compat", "checks", "arrays"],
+    ["checks", "arrays"],
     ["linalg"],
     ["formulas"],
     ["geometry"],

@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # Learned widths: where the noise is, from residuals that are honest
+# # Learned widths: where the noise is, from held-out residuals
 #
 # Leverage knows the error of the *fit*. It knows nothing of *noise* that differs from row to row, and on real data
 # that is most of what differs. A learned scale reads it off the residuals of the training rows. No calibration row is
@@ -94,9 +94,9 @@ assert outcome["quantile"][2] < outcome["magnitude"][2]
 # residual from leverage, prediction and inputs; its interval is centred on the prediction. `QuantileScale` learns the
 # two ends, so that the interval of skewed noise is off centre: it is prediction + shift -+ threshold x width.
 #
-# ## 2. Honest residuals
+# ## 2. Held-out residuals
 #
-# Residuals of the rows that trained the model are too small, and most so where the model is most ignorant: their
+# Residuals of the rows that trained the model are too small, and most so where the model knows least: their
 # variance is $\sigma^2 (1 - h)$, where that of a new row's error is $\sigma^2 (1 + h)$. Scales learn from residuals as
 # if each row had not been seen. For linear smoothers that is one division by $1 - h$, exact and without a refit; other
 # models are refitted on five folds. `residuals_from_` says which.
@@ -111,9 +111,10 @@ assert model.residuals_from_ == "leave-one-out"
 unseen = rng.standard_normal((5_000, 60))
 error = np.std(unseen.sum(axis=1) + rng.standard_normal(5_000) - model.predict(unseen))
 training = response - model.predict(wide)
-honest = training / (1 - model.leverage(wide))
-print(f"error on new rows {error:.2f}; honest residuals {honest.std():.2f}, training residuals {training.std():.2f}")
-assert abs(honest.std() / error - 1) < 0.25
+held_out = training / (1 - model.leverage(wide))
+print(f"error on new rows {error:.2f}")
+print(f"held-out residuals {held_out.std():.2f}, training residuals {training.std():.2f}")
+assert abs(held_out.std() / error - 1) < 0.25
 assert training.std() < 0.7 * error
 
 forest = RandomForestRegressor(30, random_state=0)
@@ -125,7 +126,7 @@ assert model.residuals_from_ == "5-fold cross-validation"
 # ## 3. Letting the training rows choose
 #
 # Which scale is best depends on the data. The default, `scale="auto"`, is `AutoScale`: it compares the candidates by
-# cross-validated interval score on those same honest residuals, and takes a more complicated one only if it is better
+# cross-validated interval score on those same held-out residuals, and takes a more complicated one only if it is better
 # by more than the standard error of the difference. `report_` holds the comparison.
 #
 # The breast cancer data again, where the largest cell area of a tumour is predicted from the averages of its cells:

@@ -16,14 +16,14 @@ FAILURE = 2
 
 
 class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are one line."""
+    """An ArgumentParser with error messages of one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(FAILURE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the grammar of the command line."""
+    """Return the parser of the command line."""
     root = _Parser(prog="python -m hatband", description="Prediction intervals driven by leverage.")
     commands = root.add_subparsers(dest="command", required=True, metavar="demo | intervals")
     _add_demo(commands)
@@ -64,7 +64,7 @@ def _add_intervals(commands: "argparse._SubParsersAction[_Parser]") -> None:
 
 
 def _checked(text: str, convert: Callable[[str], Any], accept: Callable[[Any], bool], required: str) -> Any:
-    """Return the converted text, or complain about it in argparse's way."""
+    """Return the converted text, or raise the error that argparse reports."""
     try:
         value = convert(text)
         if accept(value):

@@ -1,4 +1,4 @@
-"""Checks of what a user passes in, where two or more modules ask; each message says what was required, seen, to do.
+"""Checks of user input that two or more modules need; messages say what was required, what was seen, what to do.
 
 A check that one module needs stands in that module.
 """
@@ -60,7 +60,7 @@ def _not_finite(name: str, row: int) -> str:
 def check_ridge(ridge: Any) -> Any:
     """Return the ridge as a float, or as a float64 array when it has one entry per feature."""
     if isinstance(ridge, str):
-        raise ValueError(f"ridge must be a number >= 0 here, because there is nothing to choose it by; got {ridge!r}.")
+        raise ValueError(f"ridge must be a number >= 0 here, because there are no data to choose it by; got {ridge!r}.")
     try:
         values = np.asarray(ridge, dtype=np.float64)
     except (TypeError, ValueError):
@@ -110,7 +110,7 @@ def check_target(y: Any) -> tuple[Array, bool]:
 
 
 def check_prediction(prediction: Any, n_samples: int, n_outputs: int, name: str) -> Array:
-    """Return predictions as float64 (m, q); (m,) and (m, 1) are the same thing when y has one column."""
+    """Return predictions as float64 (m, q); (m,) and (m, 1) are both accepted if y has one column."""
     values = np.asarray(prediction, dtype=np.float64)
     if values.ndim == 1:
         values = values[:, None]
@@ -163,7 +163,7 @@ def check_widths(width: Any, leverage_is_infinite: Callable[[], Array], n_sample
 
 
 def check_in(value: Any, allowed: Sequence[Any], name: str) -> None:
-    """Raise unless the value is one of those allowed."""
+    """Raise unless the value is one of the allowed values."""
     if not any(value is option or value == option for option in allowed):
         raise ValueError(f"{name} must be one of {list(allowed)}; got {value!r}.")
 
@@ -177,7 +177,7 @@ def check_level(level: Any, name: str = "a level") -> None:
 
 
 def check_no_nan(values: Array, name: str) -> None:
-    """Raise if an array of numbers holds a NaN; infinities pass."""
+    """Raise if an array of numbers holds a NaN; infinity is allowed."""
     values = np.asarray(values)
     if not np.issubdtype(values.dtype, np.floating) or not np.isnan(values).any():
         return
@@ -194,7 +194,7 @@ def check_likelihood_ratio(values: Array, name: str) -> None:
 
 
 def check_bounds(lower: Array, upper: Array) -> None:
-    """Raise unless lower <= upper everywhere, neither of them NaN."""
+    """Raise unless lower <= upper everywhere and both are free of NaN."""
     check_no_nan(lower, "lower")
     check_no_nan(upper, "upper")
     crossed = np.asarray(lower > upper)
@@ -204,7 +204,7 @@ def check_bounds(lower: Array, upper: Array) -> None:
 
 
 def check_two_rows(y: Array, owner: str) -> None:
-    """Raise unless there are rows left when one is left out."""
+    """Raise unless there are at least two rows, so that one can be left out."""
     if len(y) < 2:
         raise ValueError(f"{owner} leaves one row out at a time and needs at least 2; got n_samples = {len(y)}.")
 
@@ -212,7 +212,7 @@ def check_two_rows(y: Array, owner: str) -> None:
 def check_single_output(y: Array, owner: str) -> None:
     """Raise unless y (n, q) has one output."""
     if y.shape[1] != 1:
-        raise ValueError(f"{owner} takes one output; got {y.shape[1]}. Fit one for each.")
+        raise ValueError(f"{owner} takes one output; got {y.shape[1]}. Fit one model for each output.")
 
 
 def check_interval_rows(y_true: Any, interval: Any, leverage: Any) -> tuple[Array, Array, Array]:
@@ -242,7 +242,7 @@ def check_intervals(interval: Any) -> Array:
 
 
 def check_row_values(values: Any, n_samples: int, name: str) -> Array:
-    """Return one number per row as float64 (m,), none of them NaN; a single column is taken as one."""
+    """Return one number per row as float64 (m,), without NaN; (m, 1) becomes (m,)."""
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.shape == (n_samples, 1):
         numbers = numbers[:, 0]
@@ -256,7 +256,7 @@ def check_row_values(values: Any, n_samples: int, name: str) -> Array:
 
 
 def check_leverages(leverage: Any, name: str = "leverage") -> Array:
-    """Return leverages as float64 (n,), n >= 1, each >= 0; infinite ones pass."""
+    """Return leverages as float64 (n,), n >= 1, each >= 0; infinity is allowed."""
     values = np.asarray(leverage, dtype=np.float64)
     if values.ndim == 0 or not len(values):
         raise ValueError(f"{name} must hold at least one row; got shape {values.shape}.")
@@ -268,7 +268,7 @@ def check_leverages(leverage: Any, name: str = "leverage") -> Array:
 
 
 def check_at_least(value: Any, least: int, name: str) -> int:
-    """Return an integer that must not be below `least`."""
+    """Return an integer >= `least`."""
     if not isinstance(value, Integral) or isinstance(value, (bool, np.bool_)) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}; got {value!r}.")
     return int(value)
@@ -283,13 +283,13 @@ def check_between(value: Any, low: float, high: float, name: str, *, low_allowed
 
 
 def check_rows_for_noise(n_rows: int) -> None:
-    """Raise where there are too few rows to tell noise from a constant."""
+    """Raise if there are too few rows to estimate noise."""
     if n_rows < 2:
-        raise ValueError(f"there must be at least 2 training rows to tell the noise from; got {n_rows}.")
+        raise ValueError(f"at least 2 training rows are needed to estimate the noise; got {n_rows}.")
 
 
 def warn_caller(message: str, category: type[Warning]) -> None:
-    """Warn at the line outside this package that called it, however deep inside the cause was found."""
+    """Warn at the line outside this package that called it, for any depth of calls inside the package."""
     frame, depth = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "hatband":
         frame, depth = frame.f_back, depth + 1
@@ -298,7 +298,7 @@ def warn_caller(message: str, category: type[Warning]) -> None:
 
 @contextmanager
 def unchanged_on_failure(estimator: Any) -> Iterator[None]:
-    """Give an estimator back the attributes that it had when something fails inside, an interrupt included."""
+    """Restore the attributes of an estimator if anything inside fails, an interrupt included."""
     before = dict(vars(estimator))
     try:
         yield

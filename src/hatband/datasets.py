@@ -1,4 +1,4 @@
-"""The regression sets of the benchmarks, loaded by name: from a folder of yours, from scikit-learn, or from OpenML."""
+"""The regression sets of the benchmarks, loaded by name: from a local folder, from scikit-learn, or from OpenML."""
 
 import gzip
 import os
@@ -104,7 +104,7 @@ def load(name: str) -> Dataset:
 
 def _file(name: str) -> Path | None:
     folder = os.environ.get("HATBAND_DATA")
-    # A name is a name: one with a separator must not lead out of the folder.
+    # A name with a separator must not lead out of the folder.
     if not folder or Path(name).name != name:
         return None
     file = Path(folder) / f"{name}.csv.gz"
@@ -137,7 +137,7 @@ def _download(number: int, name: str) -> Dataset:
 
 
 def _checked(found: Dataset) -> Dataset:
-    """Refuse another set under a known name: figures measured on it would be compared with the wrong ones."""
+    """Raise if a known name has other data: results on them would be compared with the wrong results."""
     rows, columns, _ = _SETS.get(found.name, (*found.data.shape, None))
     if found.data.shape != (rows, columns):
         raise ValueError(f"{found.name} must have {rows} rows and {columns} columns; found {found.data.shape}.")

@@ -61,7 +61,7 @@ def test_block_leverage_equals_refits(cv, scale, method, weighted):
 def test_refits_of_an_estimator_that_looks_like_no_smoother_give_the_same(estimator):
     X, y, rows = rows_of()
     closed = CrossConformalRegressor(estimator, scale="constant").fit(X, y)
-    # On the transformed scale nothing is known of smoothers, and the transformation here is none.
+    # A transformed target has no closed forms. Here the transformation is the identity.
     refitted = CrossConformalRegressor(TransformedTargetRegressor(estimator), scale="constant").fit(X, y)
 
     of_kernel = through_kernel(rbf_kernel(X, gamma=0.1), 0.3) * np.abs(y).max()

@@ -393,5 +393,5 @@ class TestErrors:
 
     def test_a_predictive_distribution_of_grouped_scores(self, rng, trained):
         X, y, groups = draw(rng, [30, 30])
-        with pytest.raises(ValueError, match="predictive_distribution needs calibration scores that all count alike"):
+        with pytest.raises(ValueError, match="predictive_distribution needs calibration scores of equal weight"):
             trained.calibrate(X, y, groups=groups).predictive_distribution(X)

@@ -100,7 +100,7 @@ def test_a_block_of_other_columns_or_outputs_is_refused(data):
         ({"window": 10.5}, r"window must be None .*got 10.5"),
         ({"score_window": 0}, "score_window must be an integer >= 1; got 0"),
         ({"confidence_level": 1.0}, "confidence_level must be a number strictly between 0 and 1"),
-        ({"adaptation": "ACI"}, "adaptation, where it is no LevelAdaptation, must be one of"),
+        ({"adaptation": "ACI"}, "adaptation, if it is not a LevelAdaptation, must be one of"),
         ({"scale": "magnitude"}, "function of a row's leverage alone .*got MagnitudeScale"),
         ({"scale": StrengthScale()}, "function of a row's leverage alone .*got StrengthScale"),
         ({"scale": LeverageScale(form="sampling")}, "asks for 'sampling'"),

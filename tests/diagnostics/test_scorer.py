@@ -76,7 +76,7 @@ def test_one_column_is_scored_as_one_number_per_row(data):
 
 def test_targets_of_another_shape_are_refused(data):
     X, y = data
-    with pytest.raises(ValueError, match=r"y must have the shape of the y that the estimator was fitted to"):
+    with pytest.raises(ValueError, match=r"y must have the shape of the y given to fit"):
         interval_scorer()(model().fit(X, y[:, None]), X, y)
 
 

@@ -184,7 +184,7 @@ def test_statistics_choose_the_same_ridge_in_all_units_of_y(kind, units, rng):
 
 
 def test_statistics_of_features_alone_are_refused(rng):
-    with pytest.raises(ValueError, match="hold features alone"):
+    with pytest.raises(ValueError, match="hold only features"):
         RidgeSpectrum.of_statistics(GramStatistics.of(rng.normal(size=(9, 2))))
 
 
@@ -233,7 +233,7 @@ def test_an_unknown_criterion_is_refused_by_name(rng):
 def test_noise_cannot_be_told_from_one_row_beside_an_intercept():
     one = np.ones((1, 2)), np.array([3.0])
     for measure in (lambda: RidgeSpectrum.of(*one).noise(RIDGE), lambda: LinearPosterior.of(*one, ridge=RIDGE)):
-        with pytest.raises(ValueError, match="at least 2 training rows to tell the noise from; got 1"):
+        with pytest.raises(ValueError, match="at least 2 training rows are needed to estimate the noise; got 1"):
             measure()
     # Where noise is given, or nothing but the slope is free, one row will do.
     assert np.isfinite(LinearPosterior.of(*one, ridge=RIDGE, scale=1.0).log_evidence)

@@ -260,7 +260,7 @@ def test_dual_gives_way_to_landmarks_beyond_its_rows():
 
 
 def test_landmarks_need_a_ridge():
-    with pytest.raises(ValueError, match=r"ridge must be > 0 where landmarks"):
+    with pytest.raises(ValueError, match=r"ridge must be > 0 for a geometry by landmarks"):
         NystroemGeometry(GAUSS, 0.0).fit(X)
 
 

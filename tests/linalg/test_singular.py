@@ -142,7 +142,7 @@ def test_dual_refuses_features_without_ridge(design):
 
 
 def test_spectral_refuses_a_ridge_for_some_features_only(design):
-    with pytest.raises(ValueError, match="ridge for all features or for none"):
+    with pytest.raises(ValueError, match="ridges that are all > 0 or all 0"):
         Spectral().factor(design, np.array([0.0, 1.0, 1.0]))
 
 

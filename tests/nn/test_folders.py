@@ -292,7 +292,7 @@ def test_an_index_of_the_wrong_content_is_refused(saved, kind, case):
     ("wrong", "error", "message"),
     [
         (lambda: networks(9, n=2), ValueError, "one network for each of the 3 that were saved.*got 2, 2"),
-        (lambda: networks(9)[:1] * 3, ValueError, "none twice; got 3, 1 of them different"),
+        (lambda: networks(9)[:1] * 3, ValueError, "all different; got 3, 1 of them different"),
         (lambda: networks(9)[0], TypeError, "modules must be a list"),
         (lambda: [*networks(9, n=2), *networks(9, n=1, width=5)], ValueError, "architecture that was saved"),
     ],

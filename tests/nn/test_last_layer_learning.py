@@ -97,7 +97,7 @@ def test_a_solved_head_in_float32_is_recognised_too(net):
     assert model.space_.ridge == pytest.approx(2.0, rel=1e-2)
 
 
-def test_without_honest_residuals_auto_falls_back_with_a_warning_and_a_learned_scale_is_refused(net):
+def test_without_held_out_residuals_auto_falls_back_with_a_warning_and_a_learned_scale_is_refused(net):
     X, y = rows(200)
 
     with pytest.warns(LeverageWarning, match="unseen"):

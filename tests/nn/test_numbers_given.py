@@ -70,12 +70,12 @@ class TestALayer:
     def test_of_another_network_is_no_part_of_this_one(self):
         net = network()
         model = clone(LastLayerConformalRegressor(net, net[2], scale="leverage"))
-        with pytest.raises(ValueError, match=r"layer=Linear is no part of the module .*pass its name"):
+        with pytest.raises(ValueError, match=r"layer=Linear is not part of the module .*pass its name"):
             model.fit_train(X)
 
     def test_that_got_a_row_without_an_axis_for_rows_says_so(self):
         loader = DataLoader(TensorDataset(X, Y), batch_size=None)
-        with pytest.raises(ValueError, match=r"an axis for the rows; '2' got one of shape \(12,\) without"):
+        with pytest.raises(ValueError, match=r"an axis for the rows; '2' got shape \(12,\)\."):
             LastLayerConformalRegressor(network(), scale="leverage").fit_train(loader)
 
 
@@ -125,7 +125,7 @@ class TestFiles:
     def test_are_written_where_there_is_a_folder(self, tmp_path):
         model = LastLayerConformalRegressor(network(), scale="leverage").fit_train(X)
         for path in (tmp_path / "missing" / "model", tmp_path):
-            with pytest.raises(FileNotFoundError, match="file in a folder that exists"):
+            with pytest.raises(FileNotFoundError, match="file in an existing folder"):
                 model.save(path)
         with pytest.raises(TypeError):
             model.save(None)

@@ -237,7 +237,7 @@ def test_wrappers_that_cannot_be_called_with_other_weights_are_named(wrap):
         lambda: LinearisedConformalRegressor(net).fit(X, Y),
         lambda: conjugate_gradient_leverage(net, X, NEW, ridge=1.0),
     ):
-        with pytest.raises(ValueError, match="pass the module that was wrapped or compiled"):
+        with pytest.raises(ValueError, match="Pass the module that was wrapped or compiled"):
             call()
 
 

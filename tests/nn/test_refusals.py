@@ -64,25 +64,25 @@ class Pair(Detached):
     [
         ({"X": np.full((60, 3), "a")}, ValueError, "X must hold numbers; got ndarray of <U1.*Encode categories"),
         ({"X": np.full((60, 3), None)}, ValueError, "X must be finite; row 0"),
-        ({"X": loader(*tensors())}, ValueError, "where X is a loader, leave y out"),
+        ({"X": loader(*tensors())}, ValueError, "if X is a loader, leave y out"),
         ({"X": rows()[0][:, :, None]}, ValueError, r"X must have shape \(n, 3\)"),
         ({"X": rows()[0][:, 0]}, ValueError, r"X must have shape \(n, 3\)"),
         (
             {"X": 1e300 * rows()[0]},
             ValueError,
-            "column 0 of X must have a finite mean and a spread.*rescale the column",
+            "column 0 of X must have a finite mean and a standard deviation.*rescale the column",
         ),
         ({"X": 1e-50 * rows()[0]}, ValueError, "column 0 of X must have"),
         ({"y": 1e300 * rows()[1]}, ValueError, "column 0 of y must have"),
         ({"y": 1e-50 * rows()[1]}, ValueError, "column 0 of y must have"),
         ({"validation": []}, ValueError, "validation must hold at least one row"),
-        ({"validation": rows()[0]}, ValueError, "rows to stop by, need targets"),
+        ({"validation": rows()[0]}, ValueError, "for early stopping need targets"),
         ({"validation": (rows()[0][:, :1], rows()[1])}, ValueError, r"X must have shape \(n, 3\).*got shape \(60, 1\)"),
         ({"device": "gpu"}, ValueError, "device must be one that torch can use here.*got 'gpu'"),
         pytest.param({"device": "cuda"}, ValueError, "device must be one that torch can use here", marks=NO_GPU),
         ({"device": 1.5}, ValueError, "device must be one that torch can use here"),
         ({"progress": True}, TypeError, "progress must be a callable"),
-        ({"module": Detached()}, ValueError, r"must carry gradients.*Take detach\(\)"),
+        ({"module": Detached()}, ValueError, r"must have gradients.*Remove detach\(\)"),
         ({"module": Pair()}, TypeError, "Pair must return a tensor to be trained; got tuple"),
         ({"module": nn.Linear(3, 1).half()}, ValueError, r"got float16. Call .float\(\)"),
     ],
@@ -272,7 +272,7 @@ def test_parameters_of_an_estimator_that_mean_nothing_leave_it_as_it_was(setting
 @pytest.mark.parametrize("factors", [(1e300, 1.0), (1.0, 1e300), (1e-50, 1.0)])
 def test_numbers_beyond_those_of_a_network_are_refused(factors):
     X, y = rows()
-    with pytest.raises(ValueError, match=r"column 0 of . must have a finite mean and a spread"):
+    with pytest.raises(ValueError, match=r"column 0 of . must have a finite mean and a standard deviation"):
         NeuralConformalRegressor(widths=(4,), epochs=2).fit(factors[0] * X, factors[1] * y)
 
 
@@ -320,7 +320,7 @@ def test_what_is_neither_true_nor_false_is_not_taken_for_either(kind, value):
     [lambda net: LastLayerLaplace(net).fit, lambda net: LastLayerConformalRegressor(net, ridge="evidence").fit_train],
 )
 def test_noise_cannot_be_told_from_one_row(fit):
-    with pytest.raises(ValueError, match="at least 2 training rows to tell the noise from; got 1"):
+    with pytest.raises(ValueError, match="at least 2 training rows are needed to estimate the noise; got 1"):
         fit(MLP(3, widths=(4,)))(*rows(1))
 
 

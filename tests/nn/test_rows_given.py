@@ -71,7 +71,7 @@ def test_whole_numbers_for_a_linear_layer_say_in_what_type_they_came(given):
     with pytest.raises(RuntimeError) as caught:
         fitted(given)
 
-    assert "whole numbers stay what they are" in caught.value.__notes__[0]
+    assert "whole numbers are not converted" in caught.value.__notes__[0]
     assert "X.astype(float)" in caught.value.__notes__[0]
 
 

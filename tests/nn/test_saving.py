@@ -185,7 +185,7 @@ FORGERIES = {
     "tensor added": (lambda t, c: t.update(more=torch.zeros(2)), "do not belong"),
     "tensor of another shape": (lambda t, c: t.update(scores=torch.zeros(3).double()), "scores must be float64"),
     "tensor of another type": (lambda t, c: t.update(scores=torch.zeros(3, 1)), "scores must be float64"),
-    "no rows": (lambda t, c: c["statistics"].update(weight=0.0), "have a weight"),
+    "no rows": (lambda t, c: c["statistics"].update(weight=0.0), "have rows of weight > 0"),
     "Gram matrix that is none": (lambda t, c: t["statistics.joint"].neg_(), "squares in its diagonal"),
     "tensor not finite": (lambda t, c: t["statistics.mean"].fill_(torch.nan), "must be finite"),
     "scores not finite": (lambda t, c: t["scores"].fill_(torch.nan), "scores must be finite"),
@@ -211,7 +211,7 @@ FORGERIES = {
         lambda t, c: t.update(
             {"statistics.mean": torch.zeros(15).double(), "statistics.joint": torch.eye(15).double()}
         ),
-        "12 features, and as many targets as outputs or none; those of the file have 15",
+        "12 features, and targets for all outputs or for none; those in the file have 15",
     ),
     "Gram matrix that is not square": (
         lambda t, c: t.update({"statistics.joint": torch.zeros(13, 4).double()}),
@@ -244,9 +244,9 @@ def test_a_document_that_is_no_object_is_refused(tmp_path):
         (QuantileScale(level=0.8), "level", {"fraction": [4, 0]}, "denominator >= 1"),
         (QuantileScale(level=0.8), "level", "0.8", "level"),
         (QuantileScale(level=0.8), "columns", [["leverage"]], "columns must be"),
-        (QuantileScale(level=0.8), "columns", 3, "QuantileScale must be one that can be built"),
-        (LeverageScale(0.3), "power", "0.3", "LeverageScale must be one that can be built"),
-        (LeverageScale(0.3), "power", [0.3], "LeverageScale must be one that can be built"),
+        (QuantileScale(level=0.8), "columns", 3, "QuantileScale must be possible to build"),
+        (LeverageScale(0.3), "power", "0.3", "LeverageScale must be possible to build"),
+        (LeverageScale(0.3), "power", [0.3], "LeverageScale must be possible to build"),
     ],
 )
 def test_a_scale_that_cannot_be_built_is_refused_as_a_wrong_value(tmp_path, scale, parameter, value, message):

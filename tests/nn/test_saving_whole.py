@@ -72,11 +72,11 @@ BOTH = {
 GRAM = {
     "parameters": (lambda t, c: c["statistics"].update(n_features=9), "must have 9 parameters; it has 73"),
     "tensor missing": (lambda t, c: t.pop("statistics.joint"), "must hold the tensor"),
-    "no rows": (lambda t, c: c["statistics"].update(weight=0.0), "have a weight"),
+    "no rows": (lambda t, c: c["statistics"].update(weight=0.0), "have rows of weight > 0"),
     "Gram matrix that is none": (lambda t, c: t["statistics.joint"].neg_(), "squares in its diagonal"),
 }
 SKETCH = {
-    "rows": (lambda t, c: c["sketch"].update(n_samples=0), "have a weight"),
+    "rows": (lambda t, c: c["sketch"].update(n_samples=0), "have rows of weight > 0"),
     "trace": (lambda t, c: c["sketch"].update(trace=-1.0), "must be finite"),
     "mean not finite": (lambda t, c: t["sketch.mean"].fill_(torch.nan), "must be finite"),
     "mean of another length": (lambda t, c: t.update({"sketch.mean": torch.zeros(9).double()}), "must be float64"),

@@ -135,7 +135,7 @@ def test_weighted_moments_are_those_of_repeated_rows(cut):
         ({"sample_weight": np.zeros(120)}, "must not be zero for every row"),
         ({"sample_weight": np.ones(119)}, r"one entry per row, shape \(120,\); got shape \(119,\)"),
         ({"sample_weight": np.eye(120)[0]}, "which leaves none"),
-        ({"sample_weight": 1 - np.eye(120)[0], "X": [rows()], "y": None}, "belongs beside arrays X and y"),
+        ({"sample_weight": 1 - np.eye(120)[0], "X": [rows()], "y": None}, "only with arrays X and y"),
         ({"validation": (*rows(), np.ones(3))}, "one entry per row"),
         ({"validation": (*rows(), None, None)}, "got 4 parts"),
     ],
@@ -216,7 +216,7 @@ def test_a_scale_does_not_learn_from_rows_of_weight_zero():
     np.testing.assert_array_equal(model.predict(X), clone(model).fit(X, y, w).predict(X))
 
 
-@pytest.mark.filterwarnings("ignore:There are no held-out residuals")
+@pytest.mark.filterwarnings("ignore:AutoScale uses the leverage scale")
 def test_a_scale_without_rows_to_learn_from_falls_back_as_it_does_without_weights():
     X, y = rows()
 

@@ -175,7 +175,10 @@ class TestLowRank:
         np.testing.assert_allclose(found.leverage(new), whole.leverage(new), rtol=1e-9)
 
     def test_grows_where_the_network_has_not_been(self, device):
-        net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 1)).to(device)
+        # Under a seed: of 40 draws, 3 have a row that hardly any unit answers, however far out it is.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 1)).to(device)
         X = rows(100)[0]
         for rank in (1, 10):
             model = measured(net, X, few(rank), ridge="auto")
@@ -286,8 +289,8 @@ class TestIntervals:
         model.fit_train(X, y)
         assert np.median(model.leverage(X)) > 1
 
-        honest, unseen = np.median(model.learned_from_.rows.leverage), np.median(model.leverage(new))
-        assert unseen / 1.5 < honest < 1.5 * unseen
+        held_out, unseen = np.median(model.learned_from_.rows.leverage), np.median(model.leverage(new))
+        assert unseen / 1.5 < held_out < 1.5 * unseen
 
     def test_learn_nothing_from_rows_that_the_network_was_trained_on(self, net):
         with pytest.warns(UserWarning, match="unseen"):

@@ -78,5 +78,5 @@ def _on_new_rows(model, rng, n):
 def _training_rows(model, X, y):
     from hatband.fitted.training_rows import training_rows
 
-    honest = training_rows(model.model_, model.space_, X, y[:, None], template=LinearRegression())
-    return honest.rows, honest.residuals
+    found = training_rows(model.model_, model.space_, X, y[:, None], template=LinearRegression())
+    return found.rows, found.residuals

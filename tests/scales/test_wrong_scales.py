@@ -96,14 +96,14 @@ class TestFlags:
     def test_a_scale_that_does_not_declare_pointwise_is_told_that_it_can(self, data):
         with pytest.raises(ValueError, match="Forgetful does not declare pointwise = True"):
             JackknifePlusRegressor(Ridge(), scale=Forgetful()).fit(*data)
-        with pytest.raises(ValueError, match=r"declares pointwise = True, needs_residuals = False\); got Forgetful"):
+        with pytest.raises(ValueError, match=r"\(pointwise = True, needs_residuals = False\); got Forgetful"):
             OnlineConformalRegressor(scale=Forgetful()).fit(*data)
 
     def test_a_pointwise_scale_gives_one_width_for_each_leverage_and_no_shift(self, data):
         for answer in (shape(2), lambda rows: (np.ones((len(rows), 1)), 1 + rows.leverage)):
             with pytest.raises(ValueError, match=r"Returns declares pointwise = True: predict must return shift 0.0"):
                 JackknifePlusRegressor(Ridge(), scale=Returns(answer)).fit(*data)
-        with pytest.raises(ValueError, match="declares pointwise = True reads the leverage"):
+        with pytest.raises(ValueError, match="declares pointwise = True uses only the leverage"):
             JackknifePlusRegressor(Ridge(), scale=Returns(lambda rows: (0.0, rows.inputs[:, 0]))).fit(*data)
 
 

@@ -1,1 +1,1 @@
-"""Arrays: NumPy and torch behind one set of verbs, BLAS calls, blocks of rows."""
+"""Arrays: NumPy and torch behind one set of functions, BLAS calls, blocks of rows."""

@@ -1,4 +1,4 @@
-"""What the numerical layers ask of an array library, and which one answers; nothing else branches on an array type.
+"""The operations that the numerical layers need from an array library; no other module branches on an array type.
 
 All matrices are float64. Blocks of rows and triangles of NumPy are C-ordered: their transposes are the Fortran arrays
 that BLAS overwrites in place, where any other layout would be copied by SciPy in silence.
@@ -34,7 +34,7 @@ def as_rows(values: Any) -> Any:
 
 
 def torch() -> Any:
-    """Return the package: looked up, not imported, since a tensor cannot exist before its user has imported it."""
+    """Return the package: looked up, not imported, because tensors exist only after the user imported it."""
     return sys.modules["torch"]
 
 
@@ -49,7 +49,7 @@ def has_float64(device: Any) -> bool:
 
 
 def exact_device(device: Any) -> Any:
-    """Return a device of torch, or the CPU in its place where it has no float64."""
+    """Return a device of torch, or the CPU if the device has no float64."""
     return device if has_float64(device) else torch().device("cpu")
 
 
@@ -64,7 +64,7 @@ def tensor_like(values: Array, rows: Any) -> Array:
 
 
 class Backend(Protocol):
-    """What the numerical layers ask of an array library."""
+    """The operations that the numerical layers need from an array library."""
 
     def block_rows(self, n_features: int) -> int: ...
     def empty(self, *shape: int) -> Array: ...
@@ -109,11 +109,11 @@ class NumpyBackend:
         return np.empty(shape)
 
     def block(self, rows: int, width: int) -> Array:
-        """Return an uninitialised block of rows, to be used again and again."""
+        """Return an uninitialised block of rows, to be reused."""
         return empty_block(rows, width)
 
     def share(self, work: Callable[[slice], None], count: int, n_features: int) -> None:
-        """Call work(part) for parts that cover range(count), side by side."""
+        """Call work(part) for parts that cover range(count), in parallel."""
         share(work, count, block_rows(n_features))
 
     def zeros(self, *shape: int) -> Array:
@@ -222,7 +222,7 @@ class NumpyBackend:
         return bool(np.isfinite(values).all())
 
     def exp(self, values: Array) -> Array:
-        """Return e to the power of each value."""
+        """Return the exponential of each value."""
         return np.exp(values)
 
     def distances(self, rows: Array, others: Array, order: int) -> Array:
@@ -241,7 +241,7 @@ _of_device: list[Callable[[str], AnyBackend]] = []
 
 
 def register_tensors(backend: Callable[[str], AnyBackend]) -> Callable[[str], AnyBackend]:
-    """Make a class the backend of tensors; as a decorator."""
+    """Make a class the backend of tensors, as a decorator."""
     _of_device[:] = [backend]
     return backend
 

@@ -1,4 +1,4 @@
-"""Products of BLAS that let other threads run: SciPy's own wrappers hold Python's lock while they work."""
+"""Products of BLAS that let other threads run; SciPy's own wrappers hold Python's lock."""
 
 import ctypes
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _ONE = ctypes.c_double(1.0)
 
 
 def trmm(block: Array, triangle: Array, transpose: bool) -> Array:
-    """Return block @ triangle (or its transpose) for an upper triangle, written over the block where that can be."""
+    """Return block @ triangle (or its transpose) for an upper triangle, written over the block where possible."""
     if not block.size:
         return block
     routine = _dtrmm()

@@ -1,4 +1,4 @@
-"""Blocks of rows: how many go into one, where they lie, and how the cores share them out."""
+"""Blocks of rows: their size, their memory, and their distribution over the cores."""
 
 import threading
 from collections.abc import Callable
@@ -24,12 +24,12 @@ def block_rows(n_features: int) -> int:
 
 
 def device_rows(n_features: int) -> int:
-    """Return how many rows go into one block on an accelerator: 128 MB, because every kernel costs its launch."""
+    """Return how many rows go into one block on an accelerator: 128 MB, because each kernel launch has a cost."""
     return min(max(_DEVICE_ENTRIES // max(n_features, 1), 1_024), 65_536)
 
 
 def empty_block(rows: int, width: int) -> Array:
-    """Return an uninitialised block of rows, to be used again and again."""
+    """Return an uninitialised block of rows, to be reused."""
     entries = rows * width
     # NumPy asks for huge pages from 4 MB on; on small ones a block that fills the cache is a fifth slower.
     fewest = 0 if entries < _CACHE_ENTRIES // 4 else _HUGE_ENTRIES
@@ -37,7 +37,7 @@ def empty_block(rows: int, width: int) -> Array:
 
 
 def share(work: Callable[[slice], None], count: int, size: int) -> None:
-    """Call work(part) for parts that cover range(count), side by side where every core gets two blocks of `size` rows.
+    """Call work(part) for parts that cover range(count), in parallel if every core gets two blocks of `size` rows.
 
     A core then reads what it has written itself, and what is not BLAS is shared out too. Meanwhile BLAS has one thread
     a core. The memory of one block is needed for each core.

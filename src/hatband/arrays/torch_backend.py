@@ -39,7 +39,7 @@ class TorchBackend:
         return self.empty(rows, width)
 
     def share(self, work: Callable[[slice], None], count: int, n_features: int) -> None:
-        """Call work on the whole of range(count): torch shares out its own work."""
+        """Call work on the whole of range(count): torch is parallel itself."""
         work(slice(0, count))
 
     def zeros(self, *shape: int) -> Array:
@@ -66,7 +66,7 @@ class TorchBackend:
         return np.asarray(on_host(values))
 
     def read(self, rows: Any, part: slice) -> Array:
-        """Return some rows, dense, on the device of this backend; float32 stays, to be widened where it is used."""
+        """Return some rows, dense, on the device of this backend; float32 is kept and converted where it is used."""
         if is_tensor(rows) and rows.dtype == torch().float32:
             return rows[part].detach().to(self.device)
         return self.asarray(rows[part].toarray() if is_sparse(rows) else rows[part])
@@ -81,7 +81,7 @@ class TorchBackend:
         return of_ours and not rows.requires_grad
 
     def syrk_add(self, gram: Array, block: Array) -> Array:
-        """Add block'block to the upper triangle of gram, in place; below it something else may stand."""
+        """Add block'block to the upper triangle of gram, in place; the entries below it are undefined."""
         slices = 1 if self.device == "cpu" else _slices(*block.shape)
         for panel in self._panels(len(gram), isqrt(slices * gram.numel() // _BUSY_NUMBERS)):
             right = slice(panel.start, None)
@@ -89,7 +89,7 @@ class TorchBackend:
         return gram
 
     def _panels(self, size: int, busy: int) -> Iterator[slice]:
-        """Yield parts of the columns of a triangle: torch has no product that leaves half of it out.
+        """Yield parts of the columns of a triangle: torch has no product that computes only one half.
 
         Two of them save 25 % of the operations, four 37 % and eight 44 %. An accelerator gets four at most, and no more
         than each can keep `busy`.
@@ -182,7 +182,7 @@ class TorchBackend:
         return bool(torch().isfinite(values).all())
 
     def exp(self, values: Array) -> Array:
-        """Return e to the power of each value."""
+        """Return the exponential of each value."""
         return values.exp()
 
     def distances(self, rows: Array, others: Array, order: int) -> Array:
@@ -192,12 +192,12 @@ class TorchBackend:
 
 
 def _slices(rows: int, columns: int) -> int:
-    """Return in how many parts the rows of a symmetric product are multiplied: few columns make few tiles."""
+    """Return the number of parts of rows in a symmetric product: with few columns there are few tiles."""
     return max(1, min(-(-4 * _BUSY_NUMBERS // max(columns, 1) ** 2), rows // _SLICE_ROWS))
 
 
 def _product_add(sums: Array, left: Array, right: Array, slices: int) -> None:
-    """Add left'right to the sums, in place, as a sum over slices of rows that are multiplied side by side."""
+    """Add left'right to the sums, in place, as a sum over slices of rows that are multiplied in parallel."""
     even = len(left) // slices * slices if slices > 1 else 0
     if even:
         parts = [side[:even].unflatten(0, (slices, -1)) for side in (left, right)]
@@ -207,5 +207,5 @@ def _product_add(sums: Array, left: Array, right: Array, slices: int) -> None:
 
 
 def _reciprocal(condition: float) -> float:
-    """Return 1 / condition; 0 where that is infinite or no number."""
+    """Return 1 / condition; 0 where the condition is infinite or NaN."""
     return 1 / condition if 0 < condition < np.inf else 0.0

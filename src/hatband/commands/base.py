@@ -1,4 +1,4 @@
-"""What the commands share: how they fail, what is asked of them, and what a file becomes."""
+"""The types that all commands share: error, request, table and answer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ class CommandError(Exception):
 
 @dataclass(frozen=True)
 class IntervalsRequest:
-    """What the command line asked for."""
+    """The settings of one call from the command line."""
 
     train: Path
     new: Path
@@ -29,7 +29,7 @@ class IntervalsRequest:
 
 @dataclass(frozen=True)
 class Table:
-    """A file as the model sees it: features, and targets where the file has them."""
+    """A file as features for the model, with targets if the file has them."""
 
     path: Path
     features: Any
@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Answer:
-    """A calibrated model and what it says of the new rows."""
+    """A calibrated model with its predictions for the new rows."""
 
     model: Any
     prediction: Array  # (m,)

@@ -1,4 +1,4 @@
-"""``python -m hatband demo``: what a leverage scale does to intervals on real data, and what it does not do."""
+"""``python -m hatband demo``: the effect of a leverage scale on intervals on real data, and its limits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ TENTHS = 10
 
 @dataclass(frozen=True)
 class Case:
-    """A data set, the model fitted to it, and what the table shows."""
+    """A data set, the model fitted to it, and the finding that the table shows."""
 
     title: str
     finding: str
@@ -38,7 +38,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the intervals of one scale did, one row per random split."""
+    """Results of the intervals of one scale, one row per random split."""
 
     coverage: Array  # (splits,)
     width: Array
@@ -105,7 +105,7 @@ def run_case(case: Case, splits: int, seed: int) -> dict[str, Outcome]:
 
 
 def _runs(case: Case, scale: str, splits: int, seed: int) -> Iterator[tuple[Any, ...]]:
-    """The fields of `Outcome` for one split after the other."""
+    """The fields of `Outcome` for each split in turn."""
     for split in range(seed, seed + splits):
         train, new, y_train, y_new = train_test_split(
             case.features, case.target, test_size=TEST_SHARE, random_state=split
@@ -156,7 +156,7 @@ def _standard_error(values: Array) -> float:
 
 
 def draw(results: list[tuple[Case, dict[str, Outcome]]], output: Path) -> str:
-    """Write the picture and say where; without matplotlib, say how to get it."""
+    """Write the picture and return its path as a message; without matplotlib, a message how to get it."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

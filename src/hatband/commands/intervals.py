@@ -1,4 +1,4 @@
-"""``python -m hatband intervals``: from two tables to a table of intervals, and the facts to judge them by."""
+"""``python -m hatband intervals``: from two tables to a table of intervals, and facts for judging them."""
 
 import math
 import re
@@ -61,7 +61,7 @@ def read_training(request: IntervalsRequest) -> tuple[Columns, Table]:
 
 
 def check_size(request: IntervalsRequest, rows: int) -> None:
-    """Refuse a calibration set too small for the level, or too few rows to train on."""
+    """Raise if there are too few calibration rows for the level, or too few rows to train on."""
     try:
         calibration = check_calibration_size(request.calibration_size, rows)
     except ValueError as error:
@@ -76,7 +76,7 @@ def check_size(request: IntervalsRequest, rows: int) -> None:
 
 
 def read_new(request: IntervalsRequest, columns: Columns) -> Table:
-    """Rows to predict; their target too, where the file has it."""
+    """Rows to predict, with their target if the file has it."""
     table = read_table(request.new, request.index)
     target = target_of(table, request.target, request.new) if request.target in table else None
     used = {*columns.names, *columns.empty, request.target}
@@ -108,7 +108,7 @@ def solve(request: IntervalsRequest, columns: Columns, train: Table, new: Table)
 
 
 def result_table(request: IntervalsRequest, new: Table, answer: Answer) -> Any:
-    """One row per new row, in the same order, under the same index."""
+    """One row per new row, in the same order, with the same index."""
     columns = {"prediction": answer.prediction}
     for position, level in enumerate(request.levels):
         suffix = "" if len(request.levels) == 1 else f"_{level}"
@@ -118,7 +118,7 @@ def result_table(request: IntervalsRequest, new: Table, answer: Answer) -> Any:
 
 
 def facts(request: IntervalsRequest, columns: Columns, train: Table, new: Table, answer: Answer) -> Iterator[str]:
-    """Yield one line per fact, its kind first."""
+    """Yield one line per fact; each starts with its kind."""
     yield _row_fact(request, train, new, len(answer.model.scores_))
     numbers, texts = len(columns.numbers), len(columns.texts)
     yield f"features  {_count(numbers, 'number')}, {_count(texts, 'text')}; {chosen(answer.model.estimator_)}"
@@ -142,7 +142,7 @@ def _row_fact(request: IntervalsRequest, train: Table, new: Table, calibration: 
 
 
 def _scale(scale: Scale) -> str:
-    """Name the class, or what was chosen and why."""
+    """Return the name of the class, or of the chosen candidate with the reason."""
     if not isinstance(scale, AutoScale):
         return type(scale).__name__
     chosen = next(entry for entry in scale.report_ if entry["chosen"])
@@ -158,7 +158,7 @@ def _level_fact(level: float, lower: Array, upper: Array) -> str:
 
 
 def _leverage_fact(train: Table, answer: Answer) -> str:
-    """New rows far from the training rows, measured by rows that the model has not trained on either."""
+    """Share of new rows far from the training rows, compared with calibration rows, also unseen by the model."""
     seen = answer.model.leverage(train.features.iloc[answer.model.calibration_indices_])
     limit = np.quantile(seen, 0.99, method="inverted_cdf")
     return (

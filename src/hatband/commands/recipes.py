@@ -1,4 +1,4 @@
-"""The estimators that the command line offers, each ready for a table with numbers, texts and gaps."""
+"""The estimators of the command line, each ready for a table with numbers, texts and gaps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def _forest(columns: Columns, seed: int) -> Recipe:
 
 
 def _boosting(columns: Columns, seed: int) -> Recipe:
-    """Gaps and categories stay what they are; leverage is measured where categories are 0/1 columns."""
+    """Gaps and categories stay unchanged; leverage is measured with categories as 0/1 columns."""
     texts = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, max_categories=MAX_LEVELS)
     parts = [("texts", texts, list(columns.texts)), ("numbers", "passthrough", list(columns.numbers))]
     trees = HistGradientBoostingRegressor(categorical_features=range(len(columns.texts)), random_state=seed)
@@ -73,7 +73,7 @@ RECIPES: dict[str, Callable[[Columns, int], Recipe]] = {
 
 
 def chosen(fitted: Any) -> str:
-    """Say which estimator it is and what it chose for itself."""
+    """Return the name of the estimator and the settings that it chose."""
     last = fitted[-1] if isinstance(fitted, Pipeline) else fitted
     if isinstance(last, TransformedTargetRegressor):
         last = last.regressor_

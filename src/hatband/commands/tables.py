@@ -1,4 +1,4 @@
-"""Tables as files, and what a column is to a model: a number, a text of few levels, or nothing.
+"""Tables in files, and the role of each column for a model: a number, a text of few levels, or unused.
 
 Files are read whole, and written whole or not at all. pandas is loaded only when a table is touched.
 """
@@ -19,7 +19,7 @@ MISSING_TEXT = "(missing)"
 
 
 def require_pandas() -> Any:
-    """Return pandas, or say how to get it."""
+    """Return pandas; if it is missing, raise an error that says how to get it."""
     try:
         import pandas
     except ImportError as error:
@@ -28,7 +28,7 @@ def require_pandas() -> Any:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether the name says Parquet; a name that says neither Parquet nor CSV is refused."""
+    """Whether the name ends as a Parquet file; a name that ends neither as Parquet nor as CSV is an error."""
     name = path.name.lower()
     if name.endswith(PARQUET_SUFFIXES):
         return True
@@ -57,7 +57,7 @@ def read_table(path: Path, index: str | None = None) -> Any:
 
 
 def _refuse_other_separators(frame: Any, path: Path) -> None:
-    """One column whose name holds separators is a whole header read as one name."""
+    """Raise if the only column has separators in its name: then the whole header was read as one name."""
     (name, *others) = frame.columns
     found = [separator for separator in (";", "\t", "|") if separator in name]
     if found and not others:
@@ -65,7 +65,7 @@ def _refuse_other_separators(frame: Any, path: Path) -> None:
 
 
 def _with_index(frame: Any, path: Path, index: str | None) -> Any:
-    """Move the column that names the rows into the index: `index`, else the nameless first one that pandas writes."""
+    """Move the column that names the rows into the index: `index`, else the unnamed first column that pandas writes."""
     if index is None:
         nameless = len(frame.columns) > 0 and frame.columns[0] == "Unnamed: 0"
         return frame.set_index("Unnamed: 0").rename_axis(None) if nameless else frame
@@ -77,7 +77,7 @@ def _with_index(frame: Any, path: Path, index: str | None) -> Any:
 
 
 def check_output(output: Path, inputs: tuple[Path, ...]) -> None:
-    """Refuse an output that could not be written, or that would overwrite an input, before any work is done."""
+    """Before any work, raise if the output cannot be written or would overwrite an input."""
     is_parquet(output)
     if not output.parent.is_dir():
         raise CommandError(f"cannot write {output}: there is no folder {output.parent}")
@@ -88,7 +88,7 @@ def check_output(output: Path, inputs: tuple[Path, ...]) -> None:
 
 
 def write_table(frame: Any, output: Path) -> None:
-    """Write beside the target, then move into place: a reader finds the old file or the whole new one."""
+    """Write a temporary file, then rename it: a reader finds the old file or the complete new one."""
     # The suffixes must survive: pandas chooses the compression by them.
     partial = output.with_name(f".{os.getpid()}.part.{output.name}")
     try:
@@ -106,7 +106,7 @@ def write_table(frame: Any, output: Path) -> None:
 
 
 def _names_rows(index: Any) -> bool:
-    """Whether an index says more than the row number."""
+    """Whether an index is more than the row number."""
     return any(name is not None for name in index.names) or list(index) != list(range(len(index)))
 
 
@@ -118,14 +118,14 @@ def quoted(names: Any, limit: int = 8) -> str:
 
 
 def first_line(error: BaseException | str) -> str:
-    """Return the first line of what an error or a warning says."""
+    """Return the first line of the message of an error or a warning."""
     reason = error.strerror if isinstance(error, OSError) else None
     return (reason or str(error) or type(error).__name__).strip().splitlines()[0]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The features of a training table: which are numbers, which are texts and what these said."""
+    """The features of a training table: which are numbers, which are texts, and the levels of texts."""
 
     numbers: tuple[str, ...]
     texts: dict[str, frozenset[str]]
@@ -133,7 +133,7 @@ class Columns:
 
     @classmethod
     def of(cls, features: Any, path: Path) -> "Columns":
-        """Read the roles off a training table."""
+        """Determine the role of each column of a training table."""
         empty = tuple(name for name in features if features[name].isna().all())
         numbers = tuple(name for name in features if name not in empty and numbers_of(features[name])[1] is None)
         others = [name for name in features if name not in {*empty, *numbers}]
@@ -162,7 +162,7 @@ class Columns:
 
 
 def numbers_of(column: Any) -> tuple[Array, int | None]:
-    """Return a column as float64 with NaN where missing, and the position of the first entry that is no number."""
+    """Return a column as float64 with NaN where missing, and the position of the first entry that is not a number."""
     types = require_pandas().api.types
     if types.is_object_dtype(column.dtype) or types.is_string_dtype(column.dtype):
         values = require_pandas().to_numeric(column, errors="coerce")
@@ -176,7 +176,7 @@ def numbers_of(column: Any) -> tuple[Array, int | None]:
 
 
 def _finite_numbers(column: Any, path: Path) -> Array:
-    """Return a feature that was a number in training; NaN where missing."""
+    """Return a feature that held numbers in training; NaN where missing."""
     numbers, bad = numbers_of(column)
     if bad is not None:
         raise CommandError(
@@ -201,5 +201,5 @@ def target_of(table: Any, target: str, path: Path) -> Array:
 
 
 def _texts_of(column: Any) -> Any:
-    """Return a column as plain text; missing is a level of its own."""
+    """Return a column as plain text; missing values are a separate level."""
     return column.astype(object).where(column.notna(), MISSING_TEXT).map(str)

@@ -46,7 +46,7 @@ class Target(Protocol):
         ...
 
     def point(self, read: Array) -> Array:
-        """Bring a prediction that was read to the scale of y, as the estimator's own `predict` does."""
+        """Bring predictions to the scale of y, as the estimator's own `predict` does."""
         ...
 
 
@@ -100,7 +100,7 @@ class MonotoneTarget:
         """Bring bounds to the scale of y."""
         finite = np.isfinite(bound)
         mapped = _columns(self.transformer.inverse_transform, np.where(finite, bound, 0.0))
-        # Beyond the range of the inverse nothing is known: the bound is infinite on its own side.
+        # Beyond the range of the inverse there is no value: the bound is infinite on its own side.
         return np.where(finite & np.isfinite(mapped), mapped, np.where(finite, np.nan, bound))
 
     def point(self, read: Array) -> Array:
@@ -141,13 +141,13 @@ PLAIN_TARGET = PlainTarget()
 
 
 def _columns(function: Any, values: Array) -> Array:
-    """Apply a transformer's method to (n, q) and return (n, q), whatever it squeezes."""
+    """Apply a transformer's method to (n, q) and return (n, q), even if the method drops an axis."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return np.asarray(function(values), dtype=np.float64).reshape(values.shape)
 
 
 def split_target(estimator: Any, y: Array) -> tuple[Any, Target]:
-    """Return what predicts on the model's own scale, and the target that scores are formed on."""
+    """Return the model that predicts on its own scale, and the target on whose scale scores are formed."""
     inner = estimator
     while isinstance(inner, (FrozenEstimator, BaseSearchCV)):
         inner = inner.estimator if isinstance(inner, FrozenEstimator) else inner.best_estimator_
@@ -159,10 +159,10 @@ def split_target(estimator: Any, y: Array) -> tuple[Any, Target]:
 
 
 def is_increasing(transformer: Any, y: Array, points: int = 201) -> bool:
-    """Whether the transformation and its inverse increase, column by column, on the range of y and as far again.
+    """Whether the transformation and its inverse increase in each column, on the range of y and beyond it.
 
-    The inverse is tried beyond the range as well, because bounds go there: a square root's inverse turns round at 0,
-    and a quantile transformer's stands still.
+    The inverse is tried beyond the range as well, because bounds lie there: the inverse of a square root decreases
+    below 0, and that of a quantile transformer is constant.
     """
     middle = np.median(y, axis=0)
     steps = np.linspace(0, 1, points)
@@ -183,7 +183,7 @@ def is_increasing(transformer: Any, y: Array, points: int = 201) -> bool:
 
 
 def _increases_alone(values: Array, column: int) -> bool:
-    """Whether this column increases strictly while the others stand still."""
+    """Whether this column increases strictly while the other columns do not change."""
     others = np.delete(values, column, axis=1)
     still = np.ptp(others, axis=0) <= 1e-9 * (1 + np.abs(others).max(axis=0)) if others.size else np.array(True)
     return bool(np.isfinite(values).all() and (np.diff(values[:, column]) > 0).all() and still.all())
@@ -200,7 +200,7 @@ class Band:
     center : array (m, q)
         The prediction, plus the shift where the scale has one.
     width : array (m, 1) or (m, q)
-        > 0, defined up to one factor that all rows share; infinite where nothing is known of a row.
+        > 0, defined up to one factor that all rows share; infinite for a row that can have any y.
     target : Target
         How the scale of the scores and that of y belong together.
     """
@@ -232,26 +232,26 @@ class Band:
         if 2 * infinite.sum() >= len(infinite):
             warn_caller(
                 f"{infinite.sum()} of {len(infinite)} calibration rows lie outside the span of the training rows and "
-                "have infinite leverage: intervals will be infinite for such rows and too narrow to mean anything for "
-                "the others. Give the estimator a ridge > 0, or more training rows than features.",
+                "have infinite leverage. Intervals will be infinite for such rows, and too narrow to be of use for "
+                "all other rows. Give the estimator a ridge > 0, or more training rows than features.",
                 LeverageWarning,
             )
         return self.scores_alone(y)
 
     def scores_alone(self, y: Array) -> Array:
-        """Return the same, without the warning."""
+        """Return signed scores as `scores` does, without the warning."""
         return (self.target.forward(y) - self.center) / self.width
 
     def ends(self, lower: Array, upper: Array) -> Ends:
         """Return centre + threshold x width (m, q) in the units of y, for thresholds (q,) or (m, q).
 
-        Infinite where a threshold or a width is, and where the way back to y has no value.
+        Infinite where a threshold or a width is infinite, and where the inverse transformation has no value.
         """
         low, high = bounds(self.center, self.width, lower, upper)
         return mapped_back(self.target, low, -np.inf), mapped_back(self.target, high, np.inf)
 
     def relative_width(self) -> Array:
-        """Return the width (m, q), where the interval is centred on the prediction and is one on the scale of y."""
+        """Return the width (m, q); ValueError unless the interval is centred on the prediction, in units of y."""
         if (self.center != self.prediction).any():
             raise ValueError(
                 "return_width needs an interval that is centred on the prediction; this scale shifts it. Use "
@@ -261,7 +261,7 @@ class Band:
         return np.broadcast_to(self.width, self.center.shape).copy()
 
     def deviation(self, scores: Array) -> Array:
-        """Return mean_i((shift + width s_i)^2)^1/2 (m, q) over scores (n, q); infinite where nothing is known."""
+        """Return mean_i((shift + width s_i)^2)^1/2 (m, q) over scores (n, q); infinite where the width is."""
         self._check_scale_of_y("return_std")
         scores = scores[np.isfinite(scores).all(axis=1)]
         if not len(scores):
@@ -272,7 +272,7 @@ class Band:
         return np.where(known, np.hypot(self.center - self.prediction + finite * mean, finite * spread), np.inf)
 
     def warn_if_outside(self) -> None:
-        """Say how many rows have infinite intervals because their leverage is infinite."""
+        """Warn how many rows have infinite intervals because their leverage is infinite."""
         outside = np.isinf(self.width).any(axis=1).sum()
         if outside:
             warn_caller(
@@ -302,7 +302,7 @@ def thresholds(scores: Array, confidence_level: Any, symmetric: bool, quantile: 
 
 
 def reach(width: Array, threshold: Any) -> Array:
-    """Return threshold x width, infinite where the width is: 0 x inf = inf, for nothing is known of such a row."""
+    """Return threshold x width, infinite where the width is: 0 x inf = inf, because such a row can have any y."""
     infinite = np.isinf(width)
     if not infinite.any():
         return width * threshold
@@ -314,12 +314,12 @@ def bounds(center: Array, width: Array, lower: Array, upper: Array) -> Ends:
     below, above = reach(width, -lower), reach(width, upper)
     with np.errstate(invalid="ignore"):
         low, high = center - below, center + above
-    # Where neither centre nor width is finite, nothing is known either.
+    # A row may have neither a finite centre nor a finite width: its interval is infinite too.
     return np.where(np.isposinf(below), -np.inf, low), np.where(np.isposinf(above), np.inf, high)
 
 
 def uncrossed(low: Array, high: Array) -> Ends:
-    """Return ends in order: where they cross, as they may below level 1/2, the interval is the point between them."""
+    """Return ends in order: where they cross (possible below level 1/2), both become the point between them."""
     crossed = low > high
     if not crossed.any():
         return low, high
@@ -342,7 +342,7 @@ def layout(levels: list[Ends], single_target: bool, single_level: bool) -> Array
 
 
 def too_few(rows: str, level: Any, needed: int) -> str:
-    """Say that so many rows are too few for a level, and how many would do."""
+    """Return the message that there are too few rows for a level, and how many are needed."""
     kind = rows.partition(" ")[2]
     return (
         f"{rows} cannot support confidence level {level}: its intervals are (-inf, inf). At least {needed} {kind} are "
@@ -351,7 +351,7 @@ def too_few(rows: str, level: Any, needed: int) -> str:
 
 
 def warn_if_too_few(rows: str, n_samples: int, levels: list[Any], symmetric: bool) -> bool:
-    """Whether the rows are too few for the highest level; say so."""
+    """Whether there are too few rows for the highest level; warn if so."""
     highest = max(levels, key=float)
     needed = minimum_calibration_size(highest, symmetric)
     if n_samples < needed:

@@ -1,4 +1,4 @@
-"""Predictive distributions: not one interval but the whole of what calibration rows say about a new y."""
+"""Predictive distributions: from calibration rows, the distribution of a new y rather than one interval."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class PredictiveDistribution(ABC):
 
     @abstractmethod
     def _counts(self, y: Array) -> tuple[Array, Array]:
-        """Return #{C_i < y} and #{C_i <= y}, (m, q) each."""
+        """Return #{C_i < y} and #{C_i <= y}, each (m, q)."""
 
     @abstractmethod
     def _atom(self, rank: int) -> Array:
@@ -105,7 +105,7 @@ class PredictiveDistribution(ABC):
         return np.stack([self._shaped(self._atom(rank)) for rank in ranks], axis=-1)
 
     def pvalue(self, y: Any, tail: Literal["two-sided", "lower", "upper"] = "two-sided") -> Array:
-        """Return how strange y is: (#{C_i <= y} + 1) / (n + 1) for "lower", with >= for "upper".
+        """Return the p-value of y: (#{C_i <= y} + 1) / (n + 1) for "lower", with >= for "upper".
 
         "two-sided" is twice the smaller of the two, at most 1.
 
@@ -180,7 +180,7 @@ class ScaledDistribution(PredictiveDistribution):
     Parameters
     ----------
     center, width : array (m, q)
-        Infinite width: nothing is known but the sign of each atom.
+        Infinite width: only the sign of each atom is known.
     scores : array (n, q)
     single_target : bool
         Whether y had one axis.
@@ -216,7 +216,7 @@ class ScaledDistribution(PredictiveDistribution):
         return self._bisect(lambda atom: atom < y), self._bisect(lambda atom: atom <= y)
 
     def _bisect(self, holds: Callable[[Array], Array]) -> Array:
-        """Return for how many atoms it holds; they rise, so it holds for the first ones.
+        """Return for how many atoms `holds` is true; atoms increase, so these are the first ones.
 
         Searching the atoms as they are, not the scores for (y - center) / width, keeps `cdf` an exact inverse.
         """
@@ -236,7 +236,7 @@ class ScaledDistribution(PredictiveDistribution):
 
 
 class RowwiseDistribution(PredictiveDistribution):
-    """Atoms that differ in shape from row to row: worked out again, in blocks of rows, for every question.
+    """Atoms whose shape differs from row to row: computed again, in blocks of rows, for every call.
 
     Parameters
     ----------
@@ -351,8 +351,8 @@ def defined_rows(known: Array) -> Array:
         )
     if lost:
         warn_caller(
-            f"the model interpolates {lost} of {len(defined)} rows: nothing is known of their held-out residuals, and "
-            "they are left out. A ridge > 0 keeps them.",
+            f"the model interpolates {lost} of {len(defined)} rows: these have no held-out residuals and are left "
+            "out. A ridge > 0 keeps them.",
             LeverageWarning,
         )
     return defined

@@ -1,22 +1,22 @@
-"""What jackknife+ and full conformal prediction begin with: fit the estimator and take it as a linear smoother."""
+"""The first step of jackknife+ and full conformal prediction: fit the estimator, describe it as a linear smoother."""
 
 from typing import Any
 
 from hatband.arrays.typing import Array
 from hatband.checks import CalibrationWarning, warn_caller
-from hatband.conformal.regressor import TrainingData, fit_estimator
+from hatband.fitted.rows import TrainingData, fit_estimator
 from hatband.fitted.smoother import Smoother, check_kernel_size
 from hatband.geometry import Features
 from hatband.geometry.registry import as_geometry
 
 
 def fit_smoother(owner: Any, template: Any, data: TrainingData) -> tuple[Smoother, Features, Array | None]:
-    """Fit a clone of the template; return it as a smoother, with the rows given as its space sees them, and weights.
+    """Fit a clone of the template; return it as a smoother, with the features of the rows and their weights.
 
     Raises
     ------
     ValueError
-        If the model is no fixed linear smoother of y, its predictions are not those that the geometry says, or a kernel
+        If the model is not a fixed linear smoother of y, its predictions differ from those of its geometry, or a kernel
         has too many rows.
     """
     estimator, weight = fit_estimator(owner, template, data)
@@ -29,7 +29,7 @@ def fit_smoother(owner: Any, template: Any, data: TrainingData) -> tuple[Smoothe
 
 
 def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str) -> None:
-    """Raise unless leave-one-out in closed form is exact for a model, or its tuning is accepted; warn about that."""
+    """Raise unless leave-one-out in closed form is exact for a model, or the user allows tuning; warn about that."""
     if exactness == "exact":
         return
     if exactness == "none":
@@ -39,7 +39,7 @@ def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str) -
         )
     if not allow_tuned:
         raise ValueError(
-            f"{model} chose hyperparameters on the rows it is fitted to, which {owner} would have to choose anew for "
+            f"{model} chose hyperparameters on the rows it is fitted to, which {owner} would have to choose again for "
             "each refit. Fix them, use CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
         )
     warn_caller(

@@ -18,13 +18,14 @@ from hatband.conformal.calibration.calibration import check_alike
 from hatband.conformal.distribution import PredictiveDistribution, RowwiseDistribution, defined_rows
 from hatband.conformal.exact_smoother import fit_smoother
 from hatband.conformal.full_scores import CACHED_NUMBERS, SCORES, rows_near
-from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, TrainingData, check_rows
+from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows
+from hatband.fitted.rows import TrainingData
 from hatband.formulas.full_conformal import CrossedRows, predictive_atoms
 from hatband.formulas.order_statistics import upper_rank
 
 
 class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
-    """Intervals of all t with |t - mu(x)| / sqrt(1 + h(x)) no stranger than the rows' own, each refitted with (x, t).
+    """Intervals of all t with |t - mu(x)| / sqrt(1 + h(x)) no larger than the rows' own, all refitted with (x, t).
 
     No rows are set aside: the band comes from the residuals and leverages of one fit, as if the model had been
     refitted for every candidate t. For models that are linear in y: least squares, ridge, kernel ridge, Gaussian
@@ -119,7 +120,7 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
         Raises
         ------
         ValueError
-            If the estimator is no fixed linear smoother of y, its predictions are not those of its geometry, y is not
+            If the estimator is not a fixed linear smoother of y, its predictions differ from its geometry's, y is not
             finite, or a weight is negative.
         """
         data = TrainingData.checked(X, y, sample_weight, fit_params)
@@ -196,7 +197,7 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
         return [row[0] for row in sets] if self.single_target_ else sets
 
     def predictive_distribution(self, X: Any) -> PredictiveDistribution:
-        """Return the distribution whose atoms are exact for a refit with the new row; no row is set aside.
+        """Return the distribution whose atoms are those of a refit with the new row; no rows are held out.
 
         The studentised least squares prediction machine: atom i is the y at which the studentised residual of the new
         row passes that of row i.
@@ -242,7 +243,7 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
         return self.smoother_.space.features(self._checked(X))
 
     def _crossed(self, features: Any, ranks: list[int] | None = None) -> Iterator[tuple[Any, int, CrossedRows]]:
-        """Yield (index of new rows, output, these beside training rows): all, or those that can hold a rank."""
+        """Yield (index of new rows, output, new rows with training rows): all, or those that can have a given rank."""
         choose, size = None if ranks is None else rows_near(self.smoother_, ranks), self.block_size
         if choose is None:
             size = min(size or len(features), max(1, CACHED_NUMBERS // self.smoother_.n_samples))
@@ -252,7 +253,7 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
     # ---------------------------------------------------------------- warnings
 
     def _warn(self, levels: list[Any], bounds: Array) -> None:
-        """Say why intervals are infinite, if any is."""
+        """Warn why intervals are infinite, if any is."""
         unbounded = np.isinf(bounds).any(axis=(0, 1, 3)).sum()
         few = warn_if_too_few("rows", self.smoother_.n_samples, levels, symmetric=True)
         if unbounded and not few:

@@ -1,4 +1,4 @@
-"""The scores of full conformal prediction: how each turns new rows beside training rows into intervals and sets."""
+"""The scores of full conformal prediction: how each makes intervals and sets from new rows and training rows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ CACHED_NUMBERS = 2**17
 
 
 def rows_near(smoother: Smoother, ranks: list[int]) -> Callable[[Array], RankBounds] | None:
-    """Return what chooses, for new rows of leverage h (b, k), the training rows whose roots can have one of the ranks.
+    """Return a function: for new rows of leverage h (b, k), the training rows whose roots can have one of the ranks.
 
     None where every training row has to be looked at: at infinite ranks, and where rows have weights.
     """

@@ -18,15 +18,17 @@ from hatband.conformal.calibration.calibration import (
 from hatband.conformal.calibration.groups import PASSED_LABELS, Grouping
 from hatband.conformal.calibration.joint import fit_joint_box
 from hatband.conformal.calibration.shift import fit_ratio
-from hatband.conformal.regressor import (
-    CalibratedRegressor,
-    RegressorWrapper,
+from hatband.conformal.regressor import CalibratedRegressor, RegressorWrapper, check_rows
+from hatband.fitted.rows import (
+    Rows,
     TrainingData,
-    check_rows,
+    TrainingRows,
     fit_estimator,
     fit_parameters,
+    held_out_rows,
+    new_rows,
+    take_rows,
 )
-from hatband.fitted.rows import Rows, TrainingRows, held_out_rows, new_rows, take_rows
 from hatband.fitted.training_rows import training_rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry.registry import as_geometry
@@ -37,7 +39,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
     """Prediction intervals mu(x) -+ q (1 + h(x))^1/2 around any regressor, valid with a stated probability.
 
     The rows are split: one part trains the estimator and sets the space in which leverage h(x) is measured, the other
-    calibrates the threshold q. The interval is wide where the model is ignorant and holds for any estimator.
+    calibrates the threshold q. The interval is wide where the model knows little. It is valid for any estimator.
 
     Parameters
     ----------
@@ -47,30 +49,30 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         The space of leverage. "auto" reads it from the fitted estimator, its ridge and intercept included
         (see `hatband.geometry`); a transformer is cloned and fitted on the training X.
     scale : str, Scale or callable(rows) -> width, default="auto"
-        The shape of the band: "auto" chooses between the others by cross-validation on honest training residuals
+        The shape of the band: "auto" chooses among the scales below by cross-validation on held-out residuals
         (`AutoScale`); "constant" and "leverage" are fixed; "strength", "magnitude", "quantile" and "laplace" are
         learned from these residuals; or your own.
     confidence_level : float or list of float, default=0.9
-        Probability with which an interval is to hold.
+        Probability with which an interval must hold.
     calibration_size : float or int, default=0.25
         Share or number of rows that `fit` keeps for calibration; 0 trains only.
     symmetric : bool, default=True
         One threshold for both sides; False gives each side half of the miscoverage.
     groups : None, str, callable, LeverageBins or Groups, default=None
         Calibrate each group of rows by itself: a column name, a callable(X) -> labels, bins of leverage, or `Groups`
-        with what to do about small and unseen groups. None: groups are those passed with the rows, if any are.
+        with rules for small and unseen groups. None: groups are those passed with the rows, if any are.
     likelihood_ratio : None, callable or ClassifierRatio, default=None
         For new rows from another population: its density over that of the calibration rows, as a callable(X), or
-        learned from `X_target` given to fit. None: it is passed with the rows, if it is.
+        learned from `X_target` given to fit. None: ratios are those passed with the rows, if any are.
     joint : bool, default=False
-        Intervals of several outputs that hold all at once, P(all outputs inside) >= level, instead of each by itself.
+        Intervals that hold for all outputs at once, P(all outputs inside) >= level; by default each holds by itself.
     fit_train_rows : {"auto", "unseen"}, default="auto"
         For frozen models and scales that learn from residuals: "unseen" states that the rows given to `fit_train` were
         not used to train the frozen model.
     random_state : int, RandomState or None, default=None
         Draws the calibration rows.
     n_jobs : int or None, default=None
-        Processes for the refits that honest residuals of some estimators need.
+        Processes for the refits that some estimators need for held-out residuals.
 
     Attributes
     ----------
@@ -81,15 +83,16 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
     scores_ : array (n_cal, q)
         Signed calibration scores (y - prediction - shift) / width.
     residuals_from_ : str or None
-        Where the residuals came from that the scale learned from.
+        Source of the residuals that the scale learned from.
     effective_sample_size_ : float
-        Equally heavy rows that the calibration rows are worth: (sum w)^2 / sum w^2 for likelihood ratios w, else n_cal.
+        Number of rows of equal weight that the calibration rows are worth: (sum w)^2 / sum w^2 for likelihood ratios w,
+        else n_cal.
     calibration_indices_ : array (n_cal,)
         After `fit`: which rows calibrated.
 
     Notes
     -----
-    P(y in interval) >= confidence_level for exchangeable rows, whatever estimator, geometry and scale: the threshold
+    P(y in interval) >= confidence_level for exchangeable rows, with any estimator, geometry and scale: the threshold
     is the ceil((n + 1) level)-th smallest score, by exact rational arithmetic. With groups it holds in every group;
     with the true likelihood ratio, for rows of the other population, each of which counts with its own weight. Cost
     beyond the estimator's own: one factorisation, n d^2 + d^3 / 3. Papadopoulos et al. (2002); Lei et al. (2018);
@@ -164,7 +167,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
             groups by metadata routing only.
         X_target : array-like, sparse matrix or DataFrame, optional
             Rows of the population to predict for, where `likelihood_ratio` is learned (`ClassifierRatio`): from the
-            training part and these, no calibration row.
+            training part and these rows, without calibration rows.
         **fit_params : dict
             Further fit parameters of the estimator, sliced to the training rows where they have n rows.
 
@@ -197,7 +200,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         return self
 
     def fit_train(self, X: Any, y: Any, sample_weight: Any = None, *, X_target: Any = None, **fit_params: Any) -> Self:
-        """Train on all rows given; `calibrate` must follow with other rows before intervals can be had.
+        """Train on all rows given; call `calibrate` with other rows before asking for intervals.
 
         Around a ``FrozenEstimator`` nothing is trained: the rows set the reference that leverage is measured against.
 
@@ -209,7 +212,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         Returns
         -------
         self
-            Earlier calibration scores are gone: they belonged to another model.
+            Without earlier calibration scores: they belonged to another model.
         """
         data = TrainingData.checked(X, y, sample_weight, fit_params)
         with unchanged_on_failure(self):
@@ -222,11 +225,11 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         Parameters
         ----------
         X, y
-            Calibration rows, exchangeable with the rows to come and apart from the training rows.
+            Calibration rows, exchangeable with the rows to come and not among the training rows.
         groups : array-like (n,), optional
-            Group of each row, any hashable labels: rows are calibrated by those of their own group (see `Groups`).
+            Group of each row, any hashable labels: each group is calibrated by itself (see `Groups`).
         likelihood_ratio : array-like (n,), optional
-            Density of the new rows' population over that of these rows, at each row, >= 0, up to one factor.
+            Density of the population of new rows over the density of these rows, at each row: >= 0, up to one factor.
 
         Returns
         -------
@@ -307,7 +310,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         return held_out_rows(self.space_, features, leverage, leverage, weights)
 
     def _calibrate(self, X: Any, y: Array, groups: Any, likelihood_ratio: Any) -> None:
-        """Score rows that the model has not seen, and keep the scores with who they are ranked for."""
+        """Score rows that the model has not seen, and keep the scores with their groups and weights."""
         levels, _ = check_confidence_level(self.confidence_level)
         rows = self._rows(X)
         self.calibration_ = self.plan_.calibration(

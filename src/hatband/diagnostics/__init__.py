@@ -1,4 +1,4 @@
-"""Diagnostics: what intervals do over leverage, width and directions, as arrays in and small results out."""
+"""Diagnostics of intervals over leverage, width and directions: arrays in, small results out."""
 
 from hatband.diagnostics.alignment import leverage_alignment, leverage_variation
 from hatband.diagnostics.coverage import (

@@ -19,7 +19,7 @@ class LeverageAlignment:
 
     Examples
     --------
-    >>> from hatband.diagnostics import LeverageAlignment
+    >>> from hatband.diagnostics.alignment import LeverageAlignment
     >>> LeverageAlignment(rank_correlation=0.2, p_value=1e-4, ratio=1.5, n_samples=400, significance=0.05)
     under-corrects: scores grow with leverage (rank correlation +0.200, p = 0.0001; highest fifth / lowest: 1.50)
     """
@@ -140,7 +140,7 @@ def _outer_ratio(size: Float[Array, " n"], h: Float[Array, " n"]) -> float:
 
 
 def leverage_variation(leverage: Any) -> float:
-    """Return eta = standard deviation / mean of leverages: how much there is for a leverage scale to act on.
+    """Return eta = standard deviation / mean of leverages: the variation that a leverage scale can use.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def leverage_variation(leverage: Any) -> float:
     -------
     float
         Near 0 all rows are equally far from the training rows, and every function of leverage is nearly a constant;
-        from about 1 on, some rows are much farther than others.
+        from about 1 on, some rows are much further out than other rows.
 
     Raises
     ------

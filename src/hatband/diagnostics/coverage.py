@@ -17,7 +17,7 @@ class BinCoverage(NamedTuple):
 
     Examples
     --------
-    >>> from hatband.diagnostics import BinCoverage
+    >>> from hatband.diagnostics.coverage import BinCoverage
     >>> BinCoverage(0.1, 0.2, 20, 0.9, 0.683, 0.988, 3.5).n_samples
     20
     """
@@ -55,7 +55,8 @@ class CoverageTable:
 
     Examples
     --------
-    >>> from hatband.diagnostics import BinCoverage, CoverageTable
+    >>> from hatband.diagnostics.coverage import BinCoverage
+    >>> from hatband.diagnostics.coverage import CoverageTable
     >>> CoverageTable("leverage", (BinCoverage(0.1, 0.2, 20, 0.9, 0.683, 0.988, 3.5),))
               leverage    rows  coverage       95 % bars  mean width
             0.1 to 0.2      20     0.900  0.683 to 0.988         3.5
@@ -181,7 +182,7 @@ def size_stratified_coverage(y_true: Any, interval: Any, *, n_bins: int = 5, con
 
 
 def _sizes(width: Float[Array, " m"], finite: Float[Array, "k 2"]) -> Array:
-    """Number of the size of each row; widths that differ by the rounding of their ends are one size."""
+    """Rank of each row's width among the distinct widths; widths that differ by rounding of their ends are equal."""
     rounding = 4 * np.finfo(np.float64).eps * np.abs(finite).max(initial=0)
     order = np.argsort(width)
     with np.errstate(invalid="ignore"):  # infinite widths are one size: inf - inf > rounding is False
@@ -230,7 +231,7 @@ def binomial_interval(hits: Any, n_samples: Any, confidence: Level = 0.95) -> tu
     Raises
     ------
     ValueError
-        If a count is no whole number or 0 <= hits <= n_samples fails.
+        If a count is not a whole number or 0 <= hits <= n_samples does not hold.
 
     Notes
     -----
@@ -250,7 +251,7 @@ def binomial_interval(hits: Any, n_samples: Any, confidence: Level = 0.95) -> tu
 
 
 def _check_counts(hits: Any, trials: Any) -> tuple[Array, Array]:
-    """Return numbers of hits and trials of one shape, 0 <= hits <= trials."""
+    """Return numbers of hits and trials, broadcast to one shape, 0 <= hits <= trials."""
     k, n = np.broadcast_arrays(np.asarray(hits), np.asarray(trials))
     if not (np.issubdtype(k.dtype, np.integer) and np.issubdtype(n.dtype, np.integer)):
         raise ValueError(f"hits and n_samples must be whole numbers; got {k.dtype} and {n.dtype}.")

@@ -1,4 +1,4 @@
-"""A conformal test of whether a row is farther out than calibration rows are, and what to do about it."""
+"""A conformal test whether a row lies further out than the calibration rows, and a guard that uses it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ def extrapolation_pvalue(leverage: Any, calibration_leverage: Any) -> Array:
     Returns
     -------
     array (m,)
-        From 1 / (n + 1), farther out than all of them, to 1.
+        From 1 / (n + 1), further out than all calibration rows, to 1.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def extrapolation_pvalue(leverage: Any, calibration_leverage: Any) -> Array:
     -----
     P(p <= r) <= r for a new row that is drawn as the calibration rows are (Vovk, Gammerman and Shafer 2005,
     proposition 2.3), whatever the model: a small p says that this row is not drawn like them. It does not say that the
-    interval is wrong. A tie counts as not farther out. O((n + m) log n).
+    interval is wrong. A tie counts as not further out. O((n + m) log n).
 
     Examples
     --------
@@ -53,7 +53,7 @@ def _rank_from_above(h: Float[Array, " m"], ordered: Float[Array, " n"]) -> Int[
 
 @dataclass(frozen=True, eq=False)
 class ExtrapolationGuard:
-    """Flags rows with (1 + #{i: h_i >= h}) / (n + 1) <= rate, and withholds their intervals where that is wanted.
+    """Flags rows with (1 + #{i: h_i >= h}) / (n + 1) <= rate, and makes their intervals infinite on request.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class ExtrapolationGuard:
     Notes
     -----
     Widths that follow leverage grow off the data by themselves. This is for models and scales that are flat there, such
-    as trees, and for decisions: an infinite interval says that nothing is known. Coverage can only rise by it.
+    as trees, and for decisions: an infinite interval says that y can be anything. Coverage can only rise by it.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How far coverage is from flat over leverage, as single numbers beside what chance alone would give."""
+"""How far coverage over leverage is from flat: single numbers, compared with their size by chance alone."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +19,7 @@ class CoverageGap:
 
     Examples
     --------
-    >>> from hatband.diagnostics import CoverageGap
+    >>> from hatband.diagnostics.flatness import CoverageGap
     >>> CoverageGap(gap=0.05, standard_error=0.02, lowest=0.92, highest=0.87).to_dict()["gap"]
     0.05
     """
@@ -104,11 +104,11 @@ def outer_gap(hits: Bool[Array, " m"], bins: Int[Array, " m"], cluster: Int[Arra
 
 @dataclass(frozen=True)
 class SquaredCoverageError:
-    """Mean squared coverage error over leverage bins, raw and debiased, each beside what chance alone would give.
+    """Mean squared coverage error over leverage bins, raw and debiased, each compared with its size by chance alone.
 
     Examples
     --------
-    >>> from hatband.diagnostics import SquaredCoverageError
+    >>> from hatband.diagnostics.flatness import SquaredCoverageError
     >>> SquaredCoverageError(0.0021, 0.0003, 0.0018, 0.0, 0.0006, 10)
     squared coverage error 0.00210 (0.00180 by chance alone); debiased 0.00030 (0.00000 -+ 0.00060) over 10 bins
     """
@@ -224,10 +224,10 @@ def _calibrated_coverage(confidence_level: Level, n_calibration: int | None) -> 
 
 
 def _check_row_labels(labels: Any, n_samples: int, name: str) -> Array:
-    """Return one label per row, of at least two kinds."""
+    """Return one label per row, with at least two different labels."""
     values = np.asarray(labels)
     if values.shape != (n_samples,):
         raise ValueError(f"{name} must hold one label per row, shape ({n_samples},); got shape {values.shape}.")
     if (values == values[0]).all():
-        raise ValueError(f"{name} must name at least two repetitions; got one. Leave it out for a single one.")
+        raise ValueError(f"{name} must name at least two repetitions; got one. Leave it out for a single repetition.")
     return values

@@ -1,4 +1,4 @@
-"""What to look at after calibration: how variance splits along leverage, and densities and PITs before and after it."""
+"""Arrays for plots of a calibrated model: variance shares over leverage, densities and PITs before and after."""
 
 from typing import Any, NamedTuple
 
@@ -78,7 +78,7 @@ def variance_shares(law: PosteriorPrediction, leverage: Float[Array, " m"], n_gr
 
 
 class CalibrationArrays(NamedTuple):
-    """What a normal law says of observed targets before and after calibration, each (m,) or (m, q)."""
+    """PITs and densities of observed targets under a normal law, before and after calibration, each (m,) or (m, q)."""
 
     pit_before: Array
     """F(y) under the normal law: uniform if the model is right."""

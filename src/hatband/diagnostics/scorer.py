@@ -17,7 +17,7 @@ Metric = Literal["interval_score", "coverage", "width"]
 
 @dataclass(frozen=True)
 class IntervalScorer:
-    """What `interval_scorer` returns: a callable (estimator, X, y) -> float, greater is better.
+    """The result of `interval_scorer`: a callable (estimator, X, y) -> float, greater is better.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class IntervalScorer:
 
     Examples
     --------
-    >>> from hatband.diagnostics import IntervalScorer
+    >>> from hatband.diagnostics.scorer import IntervalScorer
     >>> IntervalScorer("width", 0.9)
     interval_scorer('width', confidence_level=0.9)
     """
@@ -39,7 +39,7 @@ class IntervalScorer:
     confidence_level: Any = None
 
     def __post_init__(self) -> None:
-        """Check the settings, so that a search does not find out in its workers."""
+        """Check the settings here, so that a search fails before it starts its workers."""
         check_in(self.metric, list(_METRICS), "metric")
         if self.confidence_level is not None:
             check_confidence_level(self.confidence_level)
@@ -141,10 +141,10 @@ _METRICS: dict[str, Callable[[Array, Array, Array, Any], float]] = {
 
 
 def _check_scored(interval: Any, y: Array) -> None:
-    """Raise unless intervals (m, [q,] 2, L) belong to targets (m[, q])."""
+    """Raise unless intervals (m, [q,] 2, L) match targets (m[, q])."""
     shape = np.shape(interval)
     if len(shape) < 3 or shape[:-2] != y.shape or shape[-2] != 2:
         raise ValueError(
-            "y must have the shape of the y that the estimator was fitted to, and its intervals one more axis for "
-            f"lower and upper and one for levels; got y of shape {y.shape} and intervals of shape {shape}."
+            "y must have the shape of the y given to fit, and intervals two more axes: for lower and upper, and for "
+            f"levels; got y of shape {y.shape} and intervals of shape {shape}."
         )

@@ -1,4 +1,4 @@
-"""Worst-slab coverage: the direction in which a stretch of rows is covered least."""
+"""Worst-slab coverage: the slab of rows, in any direction, that is covered least."""
 
 from dataclasses import asdict, dataclass
 from numbers import Real
@@ -18,12 +18,12 @@ BLOCK = 2**20
 
 @dataclass(frozen=True, eq=False)
 class SlabCoverage:
-    """Coverage of held-out rows in the slab {x: start <= x . direction <= stop} that looked worst on other rows.
+    """Coverage of held-out rows in the slab {x: start <= x . direction <= stop} with the lowest coverage of other rows.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband.diagnostics import SlabCoverage
+    >>> from hatband.diagnostics.slabs import SlabCoverage
     >>> SlabCoverage(0.85, 0.78, 0.9, 120, 0.8, np.array([1.0, 0.0]), 0.3, 2.0)
     worst-slab coverage 0.850 (0.780 to 0.900) of 120 held-out rows; 0.800 where it was searched for
     """
@@ -147,7 +147,7 @@ def _directions(X: Float[Array, "n d"], count: int, random: Any) -> Float[Array,
 
 
 def _project(X: Float[Array, "n d"], direction: Float[Array, " d"]) -> Float[Array, " n"]:
-    """X @ direction, with one and the same number for equal rows, which a matrix product does not promise."""
+    """X @ direction, with the same number for equal rows; a matrix product does not guarantee that."""
     return (X * direction).sum(axis=1)
 
 
@@ -180,7 +180,7 @@ def _worst_of_block(X: Array, hits: Array, directions: Array, size: int) -> tupl
 def least_mean_windows(
     hits: Bool[Array, "k n"], position: Float[Array, "k n"], size: int
 ) -> tuple[Float[Array, " k"], Array, Array]:
-    """Least mean of hits[i:j] in each row over windows with j - i >= size that cut no tie of positions, and i, j.
+    """Least mean of hits[i:j] in each row over windows with j - i >= size that split no ties, and i, j.
 
     Dinkelbach (1967): with m the mean of some window, the window that minimises sum(hits) - m (j - i) has a lower mean
     unless m is the least. A few rounds do.

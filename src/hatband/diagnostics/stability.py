@@ -16,7 +16,7 @@ Reading = Literal["uninformative", "mild", "moderate", "large", "dominated"]
 
 
 def spread_reading(spread: float) -> Reading:
-    """Return what eta = std(h) / mean(h) says of leverage as the shape of a band.
+    """Return an assessment of leverage as the shape of a band, by eta = std(h) / mean(h).
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class LeverageStability:
 
     @property
     def lowest_correlation(self) -> float:
-        """Of the two runs that agree least."""
+        """The lowest correlation of two runs."""
         return float(self.correlations.min())
 
     @property
@@ -138,7 +138,7 @@ def leverage_stability(leverages: Any) -> LeverageStability:
 
 
 def ensemble_means(leverages: Any, size: int) -> Array:
-    """Return sum_k h_k / K over consecutive groups of K = `size` runs, as ensembles of that many networks have them.
+    """Return sum_k h_k / K over consecutive groups of K = `size` runs, as in ensembles of that many networks.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def run_leverages(members: Sequence[Any], X: Any) -> Array:
 
 
 def _checked_runs(leverages: Any) -> Array:
-    """Return leverages as float64: of one run at least, finite and >= 0."""
+    """Return leverages as float64, finite and >= 0, of at least one row."""
     try:
         values = np.asarray(leverages, dtype=np.float64)
     except (TypeError, ValueError) as error:

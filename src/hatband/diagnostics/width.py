@@ -1,4 +1,4 @@
-"""What a width is made of: noise that stays, and the error of the fit that more rows would remove."""
+"""The two parts of a width: noise, which stays, and the error of the fit, which more rows reduce."""
 
 from dataclasses import dataclass
 from numbers import Real
@@ -17,7 +17,7 @@ class WidthDecomposition:
     Examples
     --------
     >>> import numpy as np
-    >>> from hatband.diagnostics import WidthDecomposition
+    >>> from hatband.diagnostics.width import WidthDecomposition
     >>> WidthDecomposition(np.array([4.0]), np.array([3.0]), np.array([0.36]))
     epistemic share of the variance: mean 0.360, largest 0.360, over 1 rows
     """
@@ -66,7 +66,7 @@ def width_decomposition(interval: Any, leverage: Any, *, strength: float = 1.0) 
     Notes
     -----
     sigma^2 h(x) is the posterior variance of the fitted value and sigma^2 that of the noise (Bishop 2006, equation
-    3.59). The split is that of the model, whatever scale made the interval; bias is in neither part.
+    3.59). The split is that of the model, for every scale of the interval; bias is not in either part.
 
     Examples
     --------

@@ -148,7 +148,7 @@ class LeverageDisplay:
         ax: Any = None,
         **plot_kwargs: Any,
     ) -> Self:
-        """Draw intervals of any origin against the leverages of their rows.
+        """Draw intervals from any source against the leverages of their rows.
 
         Parameters
         ----------
@@ -286,7 +286,7 @@ def _one_level(level: Any) -> Any:
 
 
 def leverage_groups(leverage: Array, n_groups: int) -> Array:
-    """Number of the leverage group, 0 (lowest) to n_groups - 1, of each row; ties share a group, infinities the last.
+    """Number of the leverage group, 0 (lowest) to n_groups - 1, of each row; ties share one, infinity is in the last.
 
     Examples
     --------
@@ -299,7 +299,7 @@ def leverage_groups(leverage: Array, n_groups: int) -> Array:
 
 
 def _leverage_axis(axes: Any, log: bool) -> None:
-    """Leverages spread over decades: a logarithmic axis with plain numbers, unless one of them is 0."""
+    """Set a logarithmic axis with plain numbers, unless a leverage is 0."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set_xlabel("leverage")
@@ -311,7 +311,7 @@ def _leverage_axis(axes: Any, log: bool) -> None:
 
 
 def _axes_pair(ax: Any) -> tuple[Any, Any]:
-    """Two axes: new ones, the two that were passed, or the halves of the one that was passed."""
+    """Return two axes: new ones, the two that were passed, or two halves of the single one that was passed."""
     if ax is None:
         from matplotlib import pyplot
 

@@ -1,4 +1,4 @@
-"""Cross-leverage of new rows to all training rows, with what depends on the training rows alone computed once."""
+"""Cross-leverage of new rows to all training rows; the part that depends on training rows alone is computed once."""
 
 import functools
 from abc import ABC, abstractmethod
@@ -33,7 +33,7 @@ class CrossLeverage(ABC):
 
 @dataclass(frozen=True, eq=False)
 class OfFeatures(CrossLeverage):
-    """The training side as R^-T Phi' (d, n), as many numbers as the training features have.
+    """The training rows as R^-T Phi' (d, n): as many numbers as the training features have.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class PerOutput(CrossLeverage):
 
 @dataclass(frozen=True, eq=False)
 class OfSpace(CrossLeverage):
-    """Any other space: its own cross-leverage.
+    """Any other space, by its own `cross_leverage`.
 
     Parameters
     ----------

@@ -196,7 +196,7 @@ class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
 
 
 def _chosen(ridge: str | float | Array, spectrum: RidgeSpectrum) -> tuple[float, Array, Array]:
-    """Return the penalty, those tried first, and their leave-one-out errors."""
+    """Return the chosen penalty, the penalties tried first, and their leave-one-out errors."""
     chosen = chosen_ridge(ridge, auto=lambda: best_ridge(spectrum, "loo"), spectrum=lambda: spectrum)
     tried = candidates(spectrum, ridge)
     return chosen, tried, relative_error(spectrum, tried)

@@ -1,4 +1,4 @@
-"""Which training rows can hold a given rank in the jackknife+, told before a single cross-leverage is computed.
+"""Which training rows can have a given rank in the jackknife+, found before any cross-leverage is computed.
 
 h(x, x_i)^2 <= h(x) h(x_i) (Cauchy and Schwarz in the metric A^-1), so mu_-i(x) stays within a known distance of mu(x),
 and with it mu_-i(x) + R_i w_-i(x). Rows whose range lies wholly below or above that of the rank wanted need only be
@@ -18,7 +18,7 @@ from hatband.formulas.order_statistics import kth_smallest
 
 @dataclass(frozen=True, eq=False)
 class RankBounds:
-    """Training rows that may hold some ranks for a block of new rows, and how many of the others lie on either side.
+    """Training rows that may have some ranks for a block of new rows, and how many other rows lie on each side.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class RankBounds:
 
     @classmethod
     def among(cls, ranges: Sequence[tuple[Array, Array]], ranks: Sequence[int]) -> Self:
-        """Return the rows that may hold ranks 1..n, by the least and largest value that each can take, per output."""
+        """Return the rows that may have given ranks, by the least and largest value that each can take, per output."""
         sides = [_sides(least, largest, min(ranks), max(ranks)) for least, largest in ranges]
         out = np.logical_and.reduce([under | over for under, over in sides])
         below = np.array([np.count_nonzero(under & out) for under, _ in sides])
@@ -43,7 +43,7 @@ class RankBounds:
 
     @classmethod
     def unknown(cls, n_outputs: int) -> Self:
-        """Return bounds that rule no row out: all training rows, in their order."""
+        """Return bounds that exclude no row: all training rows, in their order."""
         nothing = np.zeros(n_outputs, dtype=int)
         return cls(slice(None), nothing, nothing)
 

@@ -28,7 +28,7 @@ class SmootherMismatch(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Smoother:
-    """mu(x) = sum_i h(x, x_i) w_i y_i: a model, its space, and what these know of the n training rows.
+    """mu(x) = sum_i h(x, x_i) w_i y_i: a model, its space, and their residuals and leverages of n training rows.
 
     Parameters
     ----------
@@ -99,12 +99,12 @@ class Smoother:
         noise: Array,
         weights: Array | None,
     ) -> Self:
-        """Return the smoother whose predictions (n, q) must be `smoothed`, on the scale of residuals of size `noise`.
+        """Return the smoother; its predictions (n, q) must equal `smoothed` up to a share of the residual size `noise`.
 
         Raises
         ------
         SmootherMismatch
-            If they do not.
+            If they differ by more.
         """
         gap = np.abs(predicted - smoothed)[_seen(weights)].max(axis=0)
         allowed = _tolerance(space, training, predicted, noise)
@@ -113,14 +113,14 @@ class Smoother:
             raise SmootherMismatch(
                 f"the predictions of {type(estimator).__name__} at its training rows must be those of the linear "
                 f"smoother that its geometry describes, up to {allowed[worst]:.1g}; they differ by "
-                f"{gap[worst]:.3g}. Use the geometry of the model itself, these very rows for a frozen model, "
-                "and a solver that converges; or CrossConformalRegressor, which refits any regressor."
+                f"{gap[worst]:.3g}. Use the geometry of the model itself and a solver that converges; with a "
+                "frozen model, pass its own training rows; or use CrossConformalRegressor, which refits any regressor."
             )
         leverage = space.training_leverage(training).reshape(len(training), -1)
         return cls(estimator, space, OfSpace(space, training), weights, residuals, leverage)
 
     def prepared(self, training: Features) -> Self:
-        """Return it ready for many new rows: cross-leverage computed as far as the training rows alone allow."""
+        """Return the smoother with the part of cross-leverage that depends on training rows alone computed."""
         return replace(self, cross=cross_leverage_of(self.space, training))
 
     # ---------------------------------------------------------------- training rows
@@ -164,7 +164,7 @@ class Smoother:
         return held_out_rows(self.space, training, prediction, h, self.weights, closed_form=True)
 
     def without(self, rows: Array, hat: Array) -> "WithoutBlock | None":
-        """Return the model without a block of rows whose cross-leverages are `hat` (b, b); None where none is left."""
+        """Return the model without a block of rows with cross-leverages `hat` (b, b); None if it cannot be left out."""
         factor = block_factor(hat, None if self.weights is None else self.weights[rows])
         if factor is None:
             return None
@@ -180,7 +180,7 @@ class Smoother:
     def crossed(
         self, features: Features, block_size: int | None, choose: Callable[[Array], RankBounds] | None = None
     ) -> Iterator["CrossedBlock"]:
-        """Yield new rows beside the training rows, a block of rows with their cross-leverages at a time.
+        """Yield blocks of new rows with their cross-leverages to the training rows.
 
         `choose` returns, for the leverages (b, k) of new rows, the training rows that matter to them; new rows then
         come in the order of their leverage. Without it they come in their own order, with all training rows.
@@ -196,7 +196,7 @@ class Smoother:
 
 @dataclass(frozen=True, eq=False)
 class CrossedBlock:
-    """A block of new rows beside training rows.
+    """A block of new rows with their cross-leverages to training rows.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ class CrossedBlock:
     bounds: RankBounds
 
     def outputs(self) -> Iterator[tuple[int, CrossedRows]]:
-        """Yield each output with what concerns it alone."""
+        """Yield each output with its own leverages and cross-leverages."""
         smoother, columns = self.smoother, self.bounds.columns
         for j in range(smoother.n_outputs):
             k = j % self.leverage.shape[1]
@@ -269,7 +269,7 @@ class WithoutBlock:
 
 
 def check_kernel_size(geometry: Geometry, n_samples: int) -> None:
-    """Raise when an exact kernel would need more memory than it is allowed to."""
+    """Raise if an exact kernel would need more memory than is allowed."""
     match geometry:
         case Preprocessed():
             check_kernel_size(geometry.geometry, n_samples)
@@ -278,12 +278,12 @@ def check_kernel_size(geometry: Geometry, n_samples: int) -> None:
         case KernelGeometry() if n_samples > LARGEST_KERNEL:
             raise ValueError(
                 f"an exact kernel needs two n x n arrays and takes at most {LARGEST_KERNEL} rows; got {n_samples}. Use "
-                "a Pipeline of scikit-learn's Nystroem and Ridge: these features are fixed; leave-one-out stays exact."
+                "a Pipeline of scikit-learn's Nystroem and Ridge: its features are fixed, so leave-one-out stays exact."
             )
 
 
 def _seen(weights: Array | None) -> Any:
-    """Return which rows the fit has seen: those with a weight."""
+    """Return which rows the fit has seen: those of weight > 0."""
     return slice(None) if weights is None else weights > 0
 
 
@@ -298,6 +298,6 @@ def _tolerance(space: Space, training: Features, predicted: Array, noise: Array)
 
 
 def _error_bound(space: Space) -> float:
-    """Return the bound on rounding in what the factor of a space says."""
+    """Return the bound on the rounding error of the factor of a space."""
     parts = space.spaces if isinstance(space, PerOutputSpace) else (space,)
     return max(float(getattr(part.factor, "error_bound", 0.0)) for part in parts)

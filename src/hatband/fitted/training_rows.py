@@ -34,7 +34,7 @@ def training_rows(
     n_jobs: int | None = None,
     target: Any = None,
 ) -> TrainingRows:
-    """Return the training rows as if each had not been seen, with residuals, where those came from, and weights.
+    """Return the training rows as if each had not been seen, with their residuals, the source of these, and weights.
 
     Predictions and residuals are exact leave-one-out where the model is a linear smoother that was trained on these
     rows, taken as they are where a frozen model has not seen the rows, and from 5-fold refits of `template` otherwise.
@@ -58,9 +58,9 @@ def training_rows(
         prediction, source = predict_features(estimator, space, features, y.shape[1]), "unseen rows"
     elif frozen:
         raise NoHeldOutResiduals(
-            "A frozen model cannot be refitted for held-out residuals, and whether it was trained on the rows of "
-            "fit_train cannot be seen from it. Pass fit_train_rows='unseen' with rows that it has not seen, or a scale "
-            "that needs no residuals, such as 'leverage'."
+            "A frozen model cannot be refitted for held-out residuals, and it does not tell whether it was trained "
+            "on the rows of fit_train. Pass fit_train_rows='unseen' with rows that it has not seen, or a scale that "
+            "needs no residuals, such as 'leverage'."
         )
     elif len(y) < 2:
         raise NoHeldOutResiduals(
@@ -85,7 +85,7 @@ def training_rows(
 
 
 def _smoother(estimator: Any, space: Space, training: Features, y: Array, weights: Array | None) -> Smoother | None:
-    """Return the model as a linear smoother of these rows, or None where it is none."""
+    """Return the model as a linear smoother of these rows, or None if it is not one."""
     try:
         return None if space.exactness == "none" else Smoother.of(estimator, space, training, y, weights)
     except SmootherMismatch:
@@ -95,8 +95,8 @@ def _smoother(estimator: Any, space: Space, training: Features, y: Array, weight
 def _held_out_predictions(refit: Callable[..., Array], folds: list[tuple[Array, Array]], n_jobs: int | None) -> Array:
     """Return the prediction (n, q) of each row by a refit without its fold.
 
-    scikit-learn's cross_val_predict refuses estimators that have no `predict` before they are fitted, and wants fit
-    parameters requested anew.
+    scikit-learn's cross_val_predict refuses estimators that have no `predict` before they are fitted, and it needs
+    another request for fit parameters.
     """
     predicted = Parallel(n_jobs=n_jobs)(delayed(refit)(*fold) for fold in folds)
     order = np.argsort(np.concatenate([held for _, held in folds]))
@@ -104,7 +104,7 @@ def _held_out_predictions(refit: Callable[..., Array], folds: list[tuple[Array, 
 
 
 def _predicted_without(given: tuple[Any, Any, Array, dict[str, Any]], training: Array, held: Array) -> Array:
-    """Return predictions of the rows held out by a model, given as (template, X, y, fit_params), of the others."""
+    """Return predictions of the held-out rows by a clone fitted to the other rows; `given`: template, X, y, params."""
     template, X, y, fit_params = given
     params = {name: take_rows(value, training, len(y)) for name, value in fit_params.items()}
     observed = y[training, 0] if y.shape[1] == 1 else y[training]

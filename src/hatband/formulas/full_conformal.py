@@ -20,7 +20,7 @@ SLACK = 1 + 1e-9
 
 @dataclass(frozen=True, eq=False)
 class CrossedRows:
-    """The training rows of a fit with one output, and a block of new rows of weight 1 beside them.
+    """The training rows of a fit with one output, and a block of new rows of weight 1.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ class CrossedRows:
 
     @property
     def n_samples(self) -> int:
-        """Number of training rows, those included that are only counted."""
+        """Number of training rows, including rows that are only counted."""
         return len(self.residuals) + self.below + self.above
 
     @property
     def left(self) -> Float[Array, " n"]:
-        """1 - w_i h_i >= 0: what the fit leaves of a row's own error."""
+        """1 - w_i h_i >= 0: the share of a row's own error that remains after the fit."""
         return np.maximum(1 - (self.leverage if self.weights is None else self.weights * self.leverage), 0.0)
 
     @property
@@ -66,7 +66,7 @@ class CrossedRows:
 
     @property
     def growth(self) -> Float[Array, "m 1"]:
-        """1 + h(x), and 1 where that is infinite: such rows are answered without it."""
+        """1 + h(x), or 1 where that is infinite: the result for such rows does not depend on it."""
         return 1 + np.where(np.isinf(self.new_leverage), 0.0, self.new_leverage)[:, None]
 
 
@@ -141,14 +141,14 @@ def studentised_interval(fit: CrossedRows, rank: int) -> tuple[Float[Array, " m"
 
 
 def known(fit: CrossedRows, low: Array, high: Array) -> tuple[Array, Array]:
-    """Replace bounds by infinities where the leverage is infinite: there the refit interpolates every candidate."""
+    """Make bounds infinite where the leverage is infinite: there the refit interpolates every candidate."""
     unknown = np.isinf(fit.new_leverage)
     return np.where(unknown, -np.inf, low), np.where(unknown, np.inf, high)
 
 
 @dataclass(frozen=True, eq=False)
 class Scales:
-    """What residuals are divided by: `own` c_i of the training rows, `new` c of a new row, and who has no score."""
+    """Divisors of residuals: `own` c_i of the training rows, `new` c of a new row; and the rows without a score."""
 
     own: Float[Array, "#m n"]
     new: Float[Array, "m 1"]
@@ -207,7 +207,7 @@ def acceptance(fit: CrossedRows, scales: Scales) -> Acceptance:
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """Where at least `needed` rows accept: closed pieces of a line, one union per row.
+    """The set where at least `needed` rows accept: closed pieces of a line, one union per row.
 
     Parameters
     ----------

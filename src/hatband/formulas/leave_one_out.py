@@ -57,12 +57,12 @@ def _weighted(h: Array, w: Any) -> Array:
 
 
 def _as_column(values: Array, like: Array) -> Array:
-    """Return values (n,) with as many axes as `like`, to go with its rows."""
+    """Return values (n,) with as many axes as `like`, to broadcast against its rows."""
     return values.reshape(values.shape + (1,) * (np.ndim(like) - values.ndim))
 
 
 def _complement(h: Array, w: Any) -> Array:
-    """1 - w h, and 1 in place of what is rounding: the caller overwrites those rows."""
+    """1 - w h, or 1 where that is rounding error: the caller overwrites those rows."""
     complement = 1 - _weighted(h, w)
     return np.where(complement < INTERPOLATED, 1.0, complement)
 
@@ -193,7 +193,7 @@ def block_residuals(
 
 
 class BlockFactor(NamedTuple):
-    """What leaving a block of rows out needs: L with L L' = 1 - W^1/2 H_BB W^1/2, and the diagonal of W^1/2."""
+    """Factors for leaving out a block of rows: L with L L' = 1 - W^1/2 H_BB W^1/2, and the diagonal of W^1/2."""
 
     lower: Float[Array, "b b"]
     root: Float[Array, " b"]
@@ -204,7 +204,7 @@ class BlockFactor(NamedTuple):
 
 
 def block_factor(hat: Float[Array, "b b"], w: Float[Array, " b"] | None = None) -> BlockFactor | None:
-    """Factor 1 - W^1/2 H_BB W^1/2 of a block of rows with weights > 0; None where leaving it out leaves no model."""
+    """Factor 1 - W^1/2 H_BB W^1/2 of a block of rows with weights > 0; None if the block cannot be left out."""
     root = np.ones(len(hat)) if w is None else np.sqrt(w)
     try:
         lower = np.linalg.cholesky(np.eye(len(hat)) - root[:, None] * hat * root)

@@ -1,4 +1,4 @@
-"""What makes an interval good: coverage, width and the proper scores, as pure functions of arrays.
+"""Quality of intervals: coverage, width and proper scores, as pure functions of arrays.
 
 Rows come first; a second axis, one column per output, is allowed everywhere. Infinite bounds are answers, not errors:
 an infinite interval covers, and its width and score are infinite.

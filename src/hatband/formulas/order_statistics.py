@@ -63,7 +63,7 @@ def exact_level(level: Level) -> Fraction:
 
 @lru_cache(maxsize=1024)
 def _nearest_fraction(level: float) -> Fraction:
-    """The fraction that a level is meant to be; kept, because it costs more than a threshold does."""
+    """The fraction that a level stands for; cached, because it costs more than a threshold."""
     exact = Fraction(level)
     return _snap(exact, exact.limit_denominator(LARGEST_DENOMINATOR), SNAP)
 
@@ -325,7 +325,7 @@ def weighted_quantile(
     -----
     The quantile of weighted conformal prediction (Tibshirani, Foygel Barber, Candes and Ramdas 2019, lemma 3). Equal
     weights give `conformal_quantile`. The right side is lowered by a relative 1e-12 against rounding in the sums; where
-    all weights, the test row's included, are 0, nothing is known and the threshold is +inf. O((n + m) log n).
+    all weights, including that of the test row, are 0, the threshold is +inf. O((n + m) log n).
 
     Examples
     --------
@@ -348,7 +348,7 @@ def weighted_quantile(
 
 
 def effective_sample_size(weights: Shaped[Array, " n"]) -> float:
-    """Return (sum of w)^2 / sum of w^2, the number of equally heavy rows that a weighted sum is worth.
+    """Return (sum of w)^2 / sum of w^2, the number of rows of equal weight that a weighted sum is worth.
 
     Parameters
     ----------

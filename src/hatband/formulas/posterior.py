@@ -29,7 +29,7 @@ class PosteriorPrediction(NamedTuple):
     aleatoric: Array
     """Variance of the noise at x."""
     epistemic: Array
-    """Variance of phi(x)'w + b under the posterior; inf where the training rows say nothing of it."""
+    """Variance of phi(x)'w + b under the posterior; inf where the training rows do not determine it."""
 
     @property
     def variance(self) -> Array:

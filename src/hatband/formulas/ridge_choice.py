@@ -1,4 +1,4 @@
-"""How large a ridge: what every class that takes `ridge=` understands, in one place.
+"""The choice of the ridge: the values of `ridge=` that all classes share.
 
 `ridge=` is a number, several numbers (of which leave-one-out chooses), or a word:
 
@@ -25,7 +25,7 @@ CRITERIA = ("loo", "gcv", "evidence")
 # Relative to the mean squared singular value: from "no penalty" to "predict the mean".
 RELATIVE_RIDGES = np.logspace(-10, 6, 65)
 
-# Why a criterion cannot be had.
+# Reasons why a criterion cannot be computed.
 NO_TARGETS = "there are no targets y to choose it by"
 NO_ROWS = "leave-one-out needs the training rows, and running statistics keep none"
 
@@ -60,15 +60,15 @@ def whole_network_ridge(trace: float, n_samples: int, n_parameters: int) -> floa
 
 
 def chosen_ridge(ridge: Any, *, auto: Callable[[], float], spectrum: "Callable[[], RidgeSpectrum] | str") -> float:
-    """Return the ridge that a user asked for.
+    """Return the ridge that `ridge=` asks for.
 
     Parameters
     ----------
     ridge : float, list of float, "loo", "gcv", "evidence" or "auto"
     auto : callable() -> float
-        What "auto" is here.
+        Returns the ridge for "auto".
     spectrum : callable() -> RidgeSpectrum, or str
-        What a criterion is read off; or the reason why there is none here.
+        Spectrum from which a criterion is computed; or the reason why there is none.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def chosen_ridge(ridge: Any, *, auto: Callable[[], float], spectrum: "Callable[[
 
 
 def checked_ridge(ridge: Any) -> str | float | Array:
-    """Return a word, one number, or an array of several."""
+    """Return the checked ridge: a word, one number, or an array of numbers."""
     if isinstance(ridge, str):
         if ridge not in ("auto", *CRITERIA):
             raise ValueError(
@@ -109,8 +109,8 @@ def best_ridge(spectrum: RidgeSpectrum, ridge: str | Array) -> float:
     ----------
     spectrum : RidgeSpectrum
     ridge : {"loo", "gcv", "evidence"} or array (L,)
-        A criterion, or several numbers, of which leave-one-out chooses. Outputs share the ridge; each has a noise of
-        its own.
+        A criterion, or several numbers from which leave-one-out chooses. Outputs share the ridge; each has its own
+        noise.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def best_ridge(spectrum: RidgeSpectrum, ridge: str | Array) -> float:
     Raises
     ------
     ValueError
-        If leave-one-out is to choose and there are no rows.
+        If leave-one-out must choose and there are no rows.
     """
     criterion = ridge if isinstance(ridge, str) else "loo"
     if criterion == "loo" and spectrum.side is None:
@@ -143,7 +143,7 @@ def best_ridge(spectrum: RidgeSpectrum, ridge: str | Array) -> float:
 
 
 def candidates(spectrum: RidgeSpectrum, ridge: str | float | Array) -> Float[Array, " L"]:
-    """Return the ridges tried first: the numbers, or for a word 1e-10 to 1e6 mean squared singular values."""
+    """Return the ridges to try first: the numbers, or for a word 1e-10 to 1e6 mean squared singular values."""
     if not isinstance(ridge, str):
         return np.atleast_1d(ridge)
     return RELATIVE_RIDGES * (float(spectrum.squares.mean()) if spectrum.squares.size else 1.0)
@@ -159,12 +159,12 @@ def _relative(spectrum: RidgeSpectrum, errors: Float[Array, "L q"]) -> Float[Arr
 
 
 def _losses(spectrum: RidgeSpectrum, criterion: str, ridges: Float[Array, " L"]) -> Float[Array, " L"]:
-    """Return what a criterion minimises at each ridge."""
+    """Return the loss that a criterion minimises, at each ridge."""
     if criterion == "loo":
         return relative_error(spectrum, ridges)
     if criterion == "gcv":
         return _relative(spectrum, np.array([spectrum.gcv(ridge) for ridge in ridges]))
     check_rows_for_noise(spectrum.freedom + 1)
-    # Targets without any noise have infinite evidence at every ridge: floored, they leave the choice to the others.
+    # Targets without any noise have infinite evidence at every ridge: with a floor, other outputs decide.
     floor = np.maximum(EPS**2 * spectrum.size, np.finfo(float).tiny) / spectrum.freedom
     return np.array([-spectrum.log_evidence(ridge, np.maximum(spectrum.noise(ridge), floor)) for ridge in ridges])

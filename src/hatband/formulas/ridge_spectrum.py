@@ -1,4 +1,4 @@
-"""What ridge regression says of y at every ridge, from one decomposition of the training rows.
+"""Ridge regression of y at every ridge, from one decomposition of the training rows.
 
 The model y_i = b + phi_i'w + N(0, s / w_i), w ~ N(0, s / ridge I) with known weights w_i: its posterior precision is
 (Phi'W Phi + ridge I) / s, so the ridge is the noise over the prior variance, and s (1 / w(x) + h(x)) is the predictive
@@ -19,7 +19,7 @@ from hatband.linalg import GramStatistics, KernelSpectrum, TriangularStatistics
 
 
 class TrainingSide(NamedTuple):
-    """What only rows can say; the intercept is apart from U and from everything else."""
+    """The parts that need the rows; the intercept is not in U."""
 
     left: Float[Array, "n r"]
     """U."""
@@ -28,12 +28,12 @@ class TrainingSide(NamedTuple):
     outside: Float[Array, " n"]
     """1 - w h at ridge 0: what U and the intercept leave of each row."""
     rounding: float
-    """Below this 1 - w h is rounding: 0 where the rest is known by a basis of its own, not by a difference."""
+    """Below this 1 - w h is rounding error; 0 if the rest has its own basis and is not a difference."""
 
 
 @dataclass(frozen=True, eq=False)
 class RidgeSpectrum:
-    """What ridge regression says of y at every ridge: leave-one-out error, GCV, evidence, noise, effective dimension.
+    """Ridge regression of y at every ridge: leave-one-out error, GCV, evidence, noise, effective dimension.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class RidgeSpectrum:
 
     @classmethod
     def of_kernel(cls, spectrum: KernelSpectrum, y: Shaped[Array, "n *q"]) -> "RidgeSpectrum":
-        """Read y off the eigenvalues of a kernel matrix K = Phi Phi', where there are more features than rows.
+        """Make the spectrum from the eigenvalues of a kernel matrix K = Phi Phi', for more features than rows.
 
         Parameters
         ----------
@@ -141,7 +141,7 @@ class RidgeSpectrum:
         root: Float[Array, " n"],
         unit: Float[Array, " n"] | None,
     ) -> "RidgeSpectrum":
-        """Put weighted targets beside U, and beside what U and the intercept leave."""
+        """Make the spectrum from weighted targets: their coordinates in U, and the rest outside U and the intercept."""
         left, squares, null = basis
         coordinates, logs, freedom = left.T @ target, float(np.log(root).sum()), len(target)
         share: Any = 0.0
@@ -173,7 +173,7 @@ class RidgeSpectrum:
             If the statistics hold no targets.
         """
         if not statistics.n_targets:
-            raise ValueError("the evidence is about y, and these statistics hold features alone; add rows with y.")
+            raise ValueError("the evidence needs y, and these statistics hold only features; add rows with y.")
         root = np.asarray(on_host(statistics.root()))
         if not fit_intercept:
             root = np.vstack([root, statistics.weight**0.5 * np.asarray(on_host(statistics.centre.mean))])
@@ -263,12 +263,12 @@ class RidgeSpectrum:
         return self.side.left @ (self.coordinates / (self.squares[:, None] + ridge))
 
     def _unexplained(self, ridge: float) -> Float[Array, " q"]:
-        """Return y'P y = |e|^2 + ridge |b|^2, as a sum in which nothing cancels."""
+        """Return y'P y = |e|^2 + ridge |b|^2, as a sum without cancellation."""
         return self.remainder + (ridge / (self.squares + ridge)) @ np.square(self.coordinates)
 
 
 class Basis(NamedTuple):
-    """U and its companions, all orthogonal to the direction of the intercept."""
+    """U, its singular values and its complement, all orthogonal to the direction of the intercept."""
 
     left: Float[Array, "n r"]
     """U."""
@@ -279,7 +279,7 @@ class Basis(NamedTuple):
 
 
 def _basis(phi: Float[Array, "n d"], unit: Float[Array, " n"] | None, n_samples: int = 0) -> Basis:
-    """Decompose weighted, centred rows. Directions lost in rounding are no part of U."""
+    """Decompose weighted, centred rows. Directions lost in rounding are not part of U."""
     few = len(phi) - (unit is not None) <= phi.shape[1]
     left, values = _few_rows(phi, unit) if few else np.linalg.svd(phi, full_matrices=False)[:2]
     kept = values > max(n_samples, *phi.shape) * EPS * values.max(initial=0.0)

@@ -49,14 +49,14 @@ anything else                 InputsGeometry()               1                  
     heuristic: stochastic steps seldom end in the minimum.
 [5] White noise is diag k(X) - diag k(X, X). Noise that differs between rows gives them weights ridge / noise.
 [6] "exact" when nothing is tuned: optimizer=None or no free hyperparameter, and normalize_y=False.
-[7] The n x n kernel up to 5,000 training rows, then 1,000 landmarks and a residual term. The space keeps these rows,
-    as KernelRidge's and GaussianProcessRegressor's keep all of theirs.
+[7] The n x n kernel up to 5,000 training rows, then 1,000 landmarks and a residual term. The space keeps these rows;
+    the spaces of KernelRidge and GaussianProcessRegressor keep all training rows.
 [8] With solver="lbfgs"; with "adam" and "sgd" alpha times the batches in an epoch.
 
-A search (GridSearchCV, RandomizedSearchCV, the halving ones) is measured at its best model, the weaker of its
-exactness and "given". In a Pipeline a transformer that learns from y (selection, target encoding) makes it "none";
-others are held as they were learned. Members of a VotingRegressor that differ get InputsGeometry(). Bagged models that
-are not trees get it too, on the inputs of the last step when inside a Pipeline.
+A search (GridSearchCV, RandomizedSearchCV, the halving ones) is measured at its best model; its exactness is the
+weaker of that model's and "given". In a Pipeline a transformer that learns from y (selection, target encoding)
+makes the exactness "none"; other transformers count as fixed. Members of a VotingRegressor that differ get
+InputsGeometry(). Bagged models that are not trees get it too, on the inputs of the last step if in a Pipeline.
 """
 
 from hatband.geometry.base import Features, Geometry, Space

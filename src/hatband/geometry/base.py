@@ -1,4 +1,4 @@
-"""What a geometry and a space are: a recipe for the features in which leverage is measured, and that recipe fitted."""
+"""The base of geometries (recipes for the features in which leverage is measured) and of spaces (fitted recipes)."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ _BLOCK_ROWS = 256
 
 @dataclass(frozen=True)
 class Features:
-    """Rows as a space sees them, made once per call by ``Space.features``.
+    """Rows in the form that a space measures, made once per call by ``Space.features``.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Features:
 
 
 def passed_rows(others: Features | None, owner: str) -> Features:
-    """Return the rows on the other side of a cross-leverage; ValueError where they are the training rows, unkept."""
+    """Return the second set of rows of a cross-leverage; ValueError if training rows are meant but not kept."""
     if others is None:
         raise ValueError(
             f"cross_leverage to the training rows needs these rows, and {owner}; pass others=space.features(X_train)."
@@ -64,9 +64,9 @@ class Space(ABC):
 
     Notes
     -----
-    A space of your own has two methods: `features` and `leverages`. It has a third, `cross_leverage`, and an
-    `exactness` other than "none" where its model is a linear smoother. The others have defaults, which hold for every
-    space; override one where there is a faster way. Often no space is needed: ``FeatureGeometry(ridge, intercept,
+    To write a space, define two methods: `features` and `leverages`. If its model is a linear smoother, also define
+    `cross_leverage` and an `exactness` other than "none". All other methods have defaults that hold for every space;
+    override one where there is a faster way. Often no space is needed: ``FeatureGeometry(ridge, intercept,
     exactness, feature_map)`` takes any object with ``transform``, and `KernelGeometry` any kernel.
 
     Examples
@@ -117,7 +117,7 @@ class Space(ABC):
         Returns
         -------
         posterior, sampling : array (m,), or (m, q) where the ridge differs per output
-            From one pass over the rows. A space that knows no second form returns the first one twice.
+            From one pass over the rows. A space without the second form returns the first one twice.
         """
 
     def leverage(self, features: Features) -> Array:
@@ -132,7 +132,7 @@ class Space(ABC):
         """Return h(x, z) between two sets of rows (m, k); `others=None` means the training rows."""
         raise ValueError(
             f"{type(self).__name__} has no cross-leverage, which closed forms of leave-one-out need. Write its "
-            "cross_leverage, or let it claim exactness 'none'."
+            "cross_leverage, or give it exactness 'none'."
         )
 
     def inputs(self, features: Features) -> Array:
@@ -148,11 +148,11 @@ class Space(ABC):
         return self.leverage(training)
 
     def training_weights(self, sample_weight: Array | None) -> Array | None:
-        """Return the weights (n,) of the rows that the space was fitted to, those that the model gave them included."""
+        """Return the weights (n,) of the training rows, times the weights that the model itself gave them."""
         return sample_weight
 
     def smooth(self, training: Features, y: Array, weights: Array | None) -> Array:
-        """Return sum_j h(x_i, x_j) w_j y_j (n, q), what a model of this geometry predicts for its own training rows."""
+        """Return sum_j h(x_i, x_j) w_j y_j (n, q), predictions of a model of this geometry for its training rows."""
         weighted, result = y if weights is None else weights[:, None] * y, np.empty(y.shape)
         for start in range(0, len(training), _BLOCK_ROWS):
             part = slice(start, start + _BLOCK_ROWS)
@@ -160,20 +160,20 @@ class Space(ABC):
         return result
 
     def unseen_leverage(self, features: Features) -> Array | float:
-        """Return u(x) of h(x) = s(x) + u(x) (m,): s is by the directions that the space keeps, u what these miss.
+        """Return u(x) (m,) of h(x) = s(x) + u(x): s comes from the directions that the space keeps, u from all others.
 
-        It is 0 where the space keeps every direction that training rows have. Where it is not, h may exceed 1 on
-        training rows: leaving row i out changes s(x_i) to s / (1 - s) and leaves u as it is.
+        It is 0 if the space keeps every direction of the training rows. Otherwise h can exceed 1 on training rows:
+        leaving row i out changes s(x_i) to s / (1 - s) and does not change u.
         """
         return 0.0
 
     def reweighted(self, training: Features, weights: Array) -> "Space | None":
-        """Return the space with these weights (n,) on its training rows; None where it has no features or kernel."""
+        """Return the space with these weights (n,) on its training rows; None if it has no features and no kernel."""
         return None
 
 
 class Geometry(ABC):
-    """A frozen recipe: feature map or kernel, ridge, intercept, and what leave-one-out may claim (`exactness`).
+    """An immutable recipe: feature map or kernel, ridge, intercept, and the `exactness` of leave-one-out.
 
     "exact": the prediction is a fixed linear smoother of y. "given": it is, given hyperparameters that were tuned on
     the same rows. "none", the default: it is not a linear smoother, and leave-one-out in closed form would be an
@@ -189,7 +189,7 @@ class Geometry(ABC):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FeatureSpace(Space):
-    """Features, factored: every leverage is read off one factor; no training rows are kept.
+    """Features with their factor: every leverage comes from one factor; no training rows are kept.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ class FeatureSpace(Space):
         return Features(model_inputs=X, values=mapped(self.feature_map, X))
 
     def inputs(self, features: Features) -> Array:
-        """Return the numeric inputs of a learned scale: the features, or what their map was given."""
+        """Return the numeric inputs of a learned scale: the features, or the inputs of the feature map."""
         source = features.values if self.inputs_from == "values" else as_numbers(features.model_inputs)
         return dense_inputs(source, self.input_columns)
 
@@ -238,7 +238,7 @@ class FeatureSpace(Space):
         return self.factor.sampling_leverage(selected(features.values, self.columns))
 
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
-        """Return h(x, z), shape (m, k); the training rows are not kept and have to be passed as `others`."""
+        """Return h(x, z), shape (m, k); the training rows are not kept, so pass them as `others`."""
         others = passed_rows(others, "a space of features keeps none")
         return self.factor.cross_leverage(
             selected(features.values, self.columns), selected(others.values, self.columns)
@@ -262,7 +262,7 @@ def mapped(feature_map: Any, X: Any) -> Any:
 
 
 def selected(values: Any, columns: Array | None) -> Any:
-    """Return the columns that count; one zero column when none does."""
+    """Return the active columns; one column of zeros if no column is active."""
     if columns is None:
         return values
     if is_empty(columns):
@@ -275,7 +275,7 @@ def is_empty(columns: Array | None) -> bool:
     return columns is not None and len(columns) == 0
 
 
-# A learned scale needs dense inputs; of sparse ones it gets this many columns.
+# A learned scale needs dense inputs; from sparse ones it gets this many columns.
 DENSE_COLUMNS = 256
 
 
@@ -294,7 +294,7 @@ def kept(X: Any, estimator: Any) -> Any:
 
 
 def as_numbers(X: Any) -> Any:
-    """Return rows as a float array or CSR matrix, without a copy where they are one; NaN and infinity pass."""
+    """Return rows as a float array or CSR matrix, without a copy if they already are; NaN and infinity are allowed."""
     if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype in (np.float64, np.float32) and X.size > 0:
         return X
     return check_array(X, accept_sparse="csr", dtype=[np.float64, np.float32], ensure_all_finite=False)
@@ -317,14 +317,14 @@ def dense_inputs(values: Any, columns: Array | None) -> Array:
 
 
 def combined_weights(row_weights: Array | None, sample_weight: Any, n_samples: int) -> Array | None:
-    """Return the user's weights times those that the model gave its own training rows; None when all are 1."""
+    """Return the user's weights times those that the model gave its training rows; None if all are 1."""
     own = None if sample_weight is None else check_weights(sample_weight, n_samples)
     if row_weights is None:
         return own
     if len(row_weights) != n_samples:
         raise ValueError(
             f"this model weighted its own {len(row_weights)} training rows (outliers, or noise of each row), so its "
-            f"geometry must be fitted to these rows; got {n_samples} rows. Fit the model on the rows that are to be "
-            "the reference, or pass geometry=InputsGeometry()."
+            f"geometry must be fitted to these rows; got {n_samples} rows. Fit the model to the reference rows, "
+            "or pass geometry=InputsGeometry()."
         )
     return row_weights if own is None else row_weights * own

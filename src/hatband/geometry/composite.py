@@ -1,4 +1,4 @@
-"""Geometries made of geometries: transformers in front of one, and one for each output."""
+"""Geometries made of other geometries: transformers before a geometry, and one geometry for each output."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ class Preprocessed(Geometry):
 
     @property
     def exactness(self) -> Exactness:  # type: ignore[override]
-        """The weaker of the claim and what the inner geometry says."""
+        """The weaker of the claimed exactness and that of the inner geometry."""
         return weakest(self.claim, self.geometry.exactness)
 
     def fit(self, X: Any, sample_weight: Array | None = None) -> "PreprocessedSpace":
@@ -108,7 +108,7 @@ class PreprocessedSpace(Space):
         return self.space.training_leverage(training)
 
     def training_weights(self, sample_weight: Array | None) -> Array | None:
-        """Return the weights of the training rows, those that the model gave them included."""
+        """Return the weights of the training rows, times the weights that the model itself gave them."""
         return self.space.training_weights(sample_weight)
 
     def smooth(self, training: Features, y: Array, weights: Array | None) -> Array:
@@ -116,11 +116,11 @@ class PreprocessedSpace(Space):
         return self.space.smooth(training, y, weights)
 
     def unseen_leverage(self, features: Features) -> Array | float:
-        """Return what of h(x) the directions that the inner space keeps do not explain."""
+        """Return the part of h(x) outside the directions that the inner space keeps."""
         return self.space.unseen_leverage(features)
 
     def reweighted(self, training: Features, weights: Array) -> Space | None:
-        """Return the same transformers in front of the inner space with other weights; None where it has none."""
+        """Return the same transformers before the inner space with other weights; None if that is not possible."""
         inner = self.space.reweighted(training, weights)
         return None if inner is None else replace(self, space=inner)
 
@@ -146,7 +146,7 @@ class PerOutputGeometry(Geometry):
 
     @property
     def exactness(self) -> Exactness:  # type: ignore[override]
-        """The weakest of what the geometries say."""
+        """The weakest exactness of the geometries."""
         return weakest(*(geometry.exactness for geometry in self.geometries))
 
     def fit(self, X: Any, sample_weight: Array | None = None) -> "PerOutputSpace":
@@ -169,7 +169,7 @@ class PerOutputSpace(Space):
     spaces : tuple of Space
         One per output.
     exactness : {"exact", "given", "none"}
-        The weakest of theirs.
+        The weakest exactness of the spaces.
     n_samples : int
         Number of training rows.
     ridge : array of shape (q,) or (q, d)

@@ -25,7 +25,7 @@ from hatband.linalg import Auto, Solver
 
 
 class RidgeRule(ABC):
-    """A ridge that is known only with the training rows: what a penalty is in the sum convention."""
+    """A ridge that depends on the training rows: a penalty that they turn into the sum convention."""
 
     @abstractmethod
     def total(self, n_samples: int, weight: float) -> float:
@@ -34,7 +34,7 @@ class RidgeRule(ABC):
 
 @dataclass(frozen=True)
 class RidgePerWeight(RidgeRule):
-    """ridge = value * sum of weights: a penalty beside the weighted MEAN squared error (ElasticNet).
+    """ridge = value * sum of weights: a penalty added to the weighted MEAN squared error (ElasticNet).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Geometry of the inputs themselves, for models without features of their own, and of any scikit-learn transformer.
+"""Geometry of the inputs themselves, for models without a feature map, and of any scikit-learn transformer.
 
 Tables of numbers, words and gaps become numeric features.
 """
@@ -67,7 +67,7 @@ class Scaled:
 class InputsGeometry(Geometry):
     """h(x) = 1/n + z' (Z'Z + ridge)^-1 z, z the standardised inputs: how far x lies from the training rows.
 
-    The fallback for models without features of their own. Numbers have their gaps filled by the median, with an
+    The fallback for models without a feature map. Numbers have their gaps filled by the median, with an
     indicator where training rows had gaps; every other column becomes one 0/1 feature per level, at most the 20 most
     frequent, a rare or new level being all zeros. Takes arrays, CSR matrices, pandas and polars DataFrames.
 
@@ -107,7 +107,7 @@ class InputsGeometry(Geometry):
 
 
 def _present(X: Any, sample_weight: Array | None) -> Any:
-    """Return the rows of positive weight: a row of weight 0 must count like one that is not there."""
+    """Return the rows of positive weight: a row of weight 0 must have the same effect as no row."""
     return X if sample_weight is None else _safe_indexing(X, np.flatnonzero(np.asarray(sample_weight)))
 
 
@@ -158,7 +158,7 @@ class InputEncoder:
     gappy : array of int
         Which of the numeric columns had gaps in training.
     levels : mapping of int to tuple of str
-        The most frequent levels of each other column; a missing entry is a level of its own, others are all zeros.
+        The most frequent levels of each other column; a missing entry is a separate level; all other levels give zeros.
     """
 
     names: tuple[Any, ...]
@@ -204,7 +204,7 @@ class InputEncoder:
 
 
 def _is_table(X: Any) -> bool:
-    """Whether columns have to be looked at one by one: DataFrames, and arrays that do not hold numbers."""
+    """Whether columns must be handled one by one: in DataFrames, and in arrays that do not hold numbers."""
     return hasattr(X, "columns") or (not sparse.issparse(X) and np.asarray(X).dtype.kind not in "biuf")
 
 
@@ -217,7 +217,7 @@ def _entries(X: Any, column: int) -> Array:
 
 
 def _is_numeric(X: Any, column: int) -> bool:
-    """Whether a column holds numbers; ValueError where it holds what is neither a number nor a level."""
+    """Whether a column holds numbers; ValueError for entries that are neither numbers nor levels, such as dates."""
     series = _safe_indexing(X if hasattr(X, "columns") else np.asarray(X), column, axis=1)
     entries = np.asarray(series)
     if entries.dtype.kind in "biuf":
@@ -228,7 +228,7 @@ def _is_numeric(X: Any, column: int) -> bool:
         raise ValueError(
             f"column {_names(X)[column]!r} holds {entries.dtype if entries.dtype.kind != 'O' else 'dates'}; the inputs "
             "geometry takes numbers, words and booleans. Turn it into a number (such as days since a date), or pass "
-            "geometry= a transformer that does."
+            "a transformer that does this as geometry=."
         )
     return entries.dtype.kind == "O" and all(isinstance(entry, _NUMBER) for entry in present)
 
@@ -267,7 +267,7 @@ def _medians(numbers: Array) -> Array:
 
 
 def _most_frequent(entries: Array) -> tuple[str, ...]:
-    """Return the levels, the most frequent first and ties by name."""
+    """Return the levels, the most frequent first, ties in order of name."""
     counts = Counter(map(_level, entries.tolist()))
     return tuple(sorted(counts, key=lambda level: (-counts[level], level))[:MAX_LEVELS])
 

@@ -1,4 +1,4 @@
-"""Geometry of kernels: h(x) = (k(x,x) - k_x'(K + ridge W^-1)^-1 k_x) / ridge, never the form that vanishes far away."""
+"""Geometry of kernels: h(x) = (k(x,x) - k_x'(K + ridge W^-1)^-1 k_x) / ridge, not the form that is 0 far away."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -111,7 +111,7 @@ class KernelSpace(Space):
         return posterior, sampling
 
     def sampling_leverage(self, features: Features) -> Array:
-        """Return s(x) of each row, shape (m,): far from the training rows it shrinks, to 0 without intercept."""
+        """Return s(x) of each row, shape (m,): far from the training rows it decreases, to 0 without intercept."""
         result = np.empty(len(features))
         for part, rows in blocks(features.values):
             result[part] = on_host(self.factor.sampling_leverage(self.kernel(rows, self.rows)))

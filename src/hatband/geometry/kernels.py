@@ -25,11 +25,11 @@ _FEW_LEAVES = 4096
 
 
 class Kernel(ABC):
-    """A positive definite function of two rows, and what it has to know of a row."""
+    """A positive definite function of two rows, and the form of rows that it compares."""
 
     @abstractmethod
     def rows(self, X: Any) -> Any:
-        """Return what the kernel compares, one entry per row of X."""
+        """Return the rows of X in the form that the kernel compares."""
 
     @abstractmethod
     def __call__(self, rows: Any, others: Any) -> Array:
@@ -65,7 +65,7 @@ class PairwiseKernel(Kernel):
     parameters: Mapping[str, Any]
 
     def rows(self, X: Any) -> Any:
-        """Return X as a float64 array or CSR matrix; ValueError where it is not finite."""
+        """Return X as a float64 array or CSR matrix; ValueError if it is not finite."""
         values = as_numbers(X)
         check_finite(values, "features")
         return values.astype(np.float64, copy=False)
@@ -88,7 +88,7 @@ class MatrixKernel(Kernel):
     function: Callable[[Any, Any], Array]
 
     def rows(self, X: Any) -> Any:
-        """Return X as a float64 array; ValueError where it is not finite."""
+        """Return X as a float64 array; ValueError if it is not finite."""
         values = check_array(X, dtype=np.float64, ensure_all_finite=False)
         check_finite(values, "features")
         return values
@@ -130,10 +130,10 @@ class ProcessKernel(Kernel):
 
 
 class VectorKernel(Kernel):
-    """A positive definite function of two vectors, on whatever device they are."""
+    """A positive definite function of two vectors, on the device where they are."""
 
     def rows(self, X: Any) -> Array:
-        """Return X as a float64 array or tensor (n, d); ValueError where it is not finite."""
+        """Return X as a float64 array or tensor (n, d); ValueError if it is not finite."""
         backend = backend_of(X)
         values = backend.asarray(as_numbers(X) if isinstance(backend, NumpyBackend) else X)
         if values.ndim != 2:
@@ -333,7 +333,7 @@ class LeafKernel(Kernel):
 
 
 def _together(indicators: sparse.csr_array, others: sparse.csr_array) -> Array:
-    """Count the leaves that rows share; shallow trees have few leaves with many rows: there dense is faster."""
+    """Count the leaves that rows share; for shallow trees (few leaves, many rows) dense matrices are faster."""
     if others.shape[1] <= _FEW_LEAVES:
         return indicators.toarray() @ others.toarray().T
     return (indicators @ others.T).toarray()
@@ -349,7 +349,7 @@ def _indicators(leaves: Array, width: int) -> sparse.csr_array:
 
 @dataclass(frozen=True, eq=False)
 class BaggedTrees:
-    """The trees of a BaggingRegressor, each with the columns that it was grown on.
+    """The trees of a BaggingRegressor, each with the columns that it was trained on.
 
     Parameters
     ----------
@@ -366,7 +366,7 @@ class BaggedTrees:
 
 
 def blocks(rows: Any) -> Iterator[tuple[slice, Any]]:
-    """Yield parts of the rows with their place."""
+    """Yield blocks of rows with their positions."""
     count = int(rows.shape[0])
     for start in range(0, count, BLOCK_ROWS):
         part = slice(start, min(start + BLOCK_ROWS, count))

@@ -1,4 +1,4 @@
-"""How a fitted model splits into transformers and a final step: the wrappers of scikit-learn, looked through."""
+"""A fitted model taken apart into transformers and a final step, through the wrappers of scikit-learn."""
 
 import copy
 import functools
@@ -58,7 +58,7 @@ class Steps:
 
 @functools.singledispatch
 def steps_of(estimator: Any) -> Steps:
-    """Split a fitted estimator into its transformers, its model, and what predicts from transformed rows.
+    """Split a fitted estimator into its transformers, its model, and the object that predicts from transformed rows.
 
     Looks through Pipeline (steps set to 'passthrough' are left out), GridSearchCV and the other searches,
     FrozenEstimator, TransformedTargetRegressor and VotingRegressor; any other estimator is its own final step. A
@@ -121,19 +121,19 @@ def _transformed_target(estimator: TransformedTargetRegressor) -> Steps:
 
 
 def final_step(estimator: Any) -> Any:
-    """Return the fitted object whose ``predict`` takes X after the transformers and answers like the estimator."""
+    """Return the fitted object whose ``predict`` takes X after the transformers and predicts as the estimator does."""
     return steps_of(estimator).predictor
 
 
 def with_fitted(wrapper: Any, name: str, value: Any) -> Any:
-    """Return a shallow copy of a fitted wrapper that predicts through other parts; the wrapper is left as it was."""
+    """Return a shallow copy of a fitted wrapper with other parts; the wrapper itself does not change."""
     twin = copy.copy(wrapper)
     setattr(twin, name, value)
     return twin
 
 
 def needs_target(transformer: Any) -> bool:
-    """Whether a transformer, or one inside it, learns from y: then the prediction is not linear in y."""
+    """Whether a transformer, or one inside it, learns from y, so that the prediction is not linear in y."""
     if isinstance(transformer, FrozenEstimator) or not isinstance(transformer, BaseEstimator):
         return False
     return any(_learns_from_target(part) for part in [transformer, *transformer.get_params(deep=True).values()])

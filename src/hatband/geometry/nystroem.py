@@ -1,4 +1,4 @@
-"""Kernel geometry at scale: landmarks stand for the training rows, and what they cannot express counts as unseen."""
+"""Kernel geometry for many rows: landmarks replace the training rows, and the rest of the kernel counts as unseen."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from hatband.linalg import Auto, Factor
 
 @dataclass(frozen=True, eq=False)
 class LandmarkMap:
-    """f(x) with f(x)'f(z) = k_x' K_mm^-1 k_z: the kernel as the landmarks see it.
+    """f(x) with f(x)'f(z) = k_x' K_mm^-1 k_z: the kernel in terms of the landmarks.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class LandmarkMap:
 
     @classmethod
     def of(cls, kernel: Kernel, landmarks: Any) -> "LandmarkMap":
-        """Take the inverse root from a spectrum: K_mm is singular when landmarks coincide, and jitter would hide it."""
+        """Compute the inverse root from a spectrum: K_mm is singular if landmarks coincide, which jitter would hide."""
         values, vectors = linalg.eigh(kernel(landmarks, landmarks))
         kept = values > len(values) * np.finfo(float).eps * values[-1]
         return cls(kernel, landmarks, vectors[:, kept] / np.sqrt(values[kept]))
@@ -86,7 +86,7 @@ class NystroemGeometry(Geometry):
     exactness: Exactness = field(default="none", init=False, repr=False)
 
     def fit(self, X: Any, sample_weight: Array | None = None) -> "NystroemSpace":
-        """Draw landmarks from the training rows X, factor all rows as these see them, and return the space."""
+        """Draw landmarks from the training rows X, factor the landmark features of all rows, and return the space."""
         rows = self.kernel.rows(X)
         n_samples = int(rows.shape[0])
         weights = None if sample_weight is None else check_weights(sample_weight, n_samples)
@@ -96,7 +96,7 @@ class NystroemGeometry(Geometry):
             features[part] = landmark_map(block)
         ridge = float(check_ridge(self.ridge))
         if ridge == 0:
-            raise ValueError("ridge must be > 0 where landmarks stand for the training rows; got 0.")
+            raise ValueError("ridge must be > 0 for a geometry by landmarks; got 0.")
         return NystroemSpace(
             landmark_map=landmark_map,
             factor=Auto().factor(features, ridge, weights, self.fit_intercept),
@@ -158,7 +158,7 @@ class NystroemSpace(Space):
         return result
 
     def sampling_leverage(self, features: Features) -> Array:
-        """Return s(x) of each row, shape (m,); what the landmarks cannot express adds nothing to it."""
+        """Return s(x) of each row, shape (m,); the part that the landmarks cannot express is not in it."""
         result = np.empty(len(features))
         for part, rows in blocks(features.values):
             result[part] = self.factor.sampling_leverage(self.landmark_map(rows))
@@ -172,7 +172,7 @@ class NystroemSpace(Space):
         return self.factor.cross_leverage(seen, seen_others) + unseen / self.ridge
 
     def unseen_leverage(self, features: Features) -> Array:
-        """Return max(0, k(x,x) - f'f) / ridge of each row, shape (m,): what the landmarks cannot express."""
+        """Return max(0, k(x,x) - f'f) / ridge of each row, shape (m,): the part that the landmarks cannot express."""
         result = np.empty(len(features))
         for part, rows in blocks(features.values):
             result[part] = self._unseen(rows, self.landmark_map(rows))
@@ -185,7 +185,7 @@ class NystroemSpace(Space):
 
 @dataclass(frozen=True, eq=False)
 class DualOrNystroem(Geometry):
-    """The exact kernel leverage up to `dual_rows` training rows; beyond, landmarks and a residual term.
+    """The exact kernel leverage up to `dual_rows` training rows; for more rows, landmarks and a residual term.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ class DualOrNystroem(Geometry):
     exactness: Exactness = field(default="none", init=False, repr=False)
 
     def fit(self, X: Any, sample_weight: Array | None = None) -> KernelSpace | NystroemSpace:
-        """Fit the one or the other to the training rows X."""
+        """Fit the exact or the landmark geometry to the training rows X."""
         if np.shape(X)[0] <= self.dual_rows:
             return KernelGeometry(self.kernel, self.ridge, self.fit_intercept).fit(X, sample_weight)
         return NystroemGeometry(self.kernel, self.ridge, self.fit_intercept, self.landmarks, self.random_state).fit(

@@ -1,4 +1,4 @@
-"""Which geometry a fitted model has: a registry that users extend, and what it reads from scikit-learn's estimators.
+"""The geometry of a fitted model: a registry that users can extend, filled for the estimators of scikit-learn.
 
 Every ridge of a linear model here satisfies the normal equations Phi_c'W e = ridge * coef of the fitted model: the sum
 convention, whatever the model calls its penalty.
@@ -92,7 +92,7 @@ def geometry_of(estimator: Any) -> Geometry:
 
 
 def geometry_for(*models: type) -> Callable[[Callable[[Any], Geometry]], Callable[[Any], Geometry]]:
-    """Register a function for several models; it is called with fitted ones only."""
+    """Register a function for several models; it is called with fitted models only."""
 
     def register(function: Callable[[Any], Geometry]) -> Callable[[Any], Geometry]:
         @functools.wraps(function)
@@ -126,7 +126,7 @@ def as_geometry(geometry: Any, estimator: Any) -> Geometry:
     Raises
     ------
     TypeError
-        When `geometry` is none of these.
+        If `geometry` is not one of these.
 
     Examples
     --------
@@ -201,7 +201,7 @@ def tuned_lasso(model: LassoCV) -> Geometry:
 
 @geometry_for(SGDRegressor)
 def stochastic_gradient(model: SGDRegressor) -> Geometry:
-    """Ridge n alpha: every step applies the penalty once. A heuristic, for the steps rarely end in the minimum."""
+    """Ridge n alpha: every step applies the penalty once. A heuristic, because the steps rarely end in the minimum."""
     shares = {"l2": 1.0, "elasticnet": 1 - model.l1_ratio, "l1": 0.0, None: 0.0}
     share_of_rows = 1 - model.validation_fraction if model.early_stopping else 1.0
     penalty = RidgePerBatch(float(model.alpha * shares[model.penalty]), batch_size=1, share=share_of_rows)
@@ -212,7 +212,7 @@ def stochastic_gradient(model: SGDRegressor) -> Geometry:
 
 @geometry_for(HuberRegressor)
 def huber(model: HuberRegressor) -> Geometry:
-    """Ridge alpha * scale_ on the rows that are not outliers: the residuals of the others are clipped to a constant."""
+    """Ridge alpha * scale_ on the rows that are not outliers: residuals of outliers are clipped to a constant."""
     return FeatureGeometry(
         float(model.alpha * model.scale_), model.fit_intercept, "none", row_weights=(~model.outliers_).astype(float)
     )
@@ -223,7 +223,7 @@ def _unless_positive(model: Any, claim: Exactness) -> Exactness:
 
 
 def _for_each_output(penalty: Any, fit_intercept: bool, exactness: Exactness) -> Geometry:
-    """One geometry when all outputs have the same ridge, else one for each."""
+    """One geometry if all outputs have the same ridge, otherwise one for each output."""
     ridges = np.unique(check_ridge(np.ravel(penalty)))
     if len(ridges) == 1:
         return FeatureGeometry(float(ridges[0]), fit_intercept, exactness)
@@ -276,7 +276,7 @@ def gaussian_process(model: GaussianProcessRegressor) -> Geometry:
 
 @geometry_for(SVR, NuSVR)
 def support_vectors(model: SVR) -> Geometry:
-    """A heuristic: the kernel leverage with ridge 1/C, as if the tube had no width; unpenalised intercept."""
+    """A heuristic: the kernel leverage with ridge 1/C, as if the epsilon tube had no width; unpenalised intercept."""
     _refuse_precomputed(model)
     # libsvm resolves gamma="scale" and keeps the number under this name only.
     named = {"gamma": model._gamma, "degree": model.degree, "coef0": model.coef0}
@@ -288,7 +288,7 @@ def _refuse_precomputed(model: Any) -> None:
     if isinstance(model.kernel, str) and model.kernel == "precomputed":
         raise ValueError(
             f"the leverage of a new row needs k(x, x), which {type(model).__name__}(kernel='precomputed') does not "
-            "have; got kernel='precomputed'. Pass the kernel by name or as a callable, or pass geometry= a transformer."
+            "have; got kernel='precomputed'. Pass the kernel by name or as a callable, or a transformer as geometry=."
         )
 
 
@@ -328,13 +328,13 @@ def _perceptron_ridge(model: MLPRegressor) -> Any:
 
 @geometry_for(RandomForestRegressor, ExtraTreesRegressor, GradientBoostingRegressor, DecisionTreeRegressor)
 def trees(model: Any) -> Geometry:
-    """The leaf kernel with ridge 1 and an intercept, for a constant added to y moves every prediction by it."""
+    """The leaf kernel with ridge 1 and an intercept, because adding a constant to y adds it to every prediction."""
     return DualOrNystroem(LeafKernel(model), TREE_RIDGE)
 
 
 @geometry_for(BaggingRegressor)
 def bagging(model: BaggingRegressor) -> Geometry:
-    """The leaf kernel when all members are trees, else the inputs."""
+    """The leaf kernel if all members are trees, otherwise the inputs."""
     if not all(isinstance(member, DecisionTreeRegressor) for member in model.estimators_):
         return InputsGeometry()
     members = tuple(zip(model.estimators_, model.estimators_features_, strict=True))
@@ -346,14 +346,14 @@ def bagging(model: BaggingRegressor) -> Geometry:
 
 @geometry_for(Pipeline, BaseSearchCV, FrozenEstimator, TransformedTargetRegressor)
 def composed(estimator: Any) -> Geometry:
-    """The transformers in front of the geometry of the last step."""
+    """The transformers before the geometry of the last step."""
     steps = steps_of(estimator)
     return Preprocessed(steps.transformers, geometry_of(steps.model), steps.exactness)
 
 
 @geometry_for(VotingRegressor)
 def voting(estimator: VotingRegressor) -> Geometry:
-    """The geometry that all members share, else the inputs."""
+    """The geometry that all members share, otherwise the inputs."""
     return composed(estimator) if _share_geometry(estimator) else InputsGeometry()
 
 

@@ -1,4 +1,4 @@
-"""Bridges to other packages of conformal prediction: one module for each, imported by who has the package.
+"""Bridges to other packages of conformal prediction: one module for each package, imported only by users who have it.
 
 `hatband.integrations.mapie` holds `LeverageConformityScore` for MAPIE, `hatband.integrations.crepes` holds
 `LeverageDifficulty` for crepes.

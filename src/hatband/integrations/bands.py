@@ -13,7 +13,7 @@ from hatband.conformal.regressor import IntervalRegressor
 
 
 class RelativeBand(NamedTuple):
-    """Of each row, (m,): the interval is prediction + shift -+ threshold x width."""
+    """Prediction, shift and width (m,): the interval of a row is prediction + shift -+ threshold x width."""
 
     prediction: Array
     shift: Array
@@ -21,9 +21,9 @@ class RelativeBand(NamedTuple):
 
 
 def relative_band(model: Any, X: Any) -> RelativeBand:
-    """Return the band of one of our estimators, calibrated or not, or of any whose predict takes return_std.
+    """Return the band of a hatband estimator, calibrated or not, or of any estimator whose predict takes return_std.
 
-    Of another estimator the shift is 0 and the width its standard deviation.
+    For other estimators the shift is 0 and the width is the standard deviation.
     """
     n = _num_samples(X)
     if isinstance(model, IntervalRegressor):
@@ -42,12 +42,12 @@ def relative_band(model: Any, X: Any) -> RelativeBand:
 
 
 def _check_plain_target(plain: bool, model: Any) -> None:
-    """Raise where scores are formed on another scale than that of y."""
+    """Raise if scores are not on the scale of y."""
     if not plain:
         raise ValueError(
-            "a bridge needs a model that predicts y itself, because the other package forms its scores from y; "
+            "a bridge needs a model that predicts y itself, because the other package computes scores from y; "
             f"the estimator of {type(model).__name__} learns a transformed target. Transform y before "
-            "both packages see it."
+            "you pass it to either package."
         )
 
 
@@ -63,7 +63,7 @@ def _check_one_column(values: Any, n_samples: int, name: str) -> Array:
 
 
 def check_gives_widths(model: Any, owner: str) -> None:
-    """Raise unless a model predicts with a standard deviation on request."""
+    """Raise unless the predict of a model takes return_std."""
     predict = getattr(model, "predict", None)
     if predict is None or "return_std" not in inspect.signature(predict).parameters:
         raise TypeError(

@@ -105,7 +105,7 @@ class LeverageDifficulty:
 
 
 def _check_finite_widths(width: Array) -> Array:
-    """Return widths (m,); raise for infinite ones, which other packages multiply by scores of 0."""
+    """Return widths (m,); raise for infinite ones, because other packages multiply them by scores of 0."""
     infinite = np.isinf(width)
     if infinite.any():
         raise ValueError(

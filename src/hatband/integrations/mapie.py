@@ -172,6 +172,6 @@ class WidthAsStd(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Return the prediction, and on request the relative width in the place of a standard deviation."""
+        """Return the prediction, and on request the relative width as the standard deviation."""
         check_is_fitted(self, "model_")
         return self.model_.predict(X, return_width=return_std)

@@ -1,6 +1,5 @@
-"""The solver that chooses a solver, and says which and why."""
+"""The solver that chooses another solver; the factor names the choice and the reason."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from hatband.arrays.backend import EPS, is_sparse
 from hatband.arrays.typing import Array, Float, Shaped
-from hatband.checks import LeverageWarning
+from hatband.checks import LeverageWarning, warn_caller
 from hatband.linalg.base import Factor
 from hatband.linalg.cholesky import Triangle, cholesky_triangle, factor_upper, gram_error, singular
 from hatband.linalg.design import Design, centred_gram, design_of, determined_gram
@@ -20,7 +19,7 @@ from hatband.linalg.spectral import factor_spectral
 
 @dataclass(frozen=True)
 class Auto:
-    """Leverage h(x) = phi' A^-1 phi by the cheapest solver that is accurate enough; the factor says which and why.
+    """Leverage h(x) = phi' A^-1 phi by the cheapest solver that is accurate enough; the factor names it and the reason.
 
     More features than rows and ridge > 0: Dual. Else Cholesky while its error stays below the tolerance, then
     CholeskyQR2, then QR. Spectral for features that are rank deficient, and for a ridge that dwarfs them.
@@ -79,7 +78,7 @@ class Auto:
     def _warn(self, factor: Factor) -> None:
         if factor.error_bound > self.tolerance:
             message = f"relative error of leverage up to {factor.error_bound:.1e}: {factor.reason}. Raise the ridge."
-            warnings.warn(message, LeverageWarning, stacklevel=4)
+            warn_caller(message, LeverageWarning)
 
     def _tall(self, provisional: Design) -> Factor:
         design, gram = determined_gram(*centred_gram(provisional))

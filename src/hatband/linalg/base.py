@@ -1,4 +1,4 @@
-"""What a solver and a factor are.
+"""The base of solvers and factors.
 
 Throughout: Phi (n, d) features, centred when there is an intercept; W = diag(w) weights; A = Phi'W Phi + diag(ridge).
 """
@@ -18,7 +18,7 @@ from hatband.linalg.design import Frame
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Factor(ABC):
-    """A factorisation of A = Phi'W Phi + diag(ridge), from which every leverage is read: h(x) = phi' A^-1 phi.
+    """A factorisation of A = Phi'W Phi + diag(ridge), from which every leverage is computed: h(x) = phi' A^-1 phi.
 
     With an intercept phi is centred at the weighted training mean and 1/sum(w) is added. Immutable.
 
@@ -154,7 +154,7 @@ class Factor(ABC):
         return [backend.like(result, rows) for result in results]
 
     def _are_finite(self, rows: Array) -> bool:
-        """Whether rows are finite, decided on their device: they need not come to the host for a leverage of inf."""
+        """Whether rows are finite, decided on their device, so that they are not copied to the host."""
         backend, size = self.frame.backend, self.frame.backend.block_rows(self.n_features)
         starts = range(0, int(rows.shape[0]), size)
         return all(backend.isfinite(backend.read(rows, slice(start, start + size))) for start in starts)
@@ -176,7 +176,7 @@ class Factor(ABC):
         """Return A^-1 rhs in the coordinates of the frame."""
 
     def _slopes(self, moments: Array) -> Array:
-        """Return A^-1 moments for moments Phi_c'v of the training rows, which have no part outside the row space."""
+        """Return A^-1 moments for moments Phi_c'v of the training rows, which lie in the row space."""
         return self._solve(moments)
 
     @abstractmethod

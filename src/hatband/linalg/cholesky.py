@@ -1,4 +1,4 @@
-"""Cholesky of the Gram matrix, and the triangular factor that it and the orthogonal solvers make."""
+"""Cholesky of the Gram matrix, and the triangular factor of this and of the orthogonal solvers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +62,7 @@ class TriangularFactor(Factor):
 
 @dataclass(frozen=True, eq=False)
 class Triangle:
-    """R with A = R'R, its columns scaled by powers of two, so that scaling rounds nothing.
+    """R with A = R'R, its columns scaled by powers of two, so that scaling is exact.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def gram_error(rcond: float) -> float:
 
 
 def orthogonal_error(rcond: float) -> float:
-    """Bound the relative error of a leverage from a triangle that never was a Gram matrix."""
+    """Bound the relative error of a leverage from a triangle that was made without a Gram matrix."""
     return 40 * EPS / rcond if rcond > 0 else np.inf
 
 
@@ -174,7 +174,7 @@ class Cholesky:
 
 
 def singular(design: Design) -> str:
-    """Message for a matrix that a triangular solver cannot factor."""
+    """Return the message for a matrix that a triangular solver cannot factor."""
     return (
         f"Phi'W Phi + ridge is not positive definite to working precision ({design.frame.n_samples} rows, "
         f"{design.frame.n_features} features, ridge {design.ridge}); use Auto() or Spectral(), or a larger ridge."

@@ -1,4 +1,4 @@
-"""How rows enter the coordinates of a factor, and what one pass over the training rows makes of them.
+"""The map of rows to the coordinates of a factor, and the statistics of one pass over the training rows.
 
 Throughout: Phi (n, d) features, centred when there is an intercept; W = diag(w) weights; A = Phi'W Phi + diag(ridge).
 """
@@ -14,7 +14,7 @@ from hatband.arrays.typing import Array, Float
 from hatband.checks import check_finite, check_ridge, check_weights
 from hatband.linalg.sparse import FAR, refuse_large, sparse_columns, sparse_gram, sparse_shift, sparse_squares
 
-# Spread below a few roundings of the mean is no spread.
+# A spread below a few roundings of the mean counts as no spread.
 CONSTANT = 4 * EPS
 # A mean of up to so many standard deviations need not be subtracted before the products are formed.
 NEAR = 2
@@ -26,7 +26,7 @@ OUTSIDE = 1e-10
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """How a raw row enters the coordinates of a factor: constant columns dropped, the mean subtracted.
+    """The map of a raw row to the coordinates of a factor: constant columns dropped, the mean subtracted.
 
     The mean is `shift + offset`: subtracted in two steps, it stays accurate where it is large against the spread.
 
@@ -130,7 +130,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Checked training features, weights and ridge, with the frame that they are seen in.
+    """Checked training features, weights and ridge, with the frame that maps them.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class Design:
             yield block
 
     def refuse_large_sparse(self) -> None:
-        """Raise where sparse features would fill too large a matrix."""
+        """Raise if sparse features would fill a matrix that is too large."""
         if is_sparse(self.features):
             refuse_large(self.frame.n_samples, self.frame.n_features)
 
@@ -177,17 +177,17 @@ class Design:
 
     @property
     def rows(self) -> int:
-        """Number of rows that count: those with a weight."""
+        """Number of rows of weight > 0."""
         return self.frame.n_samples if self.root_weights is None else int((self.root_weights > 0).sum())
 
     @property
     def is_plain(self) -> bool:
-        """Whether the features enter as they are: not shifted, not weighted, not converted."""
+        """Whether the features are used unchanged: not shifted, not weighted, not converted."""
         shifted = self.frame.shift is not None and bool(self.frame.shift.any())
         return not shifted and self.root_weights is None and self.backend.is_plain(self.features)
 
     def dropped(self, other: "Design") -> str:
-        """Say how many columns another design of the same features leaves out."""
+        """Return the message on the columns that another design of the same features drops."""
         count = self.frame.width - other.frame.width
         return f"{count} constant column{'s' * (count > 1)} dropped; " if count else ""
 
@@ -210,7 +210,7 @@ class Design:
         return replace(self, frame=replace(self.frame, shift=self.frame.shift + offset))
 
     def dense(self) -> Float[Array, "n k"]:
-        """Return W^1/2 Phi, centred, whole: for fewer rows than columns only."""
+        """Return the whole of W^1/2 Phi, centred; only for fewer rows than columns."""
         self.refuse_large_sparse()
         whole, start = self.backend.empty(self.frame.n_samples, self.frame.width), 0
         for block in self.blocks():
@@ -220,7 +220,7 @@ class Design:
 
 
 def design_of(features: Any, ridge: Any, weights: Any, fit_intercept: bool) -> Design:
-    """Check what the user passed; the frame is provisional: its shift is the mean of a few rows."""
+    """Check the arguments of the user; the frame is provisional: its shift is the mean of a few rows."""
     n_samples, n_features = map(int, features.shape)
     if n_samples < 1 or n_features < 1:
         raise ValueError(f"features must have at least one row and one column; got shape {features.shape}.")
@@ -270,7 +270,7 @@ def _mean(sample: np.ndarray) -> np.ndarray:
 
 
 def _is_near(sample: np.ndarray, mean: np.ndarray) -> bool:
-    """Whether no mean is large against its spread: centring the Gram matrix afterwards then costs two bits at most."""
+    """Whether all means are small against their spread: centring the Gram matrix later then costs at most two bits."""
     with np.errstate(invalid="ignore", over="ignore"):
         return bool((mean**2 <= NEAR**2 * sample.var(axis=0)).all())
 
@@ -296,7 +296,7 @@ def centred_gram(design: Design) -> tuple[Design, Float[Array, "d d"]]:
 
 
 def determined(design: Design, variance: Float[Array, " d"]) -> Design:
-    """Drop columns without spread and without ridge: no coefficient of theirs is determined."""
+    """Drop columns without spread and without ridge: their coefficients are not determined."""
     backend = design.backend
     mean = backend.numpy(design.frame.mean)
     constant = (backend.numpy(design.penalty) == 0) & (backend.numpy(variance) <= (CONSTANT * mean) ** 2)
@@ -308,14 +308,14 @@ def determined(design: Design, variance: Float[Array, " d"]) -> Design:
 
 
 def determined_gram(design: Design, gram: Float[Array, "d d"]) -> tuple[Design, Float[Array, "k k"]]:
-    """Drop the same columns from the design and its Gram matrix."""
+    """Drop columns without spread and ridge from the design and from its Gram matrix."""
     design = determined(design, gram.diagonal() / design.frame.weight)
     kept = design.frame.kept
     return design, gram if design.frame.constant is None else gram[kept][:, kept] + 0.0
 
 
 def _shifted_squares(design: Design) -> tuple[Array, Array]:
-    """Sums of squares and mean of the rows as the provisional frame shows them."""
+    """Sums of squares and mean of the rows in the provisional frame."""
     with np.errstate(invalid="ignore", over="ignore"):
         columns = design.sparse_columns()
         squares, sums = _squares_by_blocks(design) if columns is None else sparse_squares(columns, design.roots)
@@ -324,7 +324,7 @@ def _shifted_squares(design: Design) -> tuple[Array, Array]:
 
 
 def _shifted_gram(design: Design) -> tuple[Array, Array]:
-    """Gram matrix and mean of the rows as the provisional frame shows them."""
+    """Gram matrix and mean of the rows in the provisional frame."""
     design.refuse_large_sparse()
     with np.errstate(invalid="ignore", over="ignore"):
         columns = design.sparse_columns()
@@ -370,7 +370,7 @@ def _is_far(design: Design, squares: Array, offset: Array) -> bool:
 
 
 def _with_mean(design: Design, variance: Array, offset: Array) -> Design:
-    """Fold the offset into the shift, unless rounding of a large mean would be felt against the spread."""
+    """Add the offset to the shift, unless the rounding of a large mean would matter against the spread."""
     frame = design.frame
     if not frame.fit_intercept:
         return design

@@ -14,7 +14,7 @@ from hatband.linalg.design import Design, centred, design_of
 
 @dataclass(frozen=True, eq=False)
 class DenseRows:
-    """Training rows P = W^1/2 Phi / unit, whole."""
+    """Training rows P = W^1/2 Phi / unit, held as one matrix."""
 
     matrix: Float[Array, "n d"]
 

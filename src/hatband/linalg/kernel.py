@@ -19,7 +19,7 @@ from hatband.linalg.kernel_frame import Block, KernelFrame, SpectralCore, Triang
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class KernelFactor:
-    """A factorisation of a kernel matrix, from which every leverage is read. Immutable; made by `factor_kernel`.
+    """A factorisation of a kernel matrix, from which every leverage is computed. Immutable; made by `factor_kernel`.
 
     Cross-leverages carry no weights: h(x, z) = phi(x)' A^-1 phi(z), A = Phi'W Phi + ridge. The prediction at x is
     sum_i w_i h(x, x_i) y_i, the sampling form sum_i w_i h(x, x_i)^2. With an intercept 1 / sum(w) is part of both.
@@ -162,7 +162,7 @@ class KernelFactor:
         return self.core.lift(self.core.project((targets + 0.0).T + 0.0)[1]).T
 
     def residuals(self, y: Shaped[Array, "n q"]) -> Float[Array, "n q"]:
-        """Training residuals e_i = ridge dual_i / w_i: no difference of close numbers."""
+        """Training residuals e_i = ridge dual_i / w_i, without a difference of close numbers."""
         frame = self.frame
         scaled = self.ridge * self._solve(frame.enter_targets(y)[0])
         result = frame.spread(scaled if frame.root is None else scaled / frame.root[:, None])
@@ -294,11 +294,11 @@ class KernelSpectrum:
 
 
 def check_kernel_ridge(ridge: Any) -> float:
-    """Return the ridge as a float, or say why a kernel needs one."""
+    """Return the ridge as a float; ValueError unless it is one number > 0."""
     strength = check_ridge(ridge)
     if np.ndim(strength) or strength == 0:
         raise ValueError(
             f"kernel leverage needs one ridge > 0 (at 0 a kernel interpolates: training rows have leverage 1, all "
-            f"others infinity); got {ridge!r}."
+            f"other rows infinity); got {ridge!r}."
         )
     return float(strength)

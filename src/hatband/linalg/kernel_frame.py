@@ -1,4 +1,4 @@
-"""The coordinates of a kernel factor, and K + ridge inverted in them.
+"""The coordinates of a kernel factor, and the inverse of K + ridge in these coordinates.
 
 How kernel rows enter: rows of weight 0 dropped, weights folded in, the training mean removed.
 
@@ -41,7 +41,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class KernelFrame:
-    """How kernel rows enter a kernel factor.
+    """The map of kernel rows to the coordinates of a kernel factor.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class KernelFrame:
         return between - block.mean_product[:, None] - other.mean_product + self.mean_square
 
     def spread(self, values: Float[Array, "k *q"]) -> Float[Array, "n *q"]:
-        """Return values of the kept rows in their places, zeros elsewhere."""
+        """Return values of the kept rows at their positions, with zeros at all other rows."""
         if self.kept is None:
             return values
         whole = self.backend.zeros(self.n_samples, *values.shape[1:])
@@ -140,7 +140,7 @@ class KernelFrame:
 
 
 def kernel_frame(kernel: Any, weights: Any, fit_intercept: bool) -> tuple[KernelFrame, Float[Array, "k k"]]:
-    """Check what the user passed; return the frame and the kernel matrix of the weighted, centred training rows."""
+    """Check the arguments; return the frame and the kernel matrix of the weighted, centred training rows."""
     backend = backend_of(kernel)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not kernel.shape[0]:
         raise ValueError(f"a kernel matrix must be square, training rows by training rows; got {tuple(kernel.shape)}.")

@@ -1,4 +1,4 @@
-"""Rows (x, y) on their way into running statistics: read in blocks, centred, and their means merged or taken apart."""
+"""Rows (x, y) for running statistics: read in blocks and centred, their means merged or removed."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Centre:
     mean: Float[Array, " p"]
 
     def merged(self, other: "Centre") -> tuple["Centre", Float[Array, " p"]]:
-        """Return the centre of both, and the row that their scatter matrices need besides.
+        """Return the centre of both, and the row that must be added to their scatter matrices.
 
         Chan, Golub and LeVeque (1983), eq. 2.1.
         """
@@ -45,12 +45,12 @@ class Centre:
             return Centre(n_samples, 0.0, self.mean), 0.0 * self.mean
         between = other.mean - self.mean
         share = other.weight / weight
-        # An empty side has no mean of its own.
+        # A side without rows has no mean.
         mean = other.mean if not self.weight else self.mean + share * between
         return Centre(n_samples, weight, mean), (share * self.weight) ** 0.5 * between
 
     def removed(self, other: "Centre") -> tuple["Centre", Float[Array, " p"]]:
-        """Return the centre of what is left, and the row that `merged` would give for it and `other`."""
+        """Return the centre of the remaining rows, and the row that `merged` would give for it and `other`."""
         self._refuse_more(other)
         n_samples, weight = self.n_samples - other.n_samples, self.weight - other.weight
         if not n_samples or weight <= _NOTHING * self.weight:
@@ -69,7 +69,7 @@ class Centre:
 
 @dataclass(frozen=True, eq=False)
 class RunningStatistics(ABC):
-    """What statistics of rows z = (x, y) have in common; `matrix` is what a subclass keeps of their scatter."""
+    """The base of statistics of rows z = (x, y); `matrix` is the form in which a subclass keeps their scatter."""
 
     centre: Centre
     n_features: int
@@ -77,11 +77,11 @@ class RunningStatistics(ABC):
     @property
     @abstractmethod
     def matrix(self) -> Float[Array, "p p"]:
-        """What is kept of the scatter of features and targets together."""
+        """The scatter of features and targets together, in the form of the subclass."""
 
     @abstractmethod
     def add(self: S, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> S:
-        """Return the statistics of these rows and of a block more."""
+        """Return the statistics of these rows and of one more block."""
 
     @classmethod
     def empty(cls: type[S], n_features: int, n_targets: int = 0) -> S:
@@ -130,12 +130,12 @@ class RunningStatistics(ABC):
         return len(self.matrix) - self.n_features
 
     def _on(self, backend: AnyBackend) -> tuple[Centre, Array]:
-        """Centre and matrix as arrays of their own on a backend."""
+        """Copies of centre and matrix on a backend."""
         mean = backend.asarray(self.centre.mean) + 0.0
         return Centre(self.n_samples, self.weight, mean), backend.asarray(self.matrix) + 0.0
 
     def _both_on(self: S, other: S) -> tuple[AnyBackend, tuple[Centre, Array], tuple[Centre, Array]]:
-        """Two statistics of the same columns on one backend, as arrays of their own."""
+        """Two statistics of the same columns, copied to one backend."""
         if (other.n_features, other.n_targets) != (self.n_features, self.n_targets):
             raise ValueError(
                 f"statistics of {self.n_features} features and {self.n_targets} targets cannot be merged with those of "
@@ -151,7 +151,7 @@ class RunningStatistics(ABC):
 
 
 def target_columns(y: Any) -> int:
-    """Return the number of targets in y; None has none."""
+    """Return the number of targets in y; 0 for None."""
     return 0 if y is None else 1 if len(y.shape) == 1 else int(y.shape[1])
 
 
@@ -187,7 +187,7 @@ def centred_blocks(backend: AnyBackend, X: Any, y: Any, weights: Any) -> Iterato
 
 
 def _roots(backend: AnyBackend, weights: Any, count: int) -> Array | None:
-    """Square roots of the weights; a block, unlike a training set, may consist of rows of weight 0."""
+    """Square roots of the weights; unlike in a training set, all weights of a block can be 0."""
     if weights is None:
         return None
     values = np.asarray(backend_of(weights).numpy(weights), dtype=np.float64)
@@ -203,7 +203,7 @@ def _refuse_not_finite(X: Any, y: Any) -> None:
 
 
 def _centre(backend: AnyBackend, block: Array, roots: Array | None) -> Centre:
-    """Centre and weight the block in place. Taking away a row first keeps constant columns free of rounding."""
+    """Centre and weight the block in place. A row is subtracted first, so that constant columns become exact zeros."""
     weights = backend.ones(len(block)) if roots is None else roots**2
     weight = float(weights.sum())
     if not weight:
@@ -218,7 +218,7 @@ def _centre(backend: AnyBackend, block: Array, roots: Array | None) -> Centre:
 
 
 def design_at(centre: Centre, n_features: int, ridge: Any, fit_intercept: bool) -> Design:
-    """Return the design that a factorisation of the features starts from."""
+    """Return the design from which a factorisation of the features starts."""
     if not centre.weight:
         raise ValueError("these statistics hold no rows (or rows of weight 0 only); add rows before factoring.")
     backend, penalty = backend_of(centre.mean), check_ridge(ridge)

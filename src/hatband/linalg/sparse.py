@@ -1,4 +1,4 @@
-"""CSR features on their way into a factorisation: the mean stays a rank-one term, nothing is densified whole."""
+"""CSR features for a factorisation: the mean is a rank-one term, so the matrix stays sparse."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _DENSE_COLUMNS = 64
 
 
 def sparse_shift(features: Any, weights: Array | None, provisional: Float[Array, " d"]) -> Float[Array, " d"]:
-    """Return the provisional mean of the columns that lie far from zero for their spread, 0 for the others."""
+    """Return the provisional mean of columns far from zero for their spread, and 0 for all other columns."""
     share = np.full(features.shape[0], 1 / features.shape[0]) if weights is None else weights / weights.sum()
     mean = features.T @ share
     with np.errstate(invalid="ignore", over="ignore"):
@@ -60,7 +60,7 @@ def sparse_squares(columns: tuple[Any, Array, Array], root: Float[Array, " n"]) 
 
 
 def refuse_large(n_samples: int, n_features: int) -> None:
-    """Raise where sparse features are too large for every factorisation here."""
+    """Raise if sparse features are too large for every factorisation here."""
     if n_features > GRAM_COLUMNS:
         raise ValueError(
             f"sparse features with more than {GRAM_COLUMNS} columns need fewer rows than columns and ridge > 0; got "

@@ -41,12 +41,12 @@ class Spectrum:
 
     @cached_property
     def has_null(self) -> bool:
-        """Whether there are directions that training rows have no part in."""
+        """Whether there are directions outside the span of the training rows."""
         return len(self.values) < len(self.unit) or bool((self.values == 0).any())
 
     @property
     def is_raw(self) -> bool:
-        """Whether the columns are the user's: none dropped, none divided."""
+        """Whether the columns are those of the user, with no column dropped or scaled."""
         return self.frame.constant is None and not bool((self.unit != 1).any())
 
     def reader(self, rank: int) -> Float[Array, "k r"]:
@@ -107,7 +107,7 @@ class SpectralFactor(Factor):
         return factor_spectrum(self.spectrum if ridge == 0 else self.spectrum.raw(), ridge, ridge, self.reason)
 
     def unseen_leverage(self, rows: Shaped[Array, "m d"]) -> Float[Array, " m"]:
-        """Return |phi_perp|^2 / t of each row: what of h(x) lies outside the directions, at a ridge > 0."""
+        """Return |phi_perp|^2 / t of each row, the part of h(x) outside the directions, at a ridge > 0."""
         backend = self.frame.backend
         found = backend.empty(int(rows.shape[0]))
         for part, block, _ in self.frame.blocks(rows):
@@ -125,7 +125,7 @@ class SpectralFactor(Factor):
 
     def _one(self, ridge: Any) -> float:
         if np.ndim(self.ridge):
-            raise ValueError("a spectrum taken with one ridge per feature cannot change it; factor with one number.")
+            raise ValueError("a spectrum with one ridge per feature cannot change its ridge; factor with one number.")
         checked = check_ridge(float(ridge))
         return float(checked)
 
@@ -154,13 +154,13 @@ class SpectralFactor(Factor):
         return leverage
 
     def _tolerance(self, size: Array) -> Array:
-        """Largest |phi_perp|^2 that rounding explains: of the directions, and of the mean that was subtracted."""
+        """Largest |phi_perp|^2 that rounding can cause, in the directions and in the subtracted mean."""
         directions = max(OUTSIDE, 10 * EPS / self.rcond if self.rcond > 0 else 0.0)
         return directions**2 * size + self._mean_rounding
 
     @property
     def _mean_rounding(self) -> Array:
-        """Square of what rounding of the mean leaves in a row."""
+        """Squared error in a row from the rounding of the mean."""
         mean = self.frame.mean[self.frame.kept] / self.spectrum.unit
         return (8 * EPS) ** 2 * self.frame.backend.row_squares(mean[None])
 
@@ -203,7 +203,7 @@ class SpectralFactor(Factor):
 
 
 def factor_spectrum(spectrum: Spectrum, strength: float, ridge: Any, reason: str) -> SpectralFactor:
-    """Put a ridge on a spectrum."""
+    """Make a factor from a spectrum and a ridge."""
     squares = spectrum.values**2 + strength
     gain = (squares > 0) / (squares + (squares == 0))
     rank = int((squares > 0).sum())
@@ -261,7 +261,7 @@ class Spectral:
 def factor_spectral(design: Design, reason: str) -> SpectralFactor:
     """Decompose a provisional design."""
     if np.ndim(design.ridge) and np.any(design.ridge) and not np.all(design.ridge):
-        raise ValueError("Spectral needs a ridge for all features or for none; use QR() where some have none.")
+        raise ValueError("Spectral needs ridges that are all > 0 or all 0; use QR() if only some are 0.")
     design = determined(*centred(design))
     return factor_compressed(design, _compressed(replace(design, penalty=0.0 * design.penalty)), reason)
 

@@ -1,6 +1,5 @@
-"""Running statistics that have forgotten their rows: mean and Gram matrix, merged by addition."""
+"""Running statistics that do not keep their rows: mean and Gram matrix, merged by addition."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from hatband.arrays.backend import EPS, backend_of
 from hatband.arrays.typing import Array, Float, Shaped
-from hatband.checks import LeverageWarning
+from hatband.checks import LeverageWarning, warn_caller
 from hatband.linalg.cholesky import TriangularFactor, cholesky_triangle, factor_upper, singular
 from hatband.linalg.design import determined_gram
 from hatband.linalg.moments import RunningStatistics, centred_blocks, check_block, design_at
@@ -70,7 +69,7 @@ class GramStatistics(RunningStatistics):
         return self.joint[self.n_features :, self.n_features :]
 
     def add(self, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "GramStatistics":
-        """Return the statistics of these rows and of a block more.
+        """Return the statistics of these rows and of one more block.
 
         Raises
         ------
@@ -93,7 +92,7 @@ class GramStatistics(RunningStatistics):
         return GramStatistics(centre, self.n_features, joint + addition + between[:, None] * between)
 
     def remove(self, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "GramStatistics":
-        """Return the statistics without a block of rows that had been added.
+        """Return the statistics without a block of rows that was added before.
 
         Raises
         ------
@@ -102,8 +101,8 @@ class GramStatistics(RunningStatistics):
 
         Notes
         -----
-        A difference: the Gram matrix that is left has an absolute error of eps times the one before, its leverages a
-        relative error of up to eps |A before| / (smallest eigenvalue of A after).
+        This is a difference: the remaining Gram matrix has an absolute error of eps times the one before, its leverages
+        a relative error of up to eps |A before| / (smallest eigenvalue of A after).
         """
         backend, block = self.backend, self._block(X, y, weights)
         centre, between = self.centre.removed(block.centre)
@@ -137,22 +136,23 @@ class GramStatistics(RunningStatistics):
         Warns
         -----
         LeverageWarning
-            When the bound on the relative error exceeds the tolerance: the rows are gone, and cannot be read again.
+            When the bound on the relative error exceeds the tolerance: the rows are not kept and cannot be read again.
         """
         design = design_at(self.centre, self.n_features, ridge, fit_intercept)
         gram, _ = self.products(fit_intercept)
         design, gram = determined_gram(design, gram)
         triangle = cholesky_triangle(design.backend, gram, design.penalty)
         if triangle is None or triangle.rcond <= EPS:
-            raise np.linalg.LinAlgError(f"{singular(design)} Statistics keep no rows: TriangularStatistics can.")
+            raise np.linalg.LinAlgError(
+                f"{singular(design)} Statistics keep no rows for these; use TriangularStatistics."
+            )
         factor = factor_upper(triangle, design, "running Gram matrix")
         if factor.error_bound > tolerance:
-            warnings.warn(
+            warn_caller(
                 f"the Gram matrix has a reciprocal condition number of {factor.rcond:.1e}: leverages may be wrong by a "
                 f"relative {factor.error_bound:.1e} (tolerance {tolerance:.1e}); use TriangularStatistics, or a larger "
                 "ridge.",
                 LeverageWarning,
-                stacklevel=2,
             )
         return factor
 

@@ -51,7 +51,7 @@ class TriangularStatistics(RunningStatistics):
         return self.triangle
 
     def add(self, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "TriangularStatistics":
-        """Return the statistics of these rows and of a block more; errors as in `GramStatistics.add`."""
+        """Return the statistics of these rows and of one more block; errors as in `GramStatistics.add`."""
         check_block(X, y, self.n_features, self.n_targets)
         backend = backend_of(self.triangle if self.n_samples else X)
         centre, triangle = self._on(backend)
@@ -69,7 +69,7 @@ class TriangularStatistics(RunningStatistics):
         return TriangularStatistics(centre, self.n_features, triangle)
 
     def remove(self, X: Shaped[Array, "n d"], y: Any = None, weights: Any = None) -> "TriangularStatistics":
-        """Return the statistics without a block of rows that had been added.
+        """Return the statistics without a block of rows that was added before.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class TriangularStatistics(RunningStatistics):
         return slopes, self.y_mean - self.mean @ slopes if fit_intercept else 0.0 * self.y_mean
 
     def _stacked(self, ridge: Any, fit_intercept: bool) -> tuple[Design, Array, Array]:
-        """The design, the triangle less its constant columns, and R of that stacked on ridge^1/2 I."""
+        """The design, the triangle without constant columns, and R of that stacked on ridge^1/2 I."""
         design = design_at(self.centre, self.n_features, ridge, fit_intercept)
         backend, triangle = design.backend, self.triangle + 0.0
         if not fit_intercept:

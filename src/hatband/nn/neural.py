@@ -217,7 +217,7 @@ class NeuralConformalRegressor(CalibratedRegressor):
         return self
 
     def fit_train(self, X: Any, y: Any, sample_weight: Any = None, *, X_target: Any = None) -> Self:
-        """Train on all rows given; `calibrate` must follow with other rows before intervals can be had.
+        """Train on all rows given; call `calibrate` with other rows before asking for intervals.
 
         Parameters
         ----------

@@ -1,6 +1,5 @@
 """The scale that chooses between scales."""
 
-import warnings
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -9,7 +8,7 @@ from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
 
 from hatband.arrays.typing import Array
-from hatband.checks import LeverageWarning, check_confidence_level
+from hatband.checks import LeverageWarning, check_confidence_level, warn_caller
 from hatband.fitted.rows import Rows
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.scales.base import LeverageScale, Scale, fit_weighted, outputs, shift_and_width, with_context
@@ -38,7 +37,7 @@ BLOCKS, LARGEST_BLOCK = 10, 500
 
 
 class _Trial(NamedTuple):
-    """A candidate on rows that it has not seen: its band, the threshold of this band, and its interval scores."""
+    """A candidate on rows that it has not seen: its band, the threshold of the band, and its interval scores."""
 
     band: tuple[Array, Array]
     threshold: float
@@ -110,20 +109,18 @@ class AutoScale(Scale):
         self.random_state = random_state
 
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
-        """Choose and fit by held-out residuals (n, q) of training rows; None: the leverage scale, and a warning."""
+        """Choose and fit a scale by held-out residuals (n, q) of training rows; without them warn and use leverage."""
         (level, *_), _ = check_confidence_level(DEFAULT_LEVEL if self.level is None else self.level)
         candidates = default_candidates() if self.candidates is None else self.candidates
         check_candidates(candidates)
         self.scales_: list[Scale | FittedBlend] = [LeverageScale().fit()]
         self.report_: list[dict[str, Any]] = [_unchosen(0, "no held-out residuals")]
         if rows is None or residuals is None:
-            warnings.warn(
-                "There are no held-out residuals to choose a scale by, because the model may have been trained on the "
-                "rows given and cannot be refitted without them: the leverage scale is used. If it was not, pass "
-                "fit_train_rows='unseen'; around a network, pass rows that it has not seen: validation=, or "
-                "validation_size > 0.",
+            warn_caller(
+                "AutoScale uses the leverage scale, because it has no held-out residuals to choose by: the model may "
+                "have been trained on the rows given and cannot be refitted. Pass fit_train_rows='unseen' if it has "
+                "not seen them, or, for a network, rows that it has not seen: validation=, or validation_size > 0.",
                 LeverageWarning,
-                stacklevel=2,
             )
             return self
         seed = check_random_state(self.random_state).randint(2**31 - 1)
@@ -147,7 +144,7 @@ class AutoScale(Scale):
 
 
 class _Choice:
-    """The choice between candidates for one output after the other."""
+    """The choice between candidates, made for each output by itself."""
 
     def __init__(self, candidates: Candidates, level: Any, seed: int) -> None:
         self.candidates = candidates
@@ -179,7 +176,7 @@ class _Choice:
     def _fitted(
         self, chosen: str, rows: Rows, residual: Array, sample_weight: Array | None, thresholds: list[float]
     ) -> Scale | FittedBlend:
-        """Fit what was chosen on all rows; thresholds (k,) are those of its members."""
+        """Fit the chosen candidate on all rows; thresholds (k,) are those of its members."""
         parts = members(chosen, self.candidates[chosen])
         fitted = {
             name: fit_weighted(

@@ -1,4 +1,4 @@
-"""What a scale is, rows in and the shape of the band out; and the scales that need no learning."""
+"""The base of scales, which map rows to the shape of the band; and the scales that learn nothing."""
 
 import math
 from abc import ABC, abstractmethod
@@ -34,7 +34,7 @@ class Scale(BaseEstimator, ABC):
         ``fit(None)`` is an answer too, for a model that can give no held-out residuals. False: such a model is refused
         with a message. Wrongly True: fit fails for such a model, and the error names this flag.
     ``pointwise`` (default False)
-        ``predict`` reads ``rows.leverage`` and ``rows.sampling_leverage`` only, and gives one width for each leverage.
+        ``predict`` uses ``rows.leverage`` and ``rows.sampling_leverage`` only, and gives one width for each leverage.
         Jackknife+ and the online estimator know no more of a row, and refuse other scales. Wrongly False: they refuse a
         scale that would serve. Wrongly True: an error when predict asks for inputs or prediction.
     ``leverage_exponent`` (default None)
@@ -155,12 +155,12 @@ def check_training_rows(
 
 
 def outputs(rows: Rows, n_outputs: int) -> Iterator[Rows]:
-    """Yield the rows as each output sees them: its own prediction (m, 1) and leverage (m,)."""
+    """Yield the rows of each output: its prediction (m, 1) and leverage (m,)."""
     return map(rows.of_output, range(n_outputs))
 
 
 def fit_weighted(learner: Any, *data: Any, sample_weight: Array | None, role: str) -> Any:
-    """Fit and return a learner; TypeError where it takes no weights and there are some: none is dropped in silence."""
+    """Fit and return a learner; TypeError if there are weights and it takes none: weights are never ignored."""
     if sample_weight is None:
         return learner.fit(*data)
     if not has_fit_parameter(learner, "sample_weight"):
@@ -240,7 +240,7 @@ def check_instance(scale: Any, name: str = "scale") -> None:
 
 
 def with_context(scale: Any, level: float, random_state: Any) -> Any:
-    """Return the scale with level and random_state of the estimator around it, where it left these open."""
+    """Return the scale with level and random_state of the estimator around it, where its own are None."""
     parameters = scale.get_params(deep=False) if isinstance(scale, BaseEstimator) else {}
     context = {"level": level, "random_state": random_state}
     open_ones = {name: value for name, value in context.items() if name in parameters and parameters[name] is None}
@@ -274,7 +274,7 @@ def widths_at(
 
 def _unavailable() -> Array:
     raise ValueError(
-        "a scale that declares pointwise = True reads the leverage of a row alone; this one asks for its inputs or "
+        "a scale that declares pointwise = True uses only the leverage of a row; this one asks for its inputs or "
         "prediction. Declare pointwise = False and use CrossConformalRegressor."
     )
 
@@ -366,7 +366,7 @@ class LeverageScale(Scale):
 
 
 class CallableScale(Scale):
-    """Width f(rows), for a function of the user's.
+    """Width f(rows), for a function of the user.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What `AutoScale` chooses from, scales by name and blends of them, and the rule by which it chooses."""
+"""The candidates of `AutoScale`, scales by name and blends of them, and the rule by which it chooses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ TRIAL_LOSS = 0.05
 
 
 def default_candidates() -> Candidates:
-    """Return the candidates of `AutoScale`, the simpler first: by leverage, constant, learned from few, from all.
+    """Return the candidates of `AutoScale`, simpler first: leverage, constant, learned from few columns, from all.
 
     Fixed leverage comes after leverage of estimated strength, which contains it: it must not win by being simpler.
     """
@@ -43,7 +43,7 @@ def default_candidates() -> Candidates:
 
 
 def check_candidates(candidates: Candidates) -> None:
-    """Raise unless there is a scale, and every blend is of scales that are candidates themselves."""
+    """Raise unless there is a scale and every blend is made of candidates."""
     scales = [name for name, candidate in candidates.items() if not isinstance(candidate, tuple)]
     if not scales:
         raise ValueError(f"candidates must hold at least one Scale by its name; got {candidates!r}.")
@@ -58,12 +58,12 @@ def check_candidates(candidates: Candidates) -> None:
 
 
 def members(name: str, candidate: Scale | Blend) -> Blend:
-    """Return the names of the scales that a candidate is made of, as often as they count."""
+    """Return the names of the scales in a candidate, each as often as it counts in the mean."""
     return candidate if isinstance(candidate, tuple) else (name,)
 
 
 def kind(name: str, candidates: Candidates) -> tuple[str, ...]:
-    """Return what makes a candidate simple: its form, or the columns that it learns from, or its parts do."""
+    """Return the sort key by which candidates are simple: form, or the columns that they or their parts learn from."""
     forms = [_kind(candidates[part]) for part in members(name, candidates[name])]
     return max(forms, key=len)
 
@@ -73,7 +73,7 @@ def _kind(scale: Any) -> tuple[str, ...]:
 
 
 def mean_band(bands: list[tuple[Any, Array]], thresholds: Array) -> tuple[Any, Array]:
-    """Return mean shift and mean half-width of bands, each at its own threshold: widths of one unit."""
+    """Return mean shift and mean half-width of bands, each at its own threshold, so that the widths have one unit."""
     # All thresholds are 0 where every residual is. Widths then keep their own units, because they must be > 0.
     thresholds = thresholds if np.any(thresholds) else np.ones(len(bands))
     shift = sum(shift for shift, _ in bands) / len(bands)
@@ -117,7 +117,7 @@ def out_of_fold(
 
 
 def own_threshold(residual: Array, shift: Array, width: Array, level: float) -> float:
-    """Return the factor of the width (n,) that calibrates shift -+ factor x width on these very rows."""
+    """Return the factor of the width (n,) that calibrates shift -+ factor x width on the same rows."""
     return float(conformal_quantile(np.abs(residual - shift)[:, None] / width[:, None], level)[0])
 
 
@@ -147,7 +147,7 @@ def best_of_its_kind(kinds: Sequence[tuple[str, ...]], choice: int, means: Array
 def trial_version(scale: Any) -> tuple[Any, float]:
     """Return a clone that is cheap enough to be fitted in every fold, and the share by which its score is too high."""
     parameters = scale.get_params(deep=False)
-    # With a regressor of the user's there is no forest.
+    # With a regressor from the user there is no forest.
     n_trees = parameters.get("n_trees", 0) if parameters.get("regressor") is None else 0
     if n_trees <= TRIAL_TREES:
         return clone(scale), 0.0

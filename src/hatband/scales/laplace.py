@@ -1,4 +1,4 @@
-"""Width as the predictive deviation of a Laplace posterior: noise that varies, and what the model does not know."""
+"""Width as the predictive deviation of a Laplace posterior: noise that varies, plus epistemic variance."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -16,7 +16,7 @@ from hatband.scales.noise import GivenNoise, LearnedNoise, NoiseModel
 
 @dataclass(frozen=True, eq=False)
 class Variances:
-    """Aleatoric and epistemic variance of one output, in units of one another."""
+    """Aleatoric and epistemic variance of one output, in the same units."""
 
     envelope: Envelope
     level: float
@@ -25,7 +25,7 @@ class Variances:
     """Leverage under precision Phi'W Phi + ridge, W = level / sigma^2; None: under equal weights."""
 
     def of(self, rows: Rows, deviation: Array) -> tuple[Array, Array]:
-        """Return sigma^2(x) and level h(x), (m,) each; infinite where nothing is known."""
+        """Return sigma^2(x) and level h(x), each (m,); infinite where the leverage is."""
         noise = np.square(self.envelope.widths(rows, deviation, growth=False))
         leverage = rows.leverage if self.precision is None else rows.leverage_in(self.precision)
         return noise, np.where(np.isinf(rows.leverage), np.inf, self.level * leverage)
@@ -120,7 +120,7 @@ class LaplaceScale(Scale):
         Returns
         -------
         aleatoric, epistemic : array (m, q)
-            In the units of y^2 where the noise was learned; infinite where nothing is known.
+            In the units of y^2 where the noise was learned; infinite where the leverage is.
         """
         views = zip(outputs(rows, len(self.noise_)), self.noise_, self.variances_, strict=True)
         pairs = [variances.of(one, model(one)) for one, model, variances in views]
@@ -140,7 +140,7 @@ class LaplaceScale(Scale):
 
 
 def _variances(rows: Rows, envelope: Envelope, deviation: Array, sample_weight: Array | None) -> Variances:
-    """Weight training rows by level / sigma_i^2, of mean 1: the ridge means what it meant to the model."""
+    """Weight training rows by level / sigma_i^2, of mean 1: the ridge keeps its meaning in the model."""
     precision = 1 / np.square(np.clip(deviation, envelope.floor, envelope.ceiling))
     level = 1 / float(np.average(precision, weights=sample_weight))
     weights = level * precision if sample_weight is None else level * precision * sample_weight

@@ -1,4 +1,4 @@
-"""Scales learned from held-out residuals, by their size or by their quantiles, and what they share.
+"""Scales learned from the size or the quantiles of held-out residuals.
 
 A learner sees the chosen columns of the rows of one output; an envelope keeps the width that it learns in bounds.
 """
@@ -29,7 +29,7 @@ SMALLEST, LARGEST = 1e-30, 1e30
 
 
 def check_columns(columns: tuple[str, ...]) -> None:
-    """Raise unless every column is one that rows have, and there is one."""
+    """Raise unless there is at least one column and every name is that of a column of rows."""
     if not columns:
         raise ValueError(f"columns must name at least one of {list(COLUMNS)}; got {columns!r}.")
     for column in columns:
@@ -82,7 +82,7 @@ class Envelope:
         return cls(floor, ceiling, reach(rows.leverage), float(prediction.min()), float(prediction.max()))
 
     def widths(self, rows: Rows, raw: Array, growth: bool) -> Array:
-        """Bring raw widths (m,) into bounds; a row of infinite leverage has infinite width."""
+        """Clip raw widths (m,) to the bounds; a row of infinite leverage has infinite width."""
         h, prediction = rows.leverage, rows.prediction[:, 0]
         width = np.where(h >= self.reach, self.ceiling, np.clip(raw, self.floor, self.ceiling))
         if growth:
@@ -92,7 +92,7 @@ class Envelope:
 
 
 def reach(leverage: Array) -> float:
-    """Return the largest finite leverage, less the share 4 / n by which leaving a row out can raise it."""
+    """Return the largest finite leverage, less the share 4 / n by which leave-one-out can increase it."""
     finite = leverage[np.isfinite(leverage)]
     return float(finite.max() * max(1 - 4 / len(finite), 0.0)) if finite.size else np.inf
 
@@ -130,7 +130,7 @@ class LearnedBand:
 
 
 class LearnedScale(Scale):
-    """A scale with one learned band for each output: what varies is the learner."""
+    """A scale with one learned band for each output; subclasses differ in the learner."""
 
     needs_residuals: ClassVar[bool] = True
     columns: tuple[str, ...]
@@ -154,7 +154,7 @@ class LearnedScale(Scale):
 
     @abstractmethod
     def _learner(self) -> Learner:
-        """Return what is to learn, unfitted."""
+        """Return the unfitted learner."""
 
 
 class MagnitudeScale(LearnedScale):

@@ -1,4 +1,4 @@
-"""What learned scales learn with: bounds on residuals by a regression of their size, a forest, or two quantile fits.
+"""Learners of scales: bounds on residuals by a regression of their size, a forest, or two quantile fits.
 
 Defaults were chosen by measurement; any regressor of the user's takes their place.
 """
@@ -18,7 +18,7 @@ from hatband.scales.base import fit_weighted
 RELATIVE_FLOOR = 1e-3
 # Tails whose quantiles are averaged, relative to the tail beyond the level: extreme ones alone are noisy.
 TAILS = np.array([1.0, 1.6, 2.4])
-# More rows than this are drawn anew for every tree, so that size and time of the forest stay bounded.
+# More rows than this are drawn again for every tree, so that size and time of the forest stay bounded.
 LARGEST_SAMPLE = 10_000
 BLOCK = 4_096
 # Weight of the distance to the median beside y itself: splits on y alone see where it lies, not how it spreads.
@@ -26,7 +26,7 @@ SIZE_WEIGHT = 0.5
 
 
 class Learner(Protocol):
-    """Learns, from columns X (n, k) of training rows and residuals (n,), between which bounds (m,) residuals lie."""
+    """Learns bounds (m,) on residuals from columns X (n, k) of training rows and their residuals (n,)."""
 
     def fit(self, X: Array, residual: Array, sample_weight: Array | None = None) -> Self:
         """Learn."""
@@ -49,7 +49,7 @@ def magnitude_regressor(random_state: Any) -> HistGradientBoostingRegressor:
 
 
 def boosted_quantiles() -> HistGradientBoostingRegressor:
-    """Return boosting with quantile loss, few small trees: another view than the forest's, to blend with it."""
+    """Return boosting with quantile loss and few small trees: different from the forest, to be blended with it."""
     return HistGradientBoostingRegressor(
         loss="quantile",
         quantile=0.5,
@@ -63,13 +63,13 @@ def boosted_quantiles() -> HistGradientBoostingRegressor:
 
 
 def fit_regressor(regressor: Any, X: Array, y: Array, sample_weight: Array | None) -> Any:
-    """Fit a clone; weights get mean 1, because a penalty inside the regressor would tell 2 and 2 from 1 and 1."""
+    """Fit a clone; weights get mean 1, because with a penalty in the regressor weights 2, 2 would differ from 1, 1."""
     weight = None if sample_weight is None else sample_weight / np.mean(sample_weight)
     return fit_weighted(clone(regressor), X, y, sample_weight=weight, role="regressor of the scale")
 
 
 def positive(values: Array, source: Any) -> Array:
-    """Return sizes (m,) that something predicts; ValueError naming it where one is not positive and finite."""
+    """Return predicted sizes (m,); ValueError with the name of the predictor unless all are positive and finite."""
     name = getattr(source, "__name__", type(source).__name__)
     return check_widths(values, lambda: np.zeros(len(values), dtype=bool), len(values), name)[:, 0]
 
@@ -99,7 +99,7 @@ class MagnitudeBounds(BaseEstimator):
         return self
 
     def bounds(self, X: Array) -> tuple[Array, Array]:
-        """Return lower and upper bound, each (m,); a size that is not positive is refused, not hidden by the floor."""
+        """Return lower and upper bound, each (m,); ValueError for a predicted size <= 0, before the floor hides it."""
         size = positive(self.regressor_.predict(X), self.regressor_)
         return -size, size
 
@@ -162,7 +162,7 @@ class RegressorBounds(BaseEstimator):
         return self
 
     def bounds(self, X: Array) -> tuple[Array, Array]:
-        """Return lower and upper bound, each (m,); crossing ones are swapped."""
+        """Return lower and upper bound, each (m,); where they cross they are swapped."""
         low, high = self.low_.predict(X), self.high_.predict(X)
         return np.minimum(low, high), np.maximum(low, high)
 
@@ -231,7 +231,7 @@ class QuantileForest(BaseEstimator):
 
 
 def _place_and_spread(y: Array) -> Array:
-    """Return what the trees are to predict, (n, 2): the ranks of y, and of its distance to the median."""
+    """Return the targets of the trees, (n, 2): the ranks of y, and of its distance to the median."""
     return np.column_stack([rankdata(y), SIZE_WEIGHT * rankdata(np.abs(y - np.median(y)))])
 
 

@@ -1,4 +1,4 @@
-"""Scales by name, and fitting them on training rows as if each had not been seen, when they need any."""
+"""Scales by name, and their fit on training rows as if each had not been seen."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +46,7 @@ def as_scale(scale: Any, level: float = 0.9, random_state: Any = None) -> Any:
     ValueError
         If the name is unknown.
     TypeError
-        If the object is none of these, or a class.
+        If the object is not one of these, or is a class.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def as_scale(scale: Any, level: float = 0.9, random_state: Any = None) -> Any:
 
 
 def fit_scale(scale: Any, held_out: Callable[[], TrainingRows]) -> str | None:
-    """Fit a scale, on training rows as if each had not been seen if it needs any; return where residuals came from.
+    """Fit a scale, on held-out training rows if it needs any; return the source of the residuals.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def fit_scale(scale: Any, held_out: Callable[[], TrainingRows]) -> str | None:
     Raises
     ------
     NoHeldOutResiduals
-        If the model can give none, and the scale needs them.
+        If the scale needs held-out residuals and the model cannot give any.
     ValueError
         If the model interpolates every training row, which leaves no residual to learn from.
     TypeError
@@ -104,9 +104,9 @@ def fit_scale(scale: Any, held_out: Callable[[], TrainingRows]) -> str | None:
         return None
     if not len(found.rows) and not getattr(scale, "works_without_residuals", False):
         raise ValueError(
-            f"{type(scale).__name__} learns from residuals of rows that were left out; the model interpolates every "
-            "training row, and none of them is determined. Give the estimator a ridge > 0 or more rows than features, "
-            "or use a scale that learns from no residuals, such as 'leverage'."
+            f"{type(scale).__name__} learns from held-out residuals; these are not determined, because the model "
+            "interpolates every training row. Give the estimator a ridge > 0 or more rows than features, "
+            "or use a scale that does not learn from residuals, such as 'leverage'."
         )
     fit_weighted(scale, found.rows, found.residuals, sample_weight=found.sample_weight, role="scale")
     return found.source

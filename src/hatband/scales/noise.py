@@ -1,4 +1,4 @@
-"""The deviation of the noise as a function of what is known of a row: given, or learned from held-out residuals."""
+"""The standard deviation of the noise as a function of rows: given, or learned from held-out residuals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ NORMAL = float(np.sqrt(np.pi / 2))
 
 @dataclass(frozen=True)
 class Temper:
-    """level * deviation^exponent: how far deviations are to be believed, from 0 (not at all) to 1.
+    """level * deviation^exponent; the exponent is the trust in the deviations, from 0 (none) to 1 (full).
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Temper:
 
 @dataclass(frozen=True, eq=False)
 class GivenNoise:
-    """Noise of one output from a function of rows.
+    """Noise of one output, from a function of rows.
 
     Parameters
     ----------

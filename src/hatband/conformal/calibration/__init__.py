@@ -1,1 +1,1 @@
-"""Scores, and for whom they are ranked: groups, shift, outputs taken together."""
+"""Scores and how they are ranked: within groups, under covariate shift, or for all outputs together."""

@@ -1,4 +1,4 @@
-"""Calibration: scores, which of them a new row is compared with, and how heavily each counts."""
+"""Calibration: the scores, which of them a new row is compared with, and the weight of each."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
@@ -52,18 +52,18 @@ class MetadataSource(ABC):
 
 
 class Absent(MetadataSource):
-    """Nowhere: all rows are alike."""
+    """No metadata: all rows have the same group and weight."""
 
     def read(self, name: str, X: Any, rows: Rows, given: Any) -> None:
-        """Return None; ValueError where metadata was passed that calibration did not have."""
-        _check_not_given(given, name, "calibration had none. Pass it to fit or calibrate as well, or leave it out")
+        """Return None; ValueError if metadata is passed although calibration had none."""
+        _check_not_given(given, name, "calibration had none. Pass it to fit or calibrate too, or leave it out")
 
 
 class Passed(MetadataSource):
     """Metadata that the caller passes with the rows."""
 
     def read(self, name: str, X: Any, rows: Rows, given: Any) -> Any:
-        """Return what was passed; ValueError where nothing was."""
+        """Return the metadata passed; ValueError if there is none."""
         _check_given(given, name)
         return given
 
@@ -75,7 +75,7 @@ class FromInputs(MetadataSource):
     function: Callable[[Any], Any]
 
     def read(self, name: str, X: Any, rows: Rows, given: Any) -> Any:
-        """Return function(X); ValueError where metadata was passed besides."""
+        """Return function(X); ValueError if metadata is passed too."""
         _check_not_given(given, name, f"the constructor's {name} makes it from X. Use one of the two")
         check_whole(X, name)
         return self.function(X)
@@ -88,7 +88,7 @@ class FromLeverage(MetadataSource):
     edges: Array
 
     def read(self, name: str, X: Any, rows: Rows, given: Any) -> Array:
-        """Return the bin of each row; ValueError where metadata was passed besides."""
+        """Return the bin of each row; ValueError if metadata is passed too."""
         _check_not_given(given, name, f"the constructor's {name} makes it from leverage. Use one of the two")
         return np.searchsorted(self.edges, one_leverage(rows))
 
@@ -104,7 +104,7 @@ def check_whole(X: Any, name: str) -> None:
 
 
 def one_leverage(rows: Rows) -> Array:
-    """Return one leverage per row (m,), the largest where outputs have ridges of their own."""
+    """Return one leverage per row (m,), the largest over outputs where each has its own ridge."""
     return rows.leverage.reshape(len(rows), -1).max(axis=1)
 
 
@@ -133,8 +133,8 @@ class MetadataReader:
 
 
 def check_alike(model: Any, groups: Any, likelihood_ratio: Any) -> None:
-    """Raise if metadata was passed to a model that ranks all rows alike."""
-    reason = f"{type(model).__name__} ranks all rows alike. Leave it out, or use SplitConformalRegressor"
+    """Raise if groups or weights are passed to a model that uses neither."""
+    reason = f"{type(model).__name__} has neither groups nor weights. Leave it out, or use SplitConformalRegressor"
     _check_not_given(groups, "groups", reason)
     _check_not_given(likelihood_ratio, "likelihood_ratio", reason)
 
@@ -152,11 +152,11 @@ class Ranking(ABC):
 
     @abstractmethod
     def effective_size(self, n_samples: int) -> float:
-        """Return how many equally heavy calibration rows these are worth."""
+        """Return the number of rows of equal weight that these are worth."""
 
     @abstractmethod
     def explain(self, infinite: Array, new: RowMetadata, n_samples: int, level: Any, needed: int) -> list[str]:
-        """Return sentences on why the new rows (m,) that are marked `infinite` have no finite threshold."""
+        """Return messages: why the new rows marked in `infinite` (m,) have no finite threshold."""
 
 
 class PooledRanking(Ranking):
@@ -175,7 +175,7 @@ class PooledRanking(Ranking):
         return float(n_samples)
 
     def explain(self, infinite: Array, new: RowMetadata, n_samples: int, level: Any, needed: int) -> list[str]:
-        """Name the number of calibration rows that would do."""
+        """Name the number of calibration rows that would be enough."""
         return [too_few(f"{n_samples} calibration rows", level, needed)]
 
 
@@ -207,14 +207,13 @@ class WeightedRanking(Ranking):
         """Name the effective sample size."""
         return [
             f"{infinite.sum()} of {len(infinite)} rows weigh too much for confidence level {level}: their intervals "
-            f"are (-inf, inf). The {n_samples} calibration rows are worth {self.effective_size(n_samples):.3g} equally "
-            f"heavy ones, and of those at least {needed} would be needed. Calibrate with more rows from where the new "
-            "rows lie."
+            f"are (-inf, inf). The {n_samples} calibration rows are worth {self.effective_size(n_samples):.3g} rows of "
+            f"equal weight; at least {needed} are needed. Calibrate with more rows that are like the new rows."
         ]
 
 
 class Outputs(ABC):
-    """What a threshold is to hold for: each output by itself, or all outputs of a row."""
+    """What a threshold holds for: each output by itself, or all outputs of a row."""
 
     @abstractmethod
     def quantile(self, scores: Array, rank: Callable[[Array], Array]) -> Array:
@@ -231,7 +230,7 @@ class EachOutput(Outputs):
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Calibration scores, asked for the intervals of new rows.
+    """Calibration scores, from which the intervals of new rows are made.
 
     Parameters
     ----------
@@ -252,12 +251,12 @@ class Calibration:
 
     @property
     def effective_size(self) -> float:
-        """How many equally heavy rows the calibration rows are worth."""
+        """Number of rows of equal weight that the calibration rows are worth."""
         return self.ranking.effective_size(len(self.scores))
 
     @property
     def is_pooled(self) -> bool:
-        """Whether all scores count alike for every new row."""
+        """Whether all scores have the same weight for every new row."""
         return isinstance(self.ranking, PooledRanking)
 
     def ends(self, band: Band, new: RowMetadata, levels: list[Any], symmetric: bool) -> list[Ends]:
@@ -304,7 +303,7 @@ class GroupingRule(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class CalibrationPlan:
-    """How to calibrate: what training left to be filled with scores.
+    """How to calibrate: the settings that are ready before there are scores.
 
     Parameters
     ----------
@@ -345,22 +344,22 @@ class CalibrationPlan:
 
 
 def check_pooled(pooled: bool) -> None:
-    """Raise for a model whose scores do not all count alike."""
+    """Raise if scores have groups or weights: a predictive distribution needs equal ones."""
     if not pooled:
         raise ValueError(
-            "predictive_distribution needs calibration scores that all count alike; this model was calibrated by "
-            "groups or with a likelihood ratio. Calibrate it without, or one model per group."
+            "predictive_distribution needs calibration scores of equal weight; this model was calibrated by groups or "
+            "with a likelihood ratio. Calibrate it without these, or fit one model per group."
         )
 
 
 def _check_not_given(given: Any, name: str, reason: str) -> None:
-    """Raise if metadata was passed that would be ignored."""
+    """Raise if metadata is passed that would be ignored."""
     if given is not None:
         raise ValueError(f"{name} must not be passed here: {reason}.")
 
 
 def _check_given(given: Any, name: str) -> None:
-    """Raise if metadata is missing that calibration has."""
+    """Raise if metadata is missing although the model was calibrated with it."""
     if given is None:
         raise ValueError(
             f"{name} must be passed: this model is calibrated with it; got none. Pass {name}=..., one entry per row, "
@@ -369,7 +368,7 @@ def _check_given(given: Any, name: str) -> None:
 
 
 def check_labels(labels: Any, n_samples: int) -> list[Any]:
-    """Return one hashable group label per row, none of them missing."""
+    """Return one hashable group label per row; a missing label is an error."""
     # As objects, because in a list of numbers and strings the numbers would become strings.
     values = np.asarray(on_host(labels), dtype=object)
     if values.shape != (n_samples,):
@@ -382,9 +381,7 @@ def check_labels(labels: Any, n_samples: int) -> list[Any]:
     for label in set(found):
         if label is None or is_scalar_nan(label) or is_pandas_na(label):
             row = next(row for row, other in enumerate(found) if other is label)
-            raise ValueError(
-                f"groups must not be missing; row {row} has {label!r}. Give such rows a label of their own."
-            )
+            raise ValueError(f"groups must not be missing; row {row} has {label!r}. Give these rows a separate label.")
     return found
 
 

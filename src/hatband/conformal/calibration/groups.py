@@ -61,7 +61,7 @@ class LeverageBins(BaseEstimator):
 
 
 class Groups(BaseEstimator):
-    """Which group a row belongs to, and what becomes of groups that are small or were not seen in calibration.
+    """Which group a row belongs to, and what happens to groups that are small or were not seen in calibration.
 
     Parameters
     ----------
@@ -69,19 +69,19 @@ class Groups(BaseEstimator):
         None: labels are passed as ``groups=`` to fit (or calibrate) and predict_interval. A string names a column of a
         DataFrame, a callable makes labels (m,) from X, `LeverageBins` makes bins of leverage.
     minimum_size : int or None, default=None
-        Fewest calibration rows that a group may calibrate with; None asks for no more than the level needs, and for
-        bins of leverage expects three times as many.
+        Fewest calibration rows of a group. None: as many as the level needs, and for bins of leverage an expected
+        number three times as large.
     small : {"auto", "merge", "infinite", "pooled"}, default="auto"
-        What smaller groups get: "merge" (bins of leverage only) joins neighbours, "infinite" promises nothing,
+        What smaller groups get: "merge" (bins of leverage only) joins neighbours, "infinite" gives (-inf, inf),
         "pooled" uses the threshold of all rows, which holds on average over groups and not in the group. "auto" merges
         bins, and is "infinite" for other groups.
     unseen : {"infinite", "pooled"}, default="infinite"
-        What groups get that calibration has not seen.
+        What groups that calibration has not seen get.
 
     Raises
     ------
     ValueError
-        In fit, if a setting is none of these.
+        In fit, if a setting is not one of these.
 
     Notes
     -----
@@ -121,7 +121,7 @@ class GroupedRanking(Ranking):
     pools : mapping of label to array of int
         The calibration rows that each known group is ranked among.
     unseen : array of int
-        The same for every other group.
+        The calibration rows for every other group.
     sizes : mapping of label to int
         Calibration rows of each known group.
     minimum_size : int
@@ -153,7 +153,7 @@ class GroupedRanking(Ranking):
         return self.inner.effective_size(n_samples)
 
     def explain(self, infinite: Array, new: RowMetadata, n_samples: int, level: Any, needed: int) -> list[str]:
-        """Name the groups that calibration has not seen, those that are too small, and what others say."""
+        """Name the groups that calibration has not seen and those that are too small; for other groups ask `inner`."""
         at = positions(new.groups or [])
         found = {label: rows[infinite[rows]] for label, rows in at.items() if infinite[rows].any()}
         unseen = {label: rows for label, rows in found.items() if label not in self.sizes}
@@ -180,7 +180,7 @@ class GroupedRanking(Ranking):
 
 
 def positions(labels: list[Any]) -> dict[Any, Array]:
-    """Return where each label stands, in the order of first appearance."""
+    """Return the positions of each label, in the order of first appearance."""
     codes: dict[Any, int] = {}
     code = np.fromiter((codes.setdefault(label, len(codes)) for label in labels), dtype=np.intp, count=len(labels))
     order = np.argsort(code, kind="stable")
@@ -263,8 +263,8 @@ class Grouping:
     bins: Bins | None = None
 
     @classmethod
-    def of(cls, groups: Any, honest: Callable[[], Rows]) -> Self:
-        """Check settings, and cut bins of leverage at quantiles of honest training rows."""
+    def of(cls, groups: Any, training_rows: Callable[[], Rows]) -> Self:
+        """Check settings, and cut bins at quantiles of the leave-one-out leverage of training rows."""
         settings = groups if isinstance(groups, Groups) else Groups(groups)
         by = settings.by
         check_in(settings.small, ("auto", "merge", "infinite", "pooled"), "small")
@@ -272,7 +272,7 @@ class Grouping:
         if settings.minimum_size is not None:
             check_at_least(settings.minimum_size, 1, "minimum_size")
         if isinstance(by, LeverageBins):
-            return cls(settings, Bins.of(one_leverage(honest()), check_at_least(by.n_bins, 1, "n_bins")))
+            return cls(settings, Bins.of(one_leverage(training_rows()), check_at_least(by.n_bins, 1, "n_bins")))
         if not (by is None or isinstance(by, str) or callable(by)):
             raise TypeError(
                 "groups must be None, the name of a column, a callable(X) -> labels, LeverageBins or Groups; got "
@@ -330,7 +330,7 @@ def _check_column_named(X: Any, column: str) -> None:
 
 
 def _check_merge(by: Any, small: str) -> None:
-    """Raise where groups are to be merged that have no neighbours."""
+    """Raise if groups without neighbours should be merged."""
     if small == "merge":
         raise ValueError(
             f"small='merge' needs groups with neighbours, that is by=LeverageBins(...); got by={by!r}. Use "

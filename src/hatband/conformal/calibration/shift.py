@@ -1,4 +1,4 @@
-"""New rows from another population than the calibration rows: the likelihood ratio that weighs them."""
+"""Covariate shift: likelihood ratios that weight calibration rows for new rows from another population."""
 
 from typing import Any, Self
 
@@ -97,7 +97,7 @@ class ClassifierRatio(BaseEstimator):
 
 
 def fit_ratio(ratio: Any, X: Any, X_target: Any) -> Any:
-    """Return the likelihood ratio as a callable(X), learned from training rows X if it is to be learned; or None."""
+    """Return the likelihood ratio as a callable(X), after learning it from training rows X where needed; or None."""
     learns = all(callable(getattr(ratio, method, None)) for method in ("fit", "predict"))
     _check_target_rows(ratio if learns else None, X_target)
     if learns:
@@ -111,7 +111,7 @@ def fit_ratio(ratio: Any, X: Any, X_target: Any) -> Any:
 
 
 def _stacked(X: Any, below: Any) -> Any:
-    """Put rows under rows, in the container they came in."""
+    """Append rows below rows, and keep the type of the container."""
     package = type(X).__module__.partition(".")[0]
     if sparse.issparse(X):
         return sparse.vstack([X, below], format="csr")
@@ -127,15 +127,15 @@ def _stacked(X: Any, below: Any) -> Any:
 
 
 def _check_target_rows(learner: Any, X_target: Any) -> None:
-    """Raise unless rows of the target population come with what learns a likelihood ratio from them, and only then."""
+    """Raise unless X_target is passed exactly when the likelihood ratio must be learned from it."""
     if learner is not None and X_target is None:
         raise ValueError(
             f"likelihood_ratio={learner!r} is learned from rows of the population to predict for; X_target is missing. "
-            "Pass fit(X, y, X_target=...) or fit_train(X, y, X_target=...); of one that is fitted already, pass "
+            "Pass fit(X, y, X_target=...) or fit_train(X, y, X_target=...); if the ratio is fitted already, pass "
             "likelihood_ratio=ratio.predict."
         )
     if learner is None and X_target is not None:
         raise ValueError(
-            "X_target is only used to learn a likelihood ratio, and likelihood_ratio is no learner. Leave it out, or "
-            "construct with likelihood_ratio=ClassifierRatio(...)."
+            "X_target is only used to learn a likelihood ratio, but this likelihood_ratio learns nothing. Leave "
+            "X_target out, or construct with likelihood_ratio=ClassifierRatio(...)."
         )

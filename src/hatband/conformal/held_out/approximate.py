@@ -13,9 +13,8 @@ from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.closed_form import OfSmoother
 from hatband.conformal.held_out.convex import ConvexFit, convex_fit
 from hatband.conformal.held_out.plus import Reach
-from hatband.conformal.regressor import TrainingData, fit_estimator
 from hatband.fitted.cross_leverage import row_blocks
-from hatband.fitted.rows import predict_features
+from hatband.fitted.rows import TrainingData, fit_estimator, predict_features
 from hatband.fitted.smoother import Smoother
 from hatband.formulas.leave_one_out import loo_predictions
 from hatband.geometry import FeatureGeometry, Features
@@ -195,7 +194,7 @@ def _smoothed(fit: ConvexFit, space: Any, training: Features, eta: Array) -> Arr
 
 
 def _noise(fit: ConvexFit) -> Array:
-    """Return the root mean square (1,) of slope / curvature, what residuals are on the scale of the predictor."""
+    """Return the root mean square (1,) of slope / curvature: the size of residuals on the scale of the predictor."""
     curved = fit.curvature > 0
     return np.sqrt(np.mean(np.square(fit.slope[curved] / fit.curvature[curved]), keepdims=True))
 
@@ -211,7 +210,7 @@ def _kept_share(fit: ConvexFit, smoother: Smoother, training: Features, left: Ar
 
 
 def _directions(space: Any, rows: Features) -> Array:
-    """Return A^-1 (phi_i - mean), the way the coefficients go when row i leaves (k, b)."""
+    """Return A^-1 (phi_i - mean) (k, b), the direction of the change of the coefficients without row i."""
     return space.factor.solve((_dense(selected(rows.values, space.space.columns)) - space.factor.mean).T)
 
 

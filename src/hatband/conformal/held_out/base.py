@@ -1,4 +1,4 @@
-"""What estimators share in which every row trains and every row calibrates: jackknife+ and CV+."""
+"""The base of jackknife+ and CV+, where every row trains and every row calibrates."""
 
 from abc import abstractmethod
 from dataclasses import replace
@@ -12,12 +12,13 @@ from hatband.checks import LeverageWarning, check_confidence_level, check_in, un
 from hatband.conformal.band import Band, Ends, warn_if_too_few
 from hatband.conformal.calibration.calibration import check_alike
 from hatband.conformal.held_out.plus import METHODS, HeldOut
-from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, TrainingData, check_rows
+from hatband.conformal.regressor import IntervalRegressor, RegressorWrapper, check_rows
+from hatband.fitted.rows import TrainingData
 from hatband.formulas.order_statistics import minimum_calibration_size
 
 
 class HeldOutRegressor(RegressorWrapper, IntervalRegressor):
-    """Fit once on all rows, hold rows out, and put intervals together from what the held-out models say."""
+    """Fit once on all rows, hold rows out, and combine the held-out models into intervals."""
 
     # Which of "plus", "minmax" and "base" a subclass offers.
     _methods: ClassVar[tuple[str, ...]]
@@ -106,6 +107,6 @@ class HeldOutRegressor(RegressorWrapper, IntervalRegressor):
         if infinite:
             warn_caller(
                 f"{infinite} intervals have no finite bound: these rows lie outside the span of the training rows, or "
-                "leaving single rows out leaves no model. A ridge > 0 in the estimator makes them finite.",
+                "no model exists without some single row. A ridge > 0 in the estimator makes them finite.",
                 LeverageWarning,
             )

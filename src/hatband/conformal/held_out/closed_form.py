@@ -1,4 +1,4 @@
-"""Models that each miss one row, or one block of rows, of a linear smoother: read off one factorisation."""
+"""Models without one row, or without one block of rows, of a linear smoother: computed from one factorisation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ LARGEST_BLOCK = 1000
 
 
 class OfSmoother(HeldOut):
-    """What closed forms share: the model of all rows is a smoother, and its scale a function of leverage alone."""
+    """The base of closed forms: the model of all rows is a smoother, and its scale a function of leverage alone."""
 
     smoother: Smoother
 
@@ -55,7 +55,7 @@ class OfSmoother(HeldOut):
 
 @dataclass(frozen=True, eq=False)
 class LeaveOneOut(OfSmoother):
-    """n models that each miss one row: mu_-i(x) = mu(x) - h(x, x_i) w_i r_i, r_i = e_i / (1 - w_i h_i).
+    """n models, each without one row: mu_-i(x) = mu(x) - h(x, x_i) w_i r_i, r_i = e_i / (1 - w_i h_i).
 
     Parameters
     ----------
@@ -111,14 +111,14 @@ class LeaveOneOut(OfSmoother):
             yield from self._reaches(block, spread)
 
     def near(self, features: Features, spread: Array, ranks: list[int]) -> Iterator[Reach]:
-        """Yield the same for training rows that can hold one of the ranks, new rows of like leverage together."""
+        """Yield the same for training rows that can have one of the ranks; new rows come in order of leverage."""
         power = self.scale.leverage_exponent
         choose = None if power is None else partial(self._near, spread, ranks, power)
         for block in self.smoother.crossed(features, self.block_size, choose):
             yield from self._reaches(block, spread)
 
     def _near(self, spread: Array, ranks: list[int], power: float, h: Array) -> RankBounds:
-        """Return the training rows that can hold one of the ranks for new rows of leverage h (b, k)."""
+        """Return the training rows that can have one of the ranks for new rows of leverage h (b, k)."""
         leverage, weights = self.smoother.leverage, self.smoother.weights
         ranges = [
             value_range(spread[:, j], self.residuals[:, j], leverage[:, k], weights, h=h[:, k], power=power)
@@ -153,7 +153,7 @@ class LeaveOneOut(OfSmoother):
 
 @dataclass(frozen=True, eq=False)
 class BlockOut(OfSmoother):
-    """K models that each miss one block; all outputs share one ridge.
+    """K models, each without one block of rows; all outputs share one ridge.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ class BlockOut(OfSmoother):
         scale: Any,
         block_size: int | None,
     ) -> Self | None:
-        """Return the models, or None where leaving some block out leaves no model."""
+        """Return the models, or None if some block cannot be left out."""
         smoother = smoother.prepared(training)
         predicted, h = y - smoother.residuals, smoother.leverage[:, 0]
         blocks, scores = [], np.empty((sum(len(fold.held) for fold in folds), y.shape[1]))

@@ -24,7 +24,7 @@ from hatband.arrays.typing import Array
 
 @dataclass(frozen=True, eq=False)
 class ConvexFit:
-    """What a Newton step needs of a fitted convex model with one output.
+    """The parts of a fitted convex model with one output that a Newton step needs.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class ConvexFit:
 
 @dataclass(frozen=True, eq=False)
 class L1Pieces:
-    """The active set of an L1 penalty: signs of the coefficients, and |correlation| <= l1 of the others.
+    """The active set of an L1 penalty: signs of the coefficients, and |correlation| <= l1 of all other columns.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def _linear(model: Any, features: Any) -> Array:
 
 
 def _check_not_positive(model: Any) -> None:
-    """Raise for a linear model whose coefficients are bounded: a Newton step would not know the bounds."""
+    """Raise for a linear model whose coefficients are bounded: a Newton step ignores the bounds."""
     if model.positive:
         raise ValueError(
             f"approximate leave-one-out of {type(model).__name__} needs positive=False; got positive=True. Use "

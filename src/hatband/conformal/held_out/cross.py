@@ -7,13 +7,12 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 
-from hatband._compat import CallbackSupportMixin, with_callbacks
 from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.closed_form import LARGEST_BLOCK, BlockOut
 from hatband.conformal.held_out.plus import HeldOut
-from hatband.conformal.held_out.refits import Fold, Refitted, folds_of
-from hatband.conformal.regressor import TrainingData, fit_parameters, weight_in
+from hatband.conformal.held_out.refits import CallbackSupportMixin, Fold, Refitted, folds_of, with_callbacks
 from hatband.conformal.split import SplitConformalRegressor
+from hatband.fitted.rows import TrainingData, fit_parameters, weight_in
 from hatband.fitted.smoother import Smoother, SmootherMismatch
 from hatband.geometry import Space
 from hatband.geometry.composite import PerOutputSpace, PreprocessedSpace
@@ -157,7 +156,7 @@ class CrossConformalRegressor(CallbackSupportMixin, HeldOutRegressor):
         return Refitted.of(whole, folds, data, n_jobs=self.n_jobs, block_size=self.block_size, owner=self)
 
     def _block_out(self, whole: SplitConformalRegressor, folds: Sequence[Fold], data: TrainingData) -> BlockOut | None:
-        """Return the fold models in closed form; None where the model is no smoother, or a fold leaves no model."""
+        """Return the fold models in closed form; None if the model is not a smoother or a fold cannot be left out."""
         weight = weight_in(fit_parameters(self, self._regressor(), data), data)
         training = whole.space_.features(data.X)
         try:
@@ -168,7 +167,7 @@ class CrossConformalRegressor(CallbackSupportMixin, HeldOutRegressor):
 
 
 def _in_closed_form(whole: SplitConformalRegressor, folds: Sequence[Fold], n_samples: int) -> bool:
-    """Whether leaving each fold out in closed form equals a refit, and costs less."""
+    """Whether the closed form without each fold equals a refit and costs less."""
     complements = all(
         len(fold.training) + len(fold.held) == n_samples == len(np.union1d(fold.training, fold.held)) for fold in folds
     )
@@ -187,7 +186,7 @@ def _of_leverage_alone(scale: Any) -> bool:
 
 
 def _is_fixed(space: Space) -> bool:
-    """Whether the features do not depend on which rows they were fitted to."""
+    """Whether the features are the same for any training rows."""
     if space.exactness != "exact" or isinstance(space, PerOutputSpace):
         return False
     if isinstance(space, PreprocessedSpace):
@@ -197,7 +196,7 @@ def _is_fixed(space: Space) -> bool:
 
 
 def _check_refittable(estimator: Any) -> None:
-    """Raise for a frozen estimator, of which no fold model can be made."""
+    """Raise for a frozen estimator: it cannot be refitted without a fold."""
     if isinstance(estimator, FrozenEstimator):
         raise ValueError(
             "CrossConformalRegressor needs an estimator that it can refit without a fold; got a FrozenEstimator. Pass "

@@ -1,4 +1,4 @@
-"""Jackknife+ from one factorisation: every row trains, every row calibrates, and nothing is refitted."""
+"""Jackknife+ from one factorisation: every row trains, every row calibrates, and there are no refits."""
 
 from typing import Any, ClassVar, Literal
 
@@ -6,12 +6,12 @@ from hatband.checks import check_two_rows
 from hatband.conformal.exact_smoother import fit_smoother
 from hatband.conformal.held_out.base import HeldOutRegressor
 from hatband.conformal.held_out.closed_form import LeaveOneOut
-from hatband.conformal.regressor import TrainingData
+from hatband.fitted.rows import TrainingData
 from hatband.scales.named import as_scale
 
 
 class JackknifePlusRegressor(HeldOutRegressor):
-    """Intervals from all leave-one-out models mu_-i(x) -+ R_i (1 + h_-i(x))^1/2, read off one factorisation.
+    """Intervals from all leave-one-out models mu_-i(x) -+ R_i (1 + h_-i(x))^1/2, from one factorisation.
 
     No rows are set aside for calibration and none is refitted for: with residuals e_i and cross-leverage h(x, x_i) of
     the one fit, mu_-i(x) = mu(x) - h(x, x_i) e_i / (1 - h_ii) exactly. For models that are linear in y: least squares,
@@ -52,7 +52,7 @@ class JackknifePlusRegressor(HeldOutRegressor):
     Raises
     ------
     ValueError
-        In fit, if the model is no linear smoother, its predictions are not those that its geometry says, it is tuned
+        In fit, if the model is not a linear smoother, its predictions differ from those of its geometry, it is tuned
         and `allow_tuned` is False, or the scale looks at more than leverage.
 
     Notes
@@ -112,17 +112,17 @@ class JackknifePlusRegressor(HeldOutRegressor):
 
 
 def _check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
-    """Raise unless a scale is a function of leverage alone, and one that is not fitted to residuals."""
+    """Raise unless a scale is a function of leverage alone that is not fitted to residuals."""
     name = type(scale).__name__
     if not getattr(scale, "pointwise", False):
         raise ValueError(
-            f"{owner} needs a scale that is a function of a row's leverage alone, because it has no refitted models to "
-            f"look at; {name} does not declare pointwise = True. Use scale='leverage' or 'constant', or "
+            f"{owner} needs a scale that is a function of a row's leverage alone, because it refits no models; "
+            f"{name} does not declare pointwise = True. Use scale='leverage' or 'constant', or "
             "CrossConformalRegressor, which fits the scale in every fold; or declare it in a class of yours whose "
-            "predict reads leverage only."
+            "predict uses leverage only."
         )
     if getattr(scale, "needs_residuals", False) and not allow_tuned:
         raise ValueError(
-            f"{name} is fitted to the residuals of all rows, and {owner} would have to fit it anew without each. Use "
-            "scale='leverage', CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
+            f"{name} is fitted to the residuals of all rows, and {owner} would have to fit it again without each row. "
+            "Use scale='leverage', CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
         )

@@ -1,4 +1,4 @@
-"""Intervals from models that each held out some training rows: jackknife+, CV+, their min-max and plain forms."""
+"""Intervals from models fitted without some training rows: jackknife+, CV+, their min-max and plain forms."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from hatband.formulas.order_statistics import conformal_quantile, kth_smallest, 
 
 
 class Reach(NamedTuple):
-    """For some new rows and one output: what each held-out row says of where y may lie.
+    """For some new rows and one output: the interval for y by each held-out row.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ class Reach(NamedTuple):
     output : int
         Which output.
     low, high : array (b, n)
-        mu_-i(x) -+ spread_i width_-i(x), in the units of y; infinite where nothing is known.
+        mu_-i(x) -+ spread_i width_-i(x), in the units of y; infinite where there is no finite bound.
     below, above : int
         Held-out rows that are left out because their `high` is known to lie below that of every rank asked for, and
         their `low` above; and the reverse.
@@ -36,7 +36,7 @@ class Reach(NamedTuple):
 
 
 class HeldOut(ABC):
-    """Models that have each not seen one or some of the training rows, and the scores of the rows they have not seen.
+    """Models, each fitted without one or more training rows, and the scores of the rows that each has not seen.
 
     `scores` (n, q) are signed, (y_i - mu_-i(x_i)) / width_-i(x_i); infinite where leaving a row out leaves no model.
     """
@@ -51,7 +51,7 @@ class HeldOut(ABC):
 
     @abstractmethod
     def features(self, X: Any) -> Any:
-        """Return what the other verbs take for rows X; preprocessing runs here, once per call."""
+        """Return rows X in the form that all other methods take; preprocessing runs here, once per call."""
 
     @abstractmethod
     def prediction(self, features: Any) -> Array:
@@ -66,7 +66,7 @@ class HeldOut(ABC):
         """Yield mu_-i(x) -+ spread_i width_-i(x) for spread (n, q), a block of new rows at a time."""
 
     def near(self, features: Any, spread: Array, ranks: list[int]) -> Iterator[Reach]:
-        """Yield what `around` does; held-out rows that cannot hold these ranks among the n `high` may be left out."""
+        """Yield what `around` does; held-out rows that cannot have these ranks among the n `high` may be left out."""
         return self.around(features, spread)
 
     def band(self, features: Any) -> Band:

@@ -1,6 +1,6 @@
-"""Folds: which rows each model has not seen, and the models that are refitted without them."""
+"""Folds: the rows that each model has not seen, and the models refitted without these rows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -11,20 +11,34 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
-from hatband._compat import CALLBACKS_SUPPORTED
 from hatband.arrays.typing import Array
 from hatband.conformal.band import Band, Ends, mapped_back, reach
 from hatband.conformal.held_out.plus import HeldOut, Reach
-from hatband.conformal.regressor import TrainingData
 from hatband.conformal.split import SplitConformalRegressor
 from hatband.fitted.cross_leverage import row_blocks
+from hatband.fitted.rows import TrainingData
 
 Result = TypeVar("Result")
+Fit = TypeVar("Fit", bound=Callable[..., Any])
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn < 1.9 has no callbacks
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Without callbacks there is nothing to support."""
+
+    def with_callbacks(method: Fit) -> Fit:
+        """Return the method unchanged."""
+        return method
+
+
+CALLBACKS_SUPPORTED = hasattr(CallbackSupportMixin, "set_callbacks")
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One model's rows.
+    """The rows of one model.
 
     Parameters
     ----------
@@ -95,7 +109,7 @@ class Refitted(HeldOut):
         block_size: int | None,
         owner: Any = None,
     ) -> Self:
-        """Train a model like `whole` on each fold, and tell the callbacks of `owner` about each."""
+        """Train a model like `whole` on each fold, and report each to the callbacks of `owner`."""
         runs = Parallel(n_jobs=n_jobs, return_as="generator")(
             delayed(_trained)(clone(whole), data, fold) for fold in folds
         )
@@ -121,7 +135,7 @@ class Refitted(HeldOut):
         return self.whole.scale_
 
     def features(self, X: Any) -> Any:
-        """Return X: every model has preprocessing of its own."""
+        """Return X: every model has its own preprocessing."""
         return X
 
     def prediction(self, features: Any) -> Array:
@@ -155,7 +169,7 @@ class Refitted(HeldOut):
 
 
 def reported(estimator: Any, results: Iterable[Result], total: int) -> Iterator[Result]:
-    """Yield results as they come, and tell the callbacks of an estimator about each; its fit ends with the last.
+    """Yield results as they are ready, and report each to the callbacks of an estimator.
 
     ``estimator.set_callbacks(ProgressBar())`` shows a bar, with scikit-learn >= 1.9.
     """
@@ -190,7 +204,7 @@ def _ends(band: Band, spread: Array) -> Ends:
 
 
 def _check_folds(sizes: Sequence[tuple[int, int]]) -> None:
-    """Raise unless every fold, given as (rows to train on, rows held out), has both."""
+    """Raise unless every fold has rows to train on and rows held out."""
     for number, (training, held) in enumerate(sizes):
         if not training or not held:
             raise ValueError(
@@ -198,4 +212,4 @@ def _check_folds(sizes: Sequence[tuple[int, int]]) -> None:
                 f"out {held}."
             )
     if not sizes:
-        raise ValueError("cv must yield at least one fold; got none.")
+        raise ValueError("cv must yield at least one fold; got 0.")

@@ -1,4 +1,4 @@
-"""How the miscoverage that intervals are made for moves along a stream, given only the p-values of its rows.
+"""Rules that adapt the miscoverage along a stream, given only the p-values of its rows.
 
 The conformal p-value of a row is the smallest miscoverage at which its interval would just not have held it: the row is
 missed at miscoverage a when a >= p. Scores do not depend on the level, so p-values are all that a level can learn from.
@@ -18,15 +18,15 @@ from hatband.checks import check_at_least, check_in
 
 
 class LevelAdaptation(ABC):
-    """Rule by which the miscoverage moves; it keeps no state of its own, so one object may serve many streams."""
+    """A rule that adapts the miscoverage; it holds no state, so many streams can share one object."""
 
     @abstractmethod
     def start(self, miscoverage: float) -> Any:
-        """Return the state before the first row, for a miscoverage in (0, 1) that is aimed at."""
+        """Return the state before the first row, for a target miscoverage in (0, 1)."""
 
     @abstractmethod
     def advance(self, state: Any, p_values: Float[Array, " n"]) -> tuple[Float[Array, " n"], Any]:
-        """Return the miscoverage that each of some rows was met with, and the state after them."""
+        """Return the miscoverage in use when each row arrived, and the state after all rows."""
 
     @abstractmethod
     def miscoverage(self, state: Any) -> float:
@@ -64,7 +64,7 @@ class FixedLevel(LevelAdaptation):
 
 
 class Adapted(NamedTuple):
-    """Where one adaptive level stands."""
+    """The state of one adaptive level."""
 
     target: float
     """Miscoverage aimed at."""
@@ -90,7 +90,7 @@ class AdaptiveLevel(LevelAdaptation):
     -----
     On ANY sequence of T rows |share missed - target| <= (max(a1, 1 - a1) + step) / (step T), a1 the first miscoverage:
     no assumption on the rows. Gibbs and Candes (2021), *Adaptive conformal inference under distribution shift*, eq. 2
-    and proposition 4.1. A row met at a >= 1 counts as missed, whatever its (narrowest) interval held.
+    and proposition 4.1. A row that arrives at a >= 1 counts as missed, even if its (narrowest) interval holds y.
 
     Examples
     --------
@@ -126,7 +126,7 @@ class AdaptiveLevel(LevelAdaptation):
 
 
 class Aggregated(NamedTuple):
-    """Where the experts of an aggregated level stand."""
+    """The state of the experts of an aggregated level."""
 
     target: float
     """Miscoverage aimed at."""
@@ -178,13 +178,13 @@ class AggregatedLevel(LevelAdaptation):
 
     def __post_init__(self) -> None:
         if len(self.steps) == 0:
-            raise ValueError("steps must hold at least one step, such as 0.005; got none.")
+            raise ValueError("steps must hold at least one step, such as 0.005; got an empty list.")
         for step in self.steps:
             _check_step(step, "every step")
         check_at_least(self.horizon, 1, "horizon")
 
     def start(self, miscoverage: float) -> Aggregated:
-        """Return the state before the first row: every expert at the target, all trusted alike."""
+        """Return the state before the first row: every expert at the target, all with the same weight."""
         count = len(self.steps)
         return Aggregated(miscoverage, np.full(count, miscoverage), np.full(count, 1 / count))
 
@@ -220,7 +220,7 @@ def as_adaptation(adaptation: Any) -> LevelAdaptation:
     """Return the rule that a name or an object stands for; ValueError for anything else."""
     if isinstance(adaptation, LevelAdaptation):
         return adaptation
-    check_in(adaptation, list(_NAMED), "adaptation, where it is no LevelAdaptation,")
+    check_in(adaptation, list(_NAMED), "adaptation, if it is not a LevelAdaptation,")
     return _NAMED[adaptation]()
 
 

@@ -1,4 +1,4 @@
-"""Conformal prediction for streams: predict a row, learn from it, and move the level towards the coverage asked for."""
+"""Conformal prediction for streams: predict a row, learn from it, and adapt the level to the coverage asked for."""
 
 from numbers import Integral
 from typing import Any, ClassVar, Self
@@ -25,7 +25,8 @@ from hatband.conformal.calibration.calibration import check_alike
 from hatband.conformal.online.levels import as_adaptation
 from hatband.conformal.online.ridge import Forecast, StreamingRidge, StreamRows
 from hatband.conformal.online.stream import Followed, Stream, StreamCalibration
-from hatband.conformal.regressor import IntervalRegressor, TrainingData, check_rows
+from hatband.conformal.regressor import IntervalRegressor, check_rows
+from hatband.fitted.rows import TrainingData
 from hatband.formulas.order_statistics import minimum_calibration_size
 from hatband.geometry.base import as_numbers, dense_inputs, kept
 from hatband.scales.named import as_scale
@@ -76,12 +77,12 @@ class OnlineConformalRegressor(IntervalRegressor):
 
     Notes
     -----
-    With "adaptive", for ANY stream, of T rows in turn the share that the intervals of `predict_then_fit` miss exceeds
-    1 - confidence_level by at most (max(level, 1 - level) + step) / (step T); to that end they become infinite for a
-    while where rows grow ever stranger. With symmetric=False this holds on each side. "aggregated" needs no step and
-    keeps regret bounds instead; "fixed" is valid for exchangeable rows. Rows of infinite leverage (the first; with
-    ridge=0 a new direction) have infinite intervals, are learned, but neither scored nor counted. Rows that come
-    before there are scores enough for a level have infinite intervals too and do not move it.
+    With "adaptive", for ANY stream, the share of T consecutive rows that the intervals of `predict_then_fit` miss
+    exceeds 1 - confidence_level by at most (max(level, 1 - level) + step) / (step T). To achieve this, intervals
+    become infinite for a while if scores keep growing. With symmetric=False this holds on each side. "aggregated"
+    needs no step and has regret bounds instead; "fixed" is valid for exchangeable rows. Rows of infinite leverage (the
+    first; with ridge=0 a new direction) have infinite intervals; they are learned but not scored and not counted. Rows
+    that come before there are enough scores for a level have infinite intervals too and do not change the level.
 
     O(d^2) operations per row: one factorisation per block of b = max(64, d) rows (window / 8, where that is less), and
     rank-one steps between. Memory: d^2 numbers, b (b + 2 d) for rows since the factorisation, 4 `score_window` per
@@ -135,7 +136,7 @@ class OnlineConformalRegressor(IntervalRegressor):
     # ---------------------------------------------------------------- learning
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Start anew, and follow these rows in their order.
+        """Start a new stream, and follow these rows in their order.
 
         Parameters
         ----------
@@ -179,7 +180,7 @@ class OnlineConformalRegressor(IntervalRegressor):
         return self
 
     def predict_then_fit(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Array, Array]:
-        """Follow more rows as `partial_fit` does, and return what was said of each row before it was learned.
+        """Follow more rows as `partial_fit` does; return what was predicted for each row before it was learned.
 
         Parameters
         ----------
@@ -203,7 +204,7 @@ class OnlineConformalRegressor(IntervalRegressor):
         return self._shaped(followed.seen.prediction), layout(ends, self.single_target_, single_level)
 
     def _follow(self, X: Any, y: Any, sample_weight: Any, *, starts: bool) -> Followed:
-        """Follow rows, and change nothing before all of them are through."""
+        """Follow rows; change the object only after all of them succeeded."""
         data = TrainingData.checked(X, y, sample_weight, {})
         weight = np.ones(len(data)) if data.weight is None else data.weight
         with unchanged_on_failure(self):
@@ -274,7 +275,7 @@ class OnlineConformalRegressor(IntervalRegressor):
 
     @property
     def window_size_(self) -> int:
-        """Number of latest rows that the model is made of."""
+        """Number of latest rows that the model is fitted to."""
         check_is_fitted(self, "_stream")
         return self._stream.model.n_samples
 
@@ -315,7 +316,7 @@ class OnlineConformalRegressor(IntervalRegressor):
         return self._as_rows(X, reset=False)
 
     def _as_rows(self, X: Any, *, reset: bool) -> Any:
-        """Check X: as numbers when it is the features itself, else for shape and names only."""
+        """Check X: as numbers when it is the features itself, otherwise only its shape and names."""
         if (self.transformer if reset else self.transformer_) is not None:
             return check_rows(self, X, reset=reset)
         return validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite=False)
@@ -340,13 +341,13 @@ def _check_window(window: Any) -> int | None:
 
 
 def _check_streaming_scale(scale: Any) -> None:
-    """Raise unless a scale is a function of the posterior leverage alone and learns from no residuals."""
+    """Raise unless a scale is a function of the posterior leverage alone and does not learn from residuals."""
     name = type(scale).__name__
     if not getattr(scale, "pointwise", False) or getattr(scale, "needs_residuals", False):
         raise ValueError(
-            "OnlineConformalRegressor needs a scale that is a function of a row's leverage alone and has nothing to "
-            f"learn from residuals (it declares pointwise = True, needs_residuals = False); got {name}. Use "
-            "scale='leverage' or 'constant'."
+            "OnlineConformalRegressor needs a scale that is a function of a row's leverage alone and does not learn "
+            f"from residuals (pointwise = True, needs_residuals = False); got {name}. Use scale='leverage' or "
+            "'constant'."
         )
     if getattr(scale, "form", "posterior") != "posterior":
         raise ValueError(
@@ -356,13 +357,13 @@ def _check_streaming_scale(scale: Any) -> None:
 
 
 def _check_squares(features: Any) -> None:
-    """Raise where squares of features could not be added up."""
+    """Raise if a sum of squares of features could overflow."""
     size = np.abs(features).max(axis=1, initial=0.0)
     if (size > _LARGEST_FEATURE).any():
         row = int(np.argmax(size > _LARGEST_FEATURE))
         raise ValueError(
-            f"features must not exceed {_LARGEST_FEATURE:.0e} in size, for their squares to be added up; row {row} has "
-            f"{size[row]:.3g}. Rescale the columns first."
+            f"features must not exceed {_LARGEST_FEATURE:.0e} in size, so that their squares can be summed; row {row} "
+            f"has {size[row]:.3g}. Rescale the columns first."
         )
 
 
@@ -371,7 +372,7 @@ def _check_same_outputs(n_outputs: int, expected: int) -> None:
     if n_outputs != expected:
         raise ValueError(
             f"y must have {expected} output{'s' * (expected > 1)}, as in the stream so far; got {n_outputs}. Call fit "
-            "to start anew."
+            "to start a new stream."
         )
 
 

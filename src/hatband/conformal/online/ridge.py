@@ -1,4 +1,4 @@
-"""Ridge that follows a stream: the prediction and leverage of every row by the model of all rows before it.
+"""Ridge regression of a stream: prediction and leverage of every row, from the model of all rows before it.
 
 Rows since the last factorisation are `pending`. With H their cross-leverages under it, W their weights and
 W^-1 + H = L L', row i of L holds what row i shares with those before it: its leverage once they are seen is
@@ -42,17 +42,17 @@ class StreamRows(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """What the model of the rows before each row said of it."""
+    """Prediction and leverage of each row, from the model of the rows before it."""
 
     prediction: Float[Array, "m q"]
     leverage: Float[Array, " m"]
 
 
 class RowMemory(Protocol):
-    """What a stream keeps of its rows. Nothing is ever subtracted, so no error accumulates."""
+    """The statistics that a stream keeps of its rows. Nothing is subtracted, so errors do not accumulate."""
 
     def add(self, features: Float[Array, "b d"], y: Float[Array, "b q"], weights: Float[Array, " b"]) -> "RowMemory":
-        """Return the memory with a block more."""
+        """Return the memory with one more block."""
         ...
 
     def total(self) -> TriangularStatistics:
@@ -75,7 +75,7 @@ class GrowingMemory:
     def add(
         self, features: Float[Array, "b d"], y: Float[Array, "b q"], weights: Float[Array, " b"]
     ) -> "GrowingMemory":
-        """Return the memory with a block more."""
+        """Return the memory with one more block."""
         return GrowingMemory(self.statistics.add(features, y, weights))
 
     def total(self) -> TriangularStatistics:
@@ -116,7 +116,7 @@ class SlidingMemory:
     def add(
         self, features: Float[Array, "b d"], y: Float[Array, "b q"], weights: Float[Array, " b"]
     ) -> "SlidingMemory":
-        """Return the memory with a block more, less the blocks that the window has left."""
+        """Return the memory with one more block and without the blocks that are no longer in the window."""
         grown = replace(self, open=self.open.add(features, y, weights))
         if grown.open.n_samples >= self.block_size:
             grown = grown._closed()
@@ -134,7 +134,7 @@ class SlidingMemory:
         return replace(self, new=(*self.new, self.open), recent=self.recent.merge(self.open), open=empty)
 
     def _turned(self) -> "SlidingMemory":
-        """When the older stack is used up, the newer blocks become it."""
+        """When the older stack is empty, the newer blocks become the older stack."""
         if self.old:
             return self
         suffixes = tuple(accumulate(reversed(self.new), lambda later, block: block.merge(later)))
@@ -147,7 +147,7 @@ class SlidingMemory:
         return (self.old[-1].n_samples if self.old else 0) + self.recent.n_samples + self.open.n_samples
 
     def _oldest(self) -> int:
-        """Number of rows in the oldest closed block; all rows where there is none."""
+        """Number of rows in the oldest closed block; all rows if there is no closed block."""
         if self.old:
             return self.old[-1].n_samples - (self.old[-2].n_samples if len(self.old) > 1 else 0)
         return self.new[0].n_samples if self.new else self._rows()
@@ -167,7 +167,7 @@ def row_memory(n_features: int, n_targets: int, window: int | None, block_size: 
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """The model as of the last factorisation; without a factor there were no rows yet.
+    """The model at the last factorisation; no factor before the first row.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ class Base:
         return 0 if self.factor is None else self.factor.n_samples
 
     def seen(self, features: Float[Array, "m d"]) -> Forecast:
-        """Return predictions and leverages; leverages are infinite where there were no rows."""
+        """Return predictions and leverages; leverages are infinite before the first row."""
         prediction = (features - self.mean) @ self.slopes + self.y_mean
         if self.factor is None:
             return Forecast(prediction, np.full(len(features), np.inf))
@@ -248,18 +248,18 @@ class Pending:
         return len(self.lower)
 
     def shared(self, half: Float[Array, "k m"]) -> Float[Array, "r m"]:
-        """Return L^-1 H' for the cross-leverages H of other rows and these: what each shares with these."""
+        """Return L^-1 H' for the cross-leverages H of other rows and these rows."""
         if not len(self):
             return np.zeros((0, half.shape[1]))
         return scipy.linalg.solve_triangular(self.lower, self.half.T @ half, lower=True, check_finite=False)
 
     def update(self, seen: Forecast, shared: Float[Array, "r m"]) -> Forecast:
-        """Return what the base said of other rows, with these rows learned too."""
+        """Return predictions and leverages of other rows by the base, updated with these rows."""
         left = seen.leverage - np.einsum("ij,ij->j", shared, shared)
         return Forecast(seen.prediction + shared.T @ self.errors, left.clip(0.0))
 
     def followed(self, base: Base, rows: StreamRows, seen: Forecast) -> tuple[Forecast, "Pending"]:
-        """Return what was known of each of some rows before it, and the pending rows with these."""
+        """Return the forecast of each row from the rows before it, and the pending rows with these added."""
         half = base.half(rows.features)
         shared = self.shared(half)
         known = self.update(seen, shared)
@@ -277,7 +277,7 @@ class Pending:
 
 @dataclass(frozen=True, eq=False)
 class StreamingRidge:
-    """Ridge regression of the rows of a stream, or of the latest ones; every verb returns a new object.
+    """Ridge regression of the rows of a stream, or of the latest ones; every method returns a new object.
 
     Parameters
     ----------
@@ -311,7 +311,7 @@ class StreamingRidge:
     def empty(
         cls, n_features: int, n_targets: int, *, ridge: float, fit_intercept: bool, window: int | None
     ) -> "StreamingRidge":
-        """Return the model of no rows."""
+        """Return the model before the first row."""
         size = max(_BLOCK, n_features)
         size = size if window is None else max(1, min(size, window // 8))
         memory = row_memory(n_features, n_targets, window, size)
@@ -320,7 +320,7 @@ class StreamingRidge:
 
     @property
     def n_samples(self) -> int:
-        """Number of latest rows that the model is made of."""
+        """Number of latest rows that the model is fitted to."""
         return self.base.n_samples + len(self.pending)
 
     def seen(self, features: Float[Array, "m d"]) -> Forecast:
@@ -333,7 +333,7 @@ class StreamingRidge:
         return self.pending.update(self.base.seen(features), self.pending.shared(self.base.half(features)))
 
     def follow(self, rows: StreamRows) -> tuple[Forecast, "StreamingRidge"]:
-        """Return what was known of each row before it was used, and the model that has used them all."""
+        """Return the forecast of each row from the rows before it, and the model of all rows."""
         model, parts, start = self, [], 0
         while start < len(rows.weights):
             known, model = model._taken(rows.take(slice(start, start + model._room())))
@@ -342,11 +342,11 @@ class StreamingRidge:
         return Forecast(*(np.concatenate(values) for values in zip(*parts, strict=True))), model
 
     def _room(self) -> int:
-        """Rows until the next factorisation: early blocks are as long as all rows before them."""
+        """Rows until the next factorisation: an early block is as long as all rows before it."""
         return min(self.block_size, max(1, self.base.n_samples)) - len(self.pending)
 
     def _taken(self, rows: StreamRows) -> tuple[Forecast, "StreamingRidge"]:
-        """Take as many of the rows as this factorisation can stand, at least one."""
+        """Take as many of the rows as fit before the next factorisation, at least one."""
         seen = self.base.seen(rows.features)
         trusted = seen.leverage * np.maximum(rows.weights, 1.0) <= _LARGEST_LEVERAGE
         count = len(trusted) if trusted.all() else int(np.argmin(trusted))
@@ -362,7 +362,7 @@ class StreamingRidge:
         return known, model if model._room() else model._refactored(pending.rows)
 
     def _refactored(self, rows: StreamRows) -> "StreamingRidge":
-        """Return the model with these rows in its memory and none pending."""
+        """Return the model with these rows in its memory and no pending rows."""
         memory = self.memory.add(*rows)
         base = Base.of(memory.total(), self.ridge, self.fit_intercept)
         return replace(self, memory=memory, base=base, pending=Pending.none(base))

@@ -1,4 +1,4 @@
-"""A stream so far: its latest scores in order, the levels that follow them, its ridge regression and its band."""
+"""The state of a stream: latest scores in order, adapted levels, ridge regression and band."""
 
 from bisect import bisect_left, insort
 from collections import deque
@@ -32,7 +32,7 @@ def rank_at(miscoverage: float, n: int) -> int:
 
 
 class ScoreWindow:
-    """The latest `size` scores of one column of a stream, larger being stranger, with the p-values they came with.
+    """The latest `size` scores of one column of a stream (larger: less conforming), with their p-values.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class ScoreWindow:
         self._p_values: deque[float] = deque(maxlen=size)
 
     def copy(self) -> "ScoreWindow":
-        """Return a window that moves on its own."""
+        """Return an independent copy of the window."""
         other = ScoreWindow(self.size)
         other._recent, other._ordered = self._recent.copy(), self._ordered.copy()
         other._p_values = self._p_values.copy()
@@ -71,25 +71,25 @@ class ScoreWindow:
         return self._ordered[rank - 1] if rank <= len(self._ordered) else float("inf")
 
     def follow(self, scores: Float[Array, " n"]) -> Float[Array, " n"]:
-        """Take scores in, one after the other, and return the p-value of each among those before it."""
+        """Add scores one after the other, and return the p-value of each among those before it."""
         p_values = np.array([self._met(score) for score in scores.tolist()], dtype=np.float64)
         self._p_values.extend(p_values.tolist())
         return p_values
 
     def thresholds(self, scores: Float[Array, " n"], miscoverages: Float[Array, " k n"]) -> Float[Array, " k n"]:
-        """Return the thresholds before each of these scores is taken in, one row per sequence of miscoverages."""
+        """Return the thresholds before each of these scores is added, one row per sequence of miscoverages."""
         walk = self.copy()
         found = [[walk.threshold(value) for value in column] for column in walk._before_each(scores, miscoverages)]
         return np.array(found, dtype=np.float64).reshape(len(scores), len(miscoverages)).T
 
     def _before_each(self, scores: Array, miscoverages: Array) -> Iterator[list[float]]:
-        """Yield the miscoverages of each row while the window stands before it."""
+        """Yield the miscoverages of each row while the window holds the scores before it."""
         for score, column in zip(scores.tolist(), miscoverages.T.tolist(), strict=True):
             yield column
             self._push(score)
 
     def _met(self, score: float) -> float:
-        """Return (1 + number of scores >= score) / (n + 1), then take the score in."""
+        """Return (1 + number of scores >= score) / (n + 1), then add the score."""
         n = len(self._ordered)
         p_value = (1 + n - bisect_left(self._ordered, score)) / (n + 1)
         self._push(score)
@@ -104,7 +104,7 @@ class ScoreWindow:
 
 @dataclass(frozen=True, eq=False)
 class StreamCalibration:
-    """The latest scores of a stream and where its levels stand; every verb leaves it as it was.
+    """The latest scores of a stream and the state of its levels; no method changes it.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ class StreamCalibration:
         return self.scores.shape[1]
 
     def followed(self, scores: Float[Array, "b q"]) -> tuple[Float[Array, "c L b"], "StreamCalibration"]:
-        """Return the miscoverage that each column met each score with at each level, and the calibration after."""
+        """Return the miscoverage of each column and level before each score, and the calibration after all scores."""
         used, windows, states = [], [], []
         for column, window, before in zip(self._columns(scores), self.windows, self.states, strict=True):
             grown = window.copy()
@@ -162,7 +162,7 @@ class StreamCalibration:
         return np.array(used).reshape(len(windows), len(self.levels), len(scores)), after
 
     def _advanced(self, state: Any, p_values: Array, wait: int) -> tuple[Array, Any]:
-        """Move a level on; rows met with too few scores to support it get infinite intervals and teach it nothing."""
+        """Update a level; rows that come before there are enough scores get infinite intervals and do not change it."""
         wait = min(max(wait, 0), len(p_values))
         used, after = self.adaptation.advance(state, p_values[wait:])
         return np.concatenate([np.zeros(wait), used]), after
@@ -173,19 +173,19 @@ class StreamCalibration:
     def thresholds_met(
         self, scores: Float[Array, "b q"], used: Float[Array, "c L b"]
     ) -> list[tuple[Float[Array, "b q"], Float[Array, "b q"]]]:
-        """Return lower and upper thresholds, for each level, as they stood before each of these scores."""
+        """Return lower and upper thresholds, for each level, before each of these scores."""
         columns = zip(self.windows, self._columns(scores), used, strict=True)
         found = np.stack([window.thresholds(column, miscoverages) for window, column, miscoverages in columns])
         return [self._pair(found[:, index].T) for index in range(len(self.levels))]
 
     def thresholds(self, level: Any) -> tuple[Float[Array, " q"], Float[Array, " q"]]:
-        """Return lower and upper thresholds of the next row at a confidence level, followed or not."""
+        """Return lower and upper thresholds of the next row at a confidence level, adapted along the stream or not."""
         columns = zip(self.windows, self.states, strict=True)
         found = [window.threshold(self._miscoverage(window, states, level)) for window, states in columns]
         return self._pair(np.array(found))
 
     def _miscoverage(self, window: ScoreWindow, states: tuple[Any, ...], level: Any) -> float:
-        """Miscoverage of a column now; a level that is not followed is taken through the p-values that are kept."""
+        """Current miscoverage of a column; a level that was not adapted so far is run through the kept p-values."""
         wanted, wait = exact_level(level), self._wait(level)
         if len(window) < wait:
             return 0.0
@@ -196,7 +196,7 @@ class StreamCalibration:
         return self.adaptation.miscoverage(self._advanced(start, window.p_values, wait)[1])
 
     def _columns(self, scores: Array) -> Array:
-        """One row per column, larger being stranger: all upper sides, then all lower sides."""
+        """One row per column (larger: less conforming): all upper sides, then all lower sides."""
         return np.abs(scores).T if self.symmetric else np.hstack([scores, -scores]).T
 
     def _pair(self, found: Array) -> tuple[Array, Array]:
@@ -213,7 +213,7 @@ def _share(level: Any, symmetric: bool) -> float:
 
 
 class Followed(NamedTuple):
-    """Rows as they were met, each by what was known before it."""
+    """Rows in their order, each with the forecast from the rows before it."""
 
     seen: Forecast
     """Predictions and leverages."""
@@ -222,7 +222,7 @@ class Followed(NamedTuple):
     scores: Float[Array, "s q"]
     """Their signed scores."""
     miscoverages: Float[Array, "c L s"]
-    """What each column met them with, at each level."""
+    """Miscoverage of each column and level before each row."""
     before: StreamCalibration
     """Scores and levels before these rows."""
 
@@ -239,7 +239,7 @@ class Followed(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """What a stream has taught so far; `follow` returns the stream with rows more and leaves this one as it was.
+    """All that was learned from a stream; `follow` returns the stream with more rows and does not change this one.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ class Stream:
         return widths_at(self.scale, (len(leverage), 1), lambda: leverage, lambda: leverage)
 
     def band(self, seen: Forecast) -> Band:
-        """Return the band over rows; infinite where their leverage is, whatever the scale."""
+        """Return the band over rows; its width is infinite where the leverage is, for every scale."""
         unknown = np.isinf(seen.leverage)
         width = self.widths(np.where(unknown, 0.0, seen.leverage))
         return Band(seen.prediction, seen.prediction, np.where(unknown[:, None], np.inf, width))
@@ -282,5 +282,5 @@ class Stream:
     def ends(
         self, seen: Forecast, lower: Float[Array, "#m q"], upper: Float[Array, "#m q"]
     ) -> tuple[Float[Array, "m q"], Float[Array, "m q"]]:
-        """Return lower and upper ends; sides that were followed apart and cross meet in the middle."""
+        """Return lower and upper ends; sides that cross (each has its own level) meet in the middle."""
         return uncrossed(*self.band(seen).ends(lower, upper))

@@ -1,4 +1,4 @@
-"""Files of tensors and JSON that nothing is executed from, and folders of them: read only when the checksums hold."""
+"""Files of tensors and JSON, which never execute code, and folders of them: read only if the checksums match."""
 
 import hashlib
 import json
@@ -24,15 +24,15 @@ def write_archive(path: str | Path, tensors: Mapping[str, torch.Tensor], content
     Parameters
     ----------
     path : str or Path
-        The file; one that is there is replaced.
+        The file; an existing one is replaced.
     tensors : mapping of name -> tensor
-        On any device; those that share memory are written apart.
+        On any device; tensors that share memory are written separately.
     content : mapping
-        Whatever JSON takes, without NaN and infinity.
+        Any JSON values, without NaN and infinity.
     """
     place = Path(path)
     if place.is_dir() or not place.parent.is_dir():
-        raise FileNotFoundError(f"path must be that of a file in a folder that exists; got {str(path)!r}.")
+        raise FileNotFoundError(f"path must be a file in an existing folder; got {str(path)!r}.")
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     _safetensors().torch.save_file(own, str(place), metadata={_CONTENT: text, _CHECKSUM: _digest(own, text)})
@@ -46,7 +46,7 @@ def read_archive(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no such archive, or its checksum does not hold.
+        If the file is not an archive of hatband, or its checksum does not match.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}.")
@@ -57,7 +57,7 @@ def read_archive(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     except _safetensors().SafetensorError as error:
         raise ValueError(f"{str(path)!r} must be a safetensors file; it cannot be read as one: {error}.") from None
     if set(metadata) != {_CONTENT, _CHECKSUM}:
-        raise ValueError(f"{str(path)!r} must be a file that hatband saved; its header is that of another program.")
+        raise ValueError(f"{str(path)!r} must be a file that hatband saved; it was written by another program.")
     if metadata[_CHECKSUM] != _digest(tensors, metadata[_CONTENT]):
         raise ValueError(f"{str(path)!r} was damaged or changed after it was saved: its checksum does not hold.")
     try:
@@ -79,7 +79,7 @@ def write_folder(
     fields: Mapping[str, Any],
     index: Any,
 ) -> None:
-    """Write parts, then the index that tells whether they are still the same.
+    """Write parts, then the index with their checksums.
 
     Parameters
     ----------
@@ -106,14 +106,14 @@ def write_folder(
 
 
 def read_folder(folder: str | Path, part_name: str, fields: Mapping[str, Any]) -> tuple[list[Path], dict[str, Any]]:
-    """Return the paths of the parts, all of them as they were written, and the values of the index.
+    """Return the paths of the parts, after checking that they are unchanged, and the values of the index.
 
     Raises
     ------
     FileNotFoundError
         If there is no index, or a part is missing.
     ValueError
-        If the index does not hold the fields of the table, or a part is not the one that it was written for.
+        If the index does not hold the fields of the table, or a part was changed.
     """
     place = Path(folder)
     tensors, content = read_archive(place / _INDEX)

@@ -1,4 +1,4 @@
-"""Saved objects as tables of named fields: how each is written, of what type and within what limits it is read."""
+"""Saved objects as tables of named fields: how each is written, and the type and limits with which it is read."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -49,7 +49,7 @@ class Kind:
         return isinstance(value, self.python or self.json)
 
     def written(self, value: Any) -> Any:
-        """Return a value as JSON; ValueError where that would need code to come back."""
+        """Return a value as JSON; ValueError if loading it would have to execute code."""
         value = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
         if not self.takes(value):
             raise ValueError(
@@ -59,8 +59,8 @@ class Kind:
         return self.encode(value)
 
     def read(self, value: Any, where: str) -> Any:
-        """Return what a value of a document stands for; ValueError where it is of another type or beyond its limits."""
-        # True is an int to Python, and not to a file.
+        """Return the object for a value of a document; ValueError if its type is wrong or it is outside its limits."""
+        # True is an int in Python, but not in a file.
         if type(value) not in self.json:
             raise ValueError(f"{where} must be {' or '.join(t.__name__ for t in self.json)}; got {_shown(value)}.")
         return self.decode(value, where)
@@ -152,7 +152,7 @@ class ArrayField:
     optional: bool = False
 
     def read(self, tensors: dict[str, torch.Tensor], name: str, sizes: dict[str, int]) -> Any:
-        """Take the array out of the tensors; ValueError where it is not as declared."""
+        """Remove the array from the tensors and return it; ValueError unless it is as declared."""
         if name not in tensors:
             if self.optional:
                 return None
@@ -191,7 +191,7 @@ class Fields:
             yield attribute.rpartition(".")[2].rstrip("_"), attribute, field
 
     def written(self, value: Any, tensors: dict[str, torch.Tensor], prefix: str = "") -> Any:
-        """Return the document of an object, and put its arrays among the tensors; what could not be read is refused."""
+        """Return the document of an object, and add its arrays to the tensors; ValueError if it is not readable."""
         if value is None and self.optional:
             return None
         document = {}
@@ -207,7 +207,7 @@ class Fields:
         return document
 
     def read(self, document: Any, tensors: dict[str, torch.Tensor], where: str) -> dict[str, Any]:
-        """Return name -> value; ValueError unless there is exactly what the table has, tensors included."""
+        """Return name -> value; ValueError unless the entries and tensors are exactly those of the table."""
         values: dict[str, Any] = self._read(document, tensors, where, {}, "")
         if tensors:
             raise ValueError(f"{where} holds tensors that do not belong there: {sorted(tensors)}.")
@@ -243,20 +243,20 @@ def check_entries(document: Any, names: list[str], where: str) -> None:
 
 @contextmanager
 def rebuilding(what: str) -> Iterator[None]:
-    """Raise ValueError where an object cannot be made of the values that a file holds, whatever its own error is."""
+    """Raise ValueError if an object cannot be made of the values in a file, for any error of the object itself."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(
-            f"{what} must be one that can be built; of the values in the file it cannot: {type(error).__name__}, "
+            f"{what} must be possible to build from the values in the file; it failed with {type(error).__name__}: "
             f"{error}."
         ) from error
 
 
 def _shown(value: Any) -> str:
-    """Return a value for a message, cut where it is long; a whole number beyond the limits may be too long to print."""
+    """Return a value for a message, shortened if it is long."""
     if type(value) is int and abs(value) > LARGEST:
         return "a number beyond 2**63"
     shown = repr(value)

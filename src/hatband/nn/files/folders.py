@@ -57,7 +57,7 @@ def _save_member(model: Any, member: LastLayerConformalRegressor, path: Path) ->
 
 
 def load_ensemble(kind: Callable[..., T], folder: str | Path, modules: Sequence[nn.Module]) -> T:
-    """Read an EnsembleConformalRegressor; the modules get their weights, or none does."""
+    """Read an EnsembleConformalRegressor; either all modules get their weights or none does."""
     paths, index = read_folder(folder, _MEMBER, _ENSEMBLE)
     _check_belong(modules, len(paths))
     with ExitStack() as stack:
@@ -80,7 +80,7 @@ def load_ensemble(kind: Callable[..., T], folder: str | Path, modules: Sequence[
 
 
 def check_networks(modules: Any) -> None:
-    """Raise unless there is a list of networks, one at least."""
+    """Raise unless it is a list of at least one network."""
     listed = isinstance(modules, (Sequence, nn.ModuleList)) and not isinstance(modules, str)
     other = [type(module).__name__ for module in modules if not isinstance(module, nn.Module)] if listed else []
     if not listed or other:
@@ -91,12 +91,12 @@ def check_networks(modules: Any) -> None:
 
 
 def _check_belong(modules: Any, n_members: int) -> None:
-    """Raise unless there is a network of its own for every member."""
+    """Raise unless there is a different network for every member."""
     check_networks(modules)
     distinct = len({id(module) for module in modules})
     if (len(modules), distinct) != (n_members, n_members):
         raise ValueError(
-            f"modules must hold one network for each of the {n_members} that were saved, and none twice; got "
+            f"modules must hold one network for each of the {n_members} that were saved, all different; got "
             f"{len(modules)}, {distinct} of them different."
         )
 
@@ -105,7 +105,7 @@ def _check_sizes(sizes: Any, members: list[LastLayerConformalRegressor]) -> None
     """Raise unless there is a mean width > 0 for every member and output."""
     outputs = {member.n_outputs_ for member in members}
     if len(outputs) != 1:
-        raise ValueError(f"all members must have as many outputs; those of the folder have {sorted(outputs)}.")
+        raise ValueError(f"all members must have the same number of outputs; those saved have {sorted(outputs)}.")
     expected = (len(members), *outputs)
     if sizes.shape != expected:
         raise ValueError(f"sizes must be float64 of shape {expected}; got {sizes.shape}.")
@@ -173,7 +173,7 @@ def load_neural(kind: Callable[..., T], folder: str | Path) -> T:
 
 
 def _perceptron(index: dict[str, Any], path: Path) -> MLP:
-    """Return the network of the design, its weights to be loaded; ValueError where the file holds none of that size."""
+    """Return the network of the design, without its weights; ValueError if those in the file have other sizes."""
     with rebuilding("the index: the network"):
         # Without memory, until its shapes have been seen to be those of the file.
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""A LastLayerConformalRegressor in a file: its table of fields, and the model made again of what was read."""
+"""A LastLayerConformalRegressor in a file: its table of fields, and the model rebuilt from them."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -81,7 +81,7 @@ _SCALE = Kind((dict,), _scale_read, (object,), _scale_written)
 
 
 def _kind_of(parameter: str) -> Kind:
-    """Return what a parameter of a scale may be."""
+    """Return the kind of values that a parameter of a scale can have."""
     return _SEED if parameter == "random_state" else either(*_PLAIN, several(either(*_PLAIN)))
 
 
@@ -188,7 +188,7 @@ def _probe(scale: Any, learned: TrainingRows) -> Any:
 
 
 def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return weights and buffers; ValueError where a module keeps other things with them."""
+    """Return weights and buffers; ValueError if the state of the module holds other objects."""
     state = module.state_dict()
     others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others:
@@ -225,12 +225,12 @@ def load_last_layer(kind: Callable[..., T], path: str | Path, module: nn.Module)
 
 
 def saved_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Take the weights of the network out of the tensors."""
+    """Remove the weights of the network from the tensors and return them."""
     return {name[len(_MODULE) :]: tensors.pop(name) for name in list(tensors) if name.startswith(_MODULE)}
 
 
 def check_architecture(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise unless the weights have the names, shapes and types of this architecture; no memory is asked for."""
+    """Raise unless the weights have the names, shapes and types of this architecture; no memory is allocated."""
     expected = {name: (tuple(t.shape), t.dtype) for name, t in _weights(module).items()}
     found = {name: (tuple(t.shape), t.dtype) for name, t in weights.items()}
     if found != expected:
@@ -249,20 +249,20 @@ def _learned(read: Mapping[str, Any] | None) -> TrainingRows | None:
 
 
 def _fitted_again(values: Mapping[str, Any], learned: TrainingRows | None) -> Any:
-    """Return the scale, fitted again where it had learned; ValueError where it does not come out as it was."""
+    """Return the scale, fitted again if it learns; ValueError if its widths differ from the saved ones."""
     scale = values["scale"]
     name = type(scale).__name__
     with rebuilding(f"the file: scale: {name}"):
         if learned is None:
             with warnings.catch_warnings():
-                # That there were no held-out residuals was said when the model was fitted.
+                # The warning about missing held-out residuals was given when the model was fitted.
                 warnings.simplefilter("ignore", LeverageWarning)
                 return scale.fit(None)
         scale.fit(learned.rows, learned.residuals, learned.sample_weight)
         band, expected = _probe(scale, learned), values["learned"]["band"]
     if band.shape != expected.shape or not np.allclose(band, expected, rtol=_PROBE_TOLERANCE, equal_nan=True):
         raise ValueError(
-            f"{name} learns other widths here than where it was saved, so the saved scores do not belong to it: "
-            "another version of scikit-learn, most likely. Calibrate anew, or load with that version."
+            f"{name} learns other widths here than when it was saved, probably because of another version of "
+            "scikit-learn, so the saved scores are not valid for it. Calibrate again, or load with the old version."
         )
     return scale

@@ -50,14 +50,14 @@ def _space(intercepts: tuple[str, ...], exactness: tuple[str, ...]) -> Fields:
 
 
 class Read(NamedTuple):
-    """A space that was read, and the `layer` that asks for such a space."""
+    """A space read from a file, and the value of `layer` that stands for it."""
 
     layer: Any
     space: NetworkSpace
 
 
 class SpaceFile(NamedTuple):
-    """One kind of space in a file: which spaces are written so, by what fields, and how one is built of these."""
+    """One kind of space in a file: the spaces that it holds, its fields, and the function that builds the space."""
 
     kind: str
     space: type[NetworkSpace]
@@ -111,7 +111,7 @@ def file_of(space: NetworkSpace) -> SpaceFile:
 
 
 def described(layer: Any, space: Any) -> dict[str, Any]:
-    """Return what the tables of a space are written of."""
+    """Return the objects from which the tables of a space are written."""
     parts = {name: getattr(space, name, None) for name in ("statistics", "sketch")}
     return {"head": space.part, "whole": as_choice(layer), "space": space, **parts}
 
@@ -130,7 +130,7 @@ def _gram_space(values: Mapping[str, Any], module: nn.Module, part: Part) -> Gra
     mean, joint, n_features = read["mean"], read["joint"], read["n_features"]
     if len(mean) not in {n_features, n_features + values["fitted"]["n_outputs"]}:
         raise ValueError(
-            f"the statistics must have {n_features} features, and as many targets as outputs or none; those of the "
+            f"the statistics must have {n_features} features, and targets for all outputs or for none; those in the "
             f"file have {len(mean)} columns."
         )
     if not np.allclose(joint, joint.T) or (joint.diagonal() < 0).any():
@@ -150,8 +150,7 @@ def _layer(values: Mapping[str, Any]) -> Any:
 def _check_rows(read: Mapping[str, Any]) -> None:
     if read["n_samples"] < 1 or not read["weight"] > 0:
         raise ValueError(
-            f"the statistics must be of rows that have a weight; got {read['n_samples']} rows of weight "
-            f"{read['weight']}."
+            f"the statistics must have rows of weight > 0; got {read['n_samples']} rows of weight {read['weight']}."
         )
 
 

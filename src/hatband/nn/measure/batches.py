@@ -65,9 +65,9 @@ def as_batches(data: Any, y: Any = None) -> Batches | ArrayBatches:
     Raises
     ------
     ValueError
-        If y has another length than X, holds NaN, comes beside a loader, or the loader can be read only once.
+        If y has another length than X, holds NaN, is passed with a loader, or the loader can be read only once.
     TypeError
-        If the data are none of these.
+        If the data are not one of these.
     """
     if y is None and _is_pair(data):
         data, y = data
@@ -76,11 +76,11 @@ def as_batches(data: Any, y: Any = None) -> Batches | ArrayBatches:
     _refuse_rows_apart(data)
     if isinstance(data, Mapping):
         raise TypeError(
-            "inputs of several parts must come in batches, as a DataLoader yields them: pass [(inputs, y)] in place of "
+            "inputs of several parts must come in batches, as a DataLoader yields them: pass [(inputs, y)] instead of "
             f"one {type(data).__name__}."
         )
     if y is not None:
-        raise ValueError("y belongs beside an array X; a loader yields its own targets as batches (inputs, y).")
+        raise ValueError("pass y only with an array X; a loader yields its own targets as batches (inputs, y).")
     if not isinstance(data, Iterable):
         raise TypeError(
             f"data must be a DataLoader, an array X, or a pair (X, y); got {type(data).__name__}. Put a Dataset into a "
@@ -111,14 +111,14 @@ def _is_pair(data: Any) -> bool:
 
 
 def _holds_numbers(data: Any) -> bool:
-    """Whether a list is one of numbers, or of rows of numbers, and not of batches."""
+    """Whether a list holds numbers, or rows of numbers, rather than batches."""
     while isinstance(data, (list, tuple)) and data:
         data = data[0]
     return isinstance(data, Real)
 
 
 def _refuse_rows_apart(data: Any) -> None:
-    """Raise where a list or tuple is no sequence of batches, and would be read as one."""
+    """Raise if a list or tuple would be read as batches but is not a sequence of batches."""
     if isinstance(data, (list, tuple)) and _holds_numbers(data):
         raise TypeError(
             f"X must be an array or a tensor; got a {type(data).__name__} of numbers, and lists are read as batches. "
@@ -145,7 +145,7 @@ def _array_batches(X: Any, y: Any) -> ArrayBatches:
 
 
 def numbers(X: Any) -> Array:
-    """Return an array of numbers, in their own precision where they have one."""
+    """Return an array of numbers in its own precision; objects and strings become float64."""
     if is_sparse(X):
         raise ValueError("X must be dense for a network; got a sparse matrix. Pass X.toarray().")
     values = np.asarray(X)
@@ -156,7 +156,7 @@ def numbers(X: Any) -> Array:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"X must hold numbers; got {type(X).__name__} of {values.dtype}, {error}. Encode categories as numbers; "
-            "where X is a loader, leave y out: it yields its own."
+            "if X is a loader, leave y out: the loader yields the targets."
         ) from None
 
 
@@ -175,7 +175,7 @@ def _split(batch: Any) -> tuple[Any, Any]:
 
 
 def as_array(values: Any) -> Any:
-    """Return a tensor as an array, bfloat16 in float32: NumPy has no such type. Everything else as it is."""
+    """Return a tensor as an array, bfloat16 as float32, which NumPy has; return everything else unchanged."""
     if not isinstance(values, torch.Tensor):
         return values
     host = values.detach().cpu()
@@ -183,14 +183,14 @@ def as_array(values: Any) -> Any:
 
 
 def n_rows(inputs: Any) -> int:
-    """Return how many rows inputs hold, however nested; what is no array counts as one, and is refused elsewhere."""
+    """Return the number of rows in nested inputs; an object that is not an array counts as one row."""
     while isinstance(inputs, (Mapping, tuple, list)):
         inputs = next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs), None)
     return len(inputs) if np.ndim(inputs) else 1
 
 
 def placed(inputs: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
-    """Return inputs, however nested, on a device, floating-point numbers in the dtype, or in their own without one."""
+    """Return nested inputs on a device, floating-point numbers in the dtype, or in their own if it is None."""
     if isinstance(inputs, Mapping):
         return {key: placed(value, device, dtype) for key, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
@@ -200,7 +200,7 @@ def placed(inputs: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
 
 
 def as_tensor(values: Any) -> torch.Tensor:
-    """Return a tensor as it is, and an array as one on the host, whatever device torch takes by default."""
+    """Return a tensor unchanged, and an array as a tensor on the host, for any default device of torch."""
     if isinstance(values, torch.Tensor):
         return values
     array = numbers(values)
@@ -209,7 +209,7 @@ def as_tensor(values: Any) -> torch.Tensor:
 
 
 def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Return a tensor on a device in a type, the fewer bytes crossing: not every device could widen it to float64."""
+    """Return a tensor on a device in a type; convert on the side that transfers fewer bytes and has float64."""
     if dtype.itemsize > tensor.dtype.itemsize:
         return tensor.to(device).to(dtype)
     return tensor.to(dtype).to(device)
@@ -229,14 +229,14 @@ def home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 def each(inputs: Any, verb: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Apply a function to every tensor of inputs, however nested."""
+    """Apply a function to every tensor of nested inputs."""
     if isinstance(inputs, Mapping):
         return {key: each(value, verb) for key, value in inputs.items()}
     return tuple(each(value, verb) for value in inputs) if isinstance(inputs, tuple) else verb(inputs)
 
 
 def called(module: nn.Module, inputs: Any) -> Any:
-    """Return the output of a module for a tensor, a tuple of arguments or a dict of keyword arguments, none changed."""
+    """Return the output of a module for a tensor, a tuple of arguments or a dict of keywords; inputs never change."""
     # A module may write into its input, which is often memory of the caller's, and read more than once.
     inputs = each(inputs, torch.Tensor.clone)
     try:
@@ -246,14 +246,14 @@ def called(module: nn.Module, inputs: Any) -> Any:
     except RuntimeError as error:
         if isinstance(inputs, torch.Tensor) and not inputs.is_floating_point():
             error.add_note(
-                f"The inputs reached the module as {inputs.dtype}: whole numbers stay what they are, because "
-                "embeddings need them. Where it needs floating-point numbers, pass X.astype(float) or X.float()."
+                f"The inputs reached the module as {inputs.dtype}: whole numbers are not converted, because "
+                "embeddings need them. If the module needs floating-point numbers, pass X.astype(float) or X.float()."
             )
         raise
 
 
 def targets(y: Any, count: int) -> Array:
-    """Return targets of a batch as float64, with the axes they came with."""
+    """Return targets of a batch as float64, with their axes unchanged."""
     check_real(y)
     values = wide_on_host(y) if isinstance(y, torch.Tensor) else np.require(y, np.float64, ["C", "W"])
     if values.ndim not in {1, 2} or len(values) != count:
@@ -265,7 +265,7 @@ def targets(y: Any, count: int) -> Array:
 
 
 def check_real(y: Any) -> None:
-    """Raise if targets are complex: a cast would drop half of them."""
+    """Raise if targets are complex: a cast would drop the imaginary part."""
     if y.is_complex() if isinstance(y, torch.Tensor) else np.iscomplexobj(y):
         raise ValueError("y must hold real numbers; got complex ones. Pass y.real and y.imag as two columns.")
 

@@ -1,4 +1,4 @@
-"""Leverage of a whole network whose gradients are too many to hold: solved for by products with them alone."""
+"""Leverage of a whole network whose gradients do not fit into memory, from products with the gradients alone."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from hatband.nn.measure.tangent import DoubleNetwork, expansion
 
 
 class LeverageBracket(NamedTuple):
-    """Bounds that hold whatever the solver did: lower <= h(x) <= upper."""
+    """Bounds that hold for any result of the solver: lower <= h(x) <= upper."""
 
     lower: Array
     upper: Array
@@ -88,7 +88,7 @@ def conjugate_gradient_leverage(
 
 
 def _finite_rows(network: DoubleNetwork, X: Any) -> torch.Tensor:
-    """Return training rows; ValueError if there is no row, or the output of the network for one is not finite."""
+    """Return training rows; ValueError if there is no row, or if an output of the network is not finite."""
     rows = network.rows(X)
     if not len(rows):
         raise ValueError("X_train must hold at least one row; got none.")
@@ -98,7 +98,7 @@ def _finite_rows(network: DoubleNetwork, X: Any) -> torch.Tensor:
 
 
 class _Products(NamedTuple):
-    """What the gradients J (n, p) of the training rows do to rows of vectors."""
+    """Products of the gradients J (n, p) of the training rows with rows of vectors."""
 
     push: Callable[[torch.Tensor], torch.Tensor]
     """v (b, p) -> (J v)' (b, n)."""
@@ -107,7 +107,7 @@ class _Products(NamedTuple):
 
 
 def _products(network: DoubleNetwork, rows: torch.Tensor) -> _Products:
-    """Return both products, by a backward pass and by the backward pass of that."""
+    """Return the products with J and J', by a backward pass and by the backward pass of it."""
     parameters = network.parameters
     sizes = [value.numel() for value in parameters.values()]
 

@@ -57,13 +57,13 @@ class Head(Part):
     is_affine: bool
 
     def features(self, entering: torch.Tensor) -> torch.Tensor:
-        """Return features (n, d) from what entered the layer, in float32 or float64, none of its memory."""
+        """Return features (n, d) from what entered the layer, in float32 or float64, as a copy."""
         values = entering.detach()
         values = values if values.dtype in {torch.float32, torch.float64} else values.float()
         return _pooled(values, self.pooling).clone()
 
     def prediction(self, output: Any, n_rows: int) -> tuple[torch.Tensor, bool]:
-        """Return the prediction (n, q) from what the network returned, and whether it came without an axis for q."""
+        """Return the prediction (n, q) from the output of the network, and whether the output had no axis for q."""
         found = (output if self.member is None else output[self.member]).detach()
         # A squeeze() in the network takes the axis of the rows as well when there is one row.
         if n_rows != 1 and (not found.ndim or len(found) != n_rows):
@@ -75,7 +75,7 @@ class Head(Part):
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[Callable[[Any], ForwardPass]]:
-        """Give a function that runs the module on a batch and returns what entered the head and what came out."""
+        """Give a function that runs the module on a batch and returns the inputs of the head and the output."""
         device, dtype = home(module)
         entered: list[torch.Tensor] = []
         owner = threading.get_ident()
@@ -107,7 +107,7 @@ class Head(Part):
         yield from batches
 
     def intercept(self, penalise_bias: bool) -> Intercept:
-        """Return what the bias of the layer is in the Gram matrix."""
+        """Return the role of the bias of the layer in the Gram matrix."""
         if self.layer.bias is None:
             return "none"
         return "penalised" if penalise_bias else "free"
@@ -117,7 +117,7 @@ class Head(Part):
         return last_layer_ridge(trace, n_features)
 
     def own_ridge(self, statistics: GramStatistics, intercept: Intercept, ridge: Any) -> float | None:
-        """Return the ridge at which the layer is the ridge regression on these rows, None if it is not one."""
+        """Return the ridge at which the layer is the ridge regression on these rows; None if there is none."""
         return own_ridge(statistics, self.layer, intercept, ridge) if self.is_affine else None
 
 
@@ -132,7 +132,7 @@ class _Call:
 
 
 def find_head(module: nn.Module, inputs: Any, layer: str | nn.Module | None = None) -> Head:
-    """Return the linear layer whose output is the prediction, as seen in one forward pass.
+    """Return the linear layer whose output is the prediction, found in one forward pass.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def _executed(module: nn.Module, inputs: Any) -> tuple[list[_Call], Any]:
 
 
 def _members(output: Any) -> list[tuple[int | None, torch.Tensor]]:
-    """Return the tensors that a module returned, each with its place."""
+    """Return the tensors in the output of a module, each with its position."""
     if isinstance(output, torch.Tensor):
         return [(None, output)]
     if isinstance(output, (tuple, list)):
@@ -240,7 +240,7 @@ def _fit(call: _Call, members: list[tuple[int | None, torch.Tensor]]) -> Head | 
 
 
 def _same(mine: torch.Tensor, found: torch.Tensor, *, exactly: bool = False) -> bool:
-    """Whether two tensors hold the same numbers in the same order; NaN is left for others to refuse."""
+    """Whether two tensors hold the same numbers in the same order; NaN is checked later."""
     if mine.numel() != found.numel() or not found.is_floating_point():
         return False
     # Mixed precision: a network may hand out its output in another type.
@@ -265,15 +265,15 @@ def _activated(call: _Call, members: list[tuple[int | None, torch.Tensor]]) -> H
 def _named(
     module: nn.Module, layer: str | nn.Module, calls: list[_Call], members: list[tuple[int | None, torch.Tensor]]
 ) -> Head:
-    """Return the head that the user named: its features, whatever follows it."""
+    """Return the head that the user named, whatever the module does after it."""
     names = dict(module.named_modules())
     matches = [call for call in calls if call.name == layer or call.layer is layer]
     if not matches:
         what = repr(layer) if isinstance(layer, str) else type(layer).__name__
         known = isinstance(layer, str) and layer in names and not isinstance(names[layer], nn.Linear)
         apart = isinstance(layer, nn.Module) and not any(part is layer for part in module.modules())
-        reason = f"is {type(names[layer]).__name__}, no nn.Linear" if known else "was not called as an nn.Linear"
-        reason = "is no part of the module (clone copies both apart): pass its name" if apart else reason
+        reason = f"is {type(names[layer]).__name__}, not an nn.Linear" if known else "was not called as an nn.Linear"
+        reason = "is not part of the module (clone copies both separately): pass its name" if apart else reason
         fits = [head.name for call in calls for head in [_fit(call, members)] if head is not None]
         raise ValueError(f"layer={what} {reason}. {_candidates(calls, fits)}")
     fit = _fit(matches[0], members)
@@ -288,12 +288,12 @@ def _candidates(calls: list[_Call], fits: list[str]) -> str:
     if not calls:
         return (
             "The module called no nn.Linear layer in a forward pass, so it has no linear head to take features from. "
-            "Wrap it in a module that ends in one; of a compiled ScriptModule, pass the module that was compiled."
+            "Wrap it in a module that ends in one; instead of a ScriptModule, pass the module that was compiled."
         )
     if all(call.output.ndim == 1 for call in calls):
         return (
-            f"Rows must come in batches, with an axis for the rows; {calls[-1].name!r} got one of shape "
-            f"{tuple(calls[-1].entering.shape)} without. Give the DataLoader a batch_size."
+            f"Rows must come in batches, with an axis for the rows; {calls[-1].name!r} got shape "
+            f"{tuple(calls[-1].entering.shape)}. Give the DataLoader a batch_size."
         )
     listed = ", ".join(f"{c.name!r} ({c.layer.in_features} -> {c.layer.out_features})" for c in calls)
     several = f"{len(fits)} layers return members of the output, {fits}" if fits else "none returns the output"
@@ -305,7 +305,7 @@ def _candidates(calls: list[_Call], fits: list[str]) -> str:
 
 
 def own_ridge(statistics: GramStatistics, layer: nn.Linear, intercept: Intercept, ridge: Any) -> float | None:
-    """Return the ridge r at which Phi'e = r W holds for a layer on these rows, if there is one, and it is allowed.
+    """Return the ridge r at which Phi'e = r W holds for a layer on these rows, if it exists and is allowed.
 
     Phi'e = Phi'y - Phi'Phi W; what rounding of the weights of the layer does to it is allowed for.
     """

@@ -1,4 +1,4 @@
-"""What `layer=` asks for: the leverage of one linear layer, or of the whole network, exact or of low rank."""
+"""The values of `layer=`: leverage of one linear layer, or of the whole network, exact or of low rank."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Merge: TypeAlias = Callable[[GramStatistics], GramStatistics]
 
 
 class Fitted(NamedTuple):
-    """A space, and what came out on the way: columns of the prediction, and whether y came as one number per row."""
+    """A space, the number of columns of the prediction, and whether y had one number per row."""
 
     space: NetworkSpace
     n_outputs: int
@@ -35,7 +35,7 @@ class Fitted(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What a space is fitted to: a network, its training rows, and the prior.
+    """The data of a space: a network, its training rows, and the prior.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class WholeNetwork(LayerChoice):
 
 
 def as_choice(layer: Any) -> LayerChoice:
-    """Return what `layer=` asks for."""
+    """Return the choice that `layer=` stands for."""
     if isinstance(layer, LayerChoice):
         return layer
     if not (layer is None or isinstance(layer, (str, nn.Module))):
@@ -174,7 +174,7 @@ def _by_sketch(task: Task, subspace: SubspaceIteration) -> Fitted:
     """Fit by passes that multiply the Gram matrix with a few directions."""
     if task.merge is not None:
         raise ValueError(
-            f"merge= adds Gram matrices, which low rank does not form: the module has {n_parameters(task.module)} "
+            f"merge= adds Gram matrices, and low rank does not form them: the module has {n_parameters(task.module)} "
             "parameters. Pass layer=WholeNetwork(exact_up_to=...) with a larger number, or fit in one process."
         )
     if task.weights is not None:
@@ -197,6 +197,6 @@ def _by_sketch(task: Task, subspace: SubspaceIteration) -> Fitted:
 
 
 def _checked(passed: Any) -> Any:
-    """Return a pass whose targets are as many as its outputs."""
+    """Return the pass; ValueError unless it has as many targets as outputs."""
     check_one_column_per_output(passed.n_targets or passed.n_outputs, passed.n_outputs)
     return passed

@@ -1,4 +1,4 @@
-"""Leading directions of a Gram matrix that is too large to hold, and the geometry of a whole network by them."""
+"""Leading directions of a Gram matrix that is too large for memory, and the geometry of a whole network by them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class RunningProduct:
         self._shift: torch.Tensor | None = None
 
     def add(self, features: torch.Tensor, target: Array | None = None, weights: torch.Tensor | None = None) -> None:
-        """Add a batch of rows; targets are looked at for what is not finite."""
+        """Add a batch of rows; targets are only checked to be finite."""
         if target is not None:
             self._targets += float(target.sum())
         if self._shift is None:
@@ -54,11 +54,11 @@ class RunningProduct:
         self._count += len(block)
 
     def is_finite(self) -> bool:
-        """Whether nothing but numbers was added."""
+        """Whether all values added so far were finite."""
         return bool(torch.isfinite(self._sums).all()) and abs(self._targets) < float("inf")
 
     def about(self, intercept: Intercept) -> "GramProduct":
-        """Return the product about the mean where a constant is free, else about zero. Chan et al. 1979."""
+        """Return the product about the mean if a constant is free, otherwise about zero. Chan et al. 1979."""
         if self._shift is None:
             raise ValueError(NO_ROWS)
         offset, weight = self._sums / self._weight, self._weight
@@ -73,7 +73,7 @@ class RunningProduct:
 
 @dataclass(frozen=True, eq=False)
 class GramProduct:
-    """What one pass leaves: number, weight and mean of the rows, tr G, and G B (p, k)."""
+    """The result of one pass: number, weight and mean of the rows, tr G, and G B (p, k)."""
 
     n_samples: int
     weight: float
@@ -99,7 +99,7 @@ class GramProduct:
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """A Gram matrix of rows as V S^2 V' with few directions V: what leverage needs of it, in O(p r) memory.
+    """A Gram matrix of rows as V S^2 V' with few directions V, in O(p r) memory: all that leverage needs.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ class Sketch:
         return float((self.values**2).sum()) / self.trace if self.trace else 1.0
 
     def factor(self, ridge: float, intercept: Intercept) -> SpectralFactor:
-        """Return the factor: (v'phi)^2 / (s^2 + ridge) over the directions, |phi|^2 / ridge for what they miss."""
+        """Return the factor: (v'phi)^2 / (s^2 + ridge) over the directions, |phi|^2 / ridge outside them."""
         backend = backend_of(as_tensor(self.values))
         frame = Frame(
             backend=backend,
@@ -259,7 +259,7 @@ class LowRankTangentGeometry(Geometry):
             spectrum=NO_TARGETS,
         )
         if ridge == 0:
-            raise ValueError("ridge must be > 0 where a few directions stand for all parameters; got 0.")
+            raise ValueError("ridge must be > 0 for leverage of low rank; got 0.")
         return ridge
 
 
@@ -289,7 +289,7 @@ class LowRankTangentSpace(Space):
     exactness: Exactness = "none"
 
     def features(self, X: Any) -> Features:
-        """Return the rows as they are: their gradients are taken when they are measured."""
+        """Return the rows unchanged: their gradients are computed when they are measured."""
         return Features(model_inputs=X, values=_as_rows(X))
 
     def leverages(self, features: Features) -> tuple[Array, Array]:
@@ -302,11 +302,11 @@ class LowRankTangentSpace(Space):
         return self._measured(features, lambda gradients: (self.factor.leverage(gradients),), 1)[0]
 
     def unseen_leverage(self, features: Features) -> Array:
-        """Return |phi_perp|^2 / ridge of each row, shape (m,): what the directions miss."""
+        """Return |phi_perp|^2 / ridge of each row, shape (m,): the part outside the directions."""
         return self._measured(features, lambda gradients: (self.factor.unseen_leverage(gradients),), 1)[0]
 
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
-        """Return h(x, z), shape (m, k), with the gradients of both in memory; training rows have to be passed."""
+        """Return h(x, z), shape (m, k), with the gradients of both in memory; pass training rows as `others`."""
         others = passed_rows(others, "a space of low rank keeps none")
         return self.factor.cross_leverage(*(self.features_of.transform(side.values) for side in (features, others)))
 
@@ -319,12 +319,12 @@ class LowRankTangentSpace(Space):
 
 
 def _as_rows(X: Any) -> Float[Array, "m *k"]:
-    """Return rows on the host as float64, which can be taken apart."""
+    """Return rows on the host as float64, which can be indexed."""
     return np.array(on_host(X), dtype=np.float64)
 
 
 def _counted(rows: Array, sample_weight: Any) -> tuple[Array, torch.Tensor | None]:
-    """Return rows with their weights, without those of weight 0."""
+    """Return the rows of weight > 0 with their weights."""
     if sample_weight is None:
         return rows, None
     weights = check_weights(sample_weight, len(rows))

@@ -1,4 +1,4 @@
-"""What a network makes of rows: in blocks, where they are many, or all of them as arrays on the host."""
+"""Features and predictions of a network for rows: in blocks, or all of them as arrays on the host."""
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
@@ -50,11 +50,11 @@ class NetworkRows:
         return len(self.prediction)
 
     def residuals(self) -> Array:
-        """Return y - prediction, (b, q); ValueError where the shapes do not agree or y is missing."""
+        """Return y - prediction, (b, q); ValueError if the shapes do not agree or y is missing."""
         return columns_like(self.target, self.prediction) - self.prediction
 
     def new_rows(self, space: NetworkSpace) -> "NoisyRows":
-        """Return what is known of these rows, which the model has not seen; lazy, while the features are there."""
+        """Return `Rows` of these rows, which the model has not seen; lazy, from the features in memory."""
         return NoisyRows(
             len(self),
             inputs=partial(space.inputs, self.features),
@@ -120,7 +120,7 @@ def check_one_column_per_output(n_targets: int, n_outputs: int) -> None:
 
 
 def stacked(parts: Iterable[Array]) -> Array:
-    """Return the parts one below the other; ValueError where there is none."""
+    """Return the parts, one below the other; ValueError if there are no parts."""
     found = list(parts)
     if not found:
         raise ValueError(NO_ROWS)
@@ -133,7 +133,7 @@ def blocks_of(
     start: int = 0,
     noise: Callable[[Any], Any] | None = None,
 ) -> Generator[NetworkRows, None, None]:
-    """Run the module once over batches and yield blocks of rows, large enough to be multiplied fast.
+    """Run the module once over batches and yield blocks of rows that are large enough for fast products.
 
     The module is watched, and gradients are off, until it ends: close it, after an error too. Errors
     number the rows from `start`.
@@ -158,7 +158,7 @@ def blocks_of(
 def block_of(
     space: NetworkSpace, inputs: Any, y: Any = None, start: int = 0, noise: Callable[[Any], Any] | None = None
 ) -> NetworkRows:
-    """Run the module once over one batch and return it as one block, in however many pieces it was taken."""
+    """Run the module once over one batch and return it as one block, even if it was computed in pieces."""
     found = list(blocks_of(space, Batches([(inputs, y)]), start, noise))
     if len(found) == 1:
         return found[0]
@@ -172,7 +172,7 @@ def block_of(
 
 
 def _joined(pending: list[tuple[ForwardPass, Array | None, Array | None]], start: int) -> NetworkRows:
-    """Return one block; ValueError naming the first row whose features, prediction or target are not finite."""
+    """Return one block; ValueError with the first row whose features, prediction or target are not finite."""
     passes, found, deviations = zip(*pending, strict=True)
     values = torch.cat([seen.features for seen in passes])
     check_finite_from(values, "the features of the module", start)
@@ -189,8 +189,8 @@ def _joined(pending: list[tuple[ForwardPass, Array | None, Array | None]], start
 def training_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: int) -> TrainingRows:
     """Return the rows that the space was fitted on, as if each had not been seen.
 
-    Leave-one-out predictions and residuals where the head is a ridge regression on these rows; as they are, for rows
-    that the module has not been trained on, where it is not. Leverages are those of leave-one-out in both cases.
+    If the head is a ridge regression on these rows, predictions and residuals are leave-one-out. If not, the module
+    must not have been trained on these rows, and they are used unchanged. Leverages are leave-one-out in both cases.
     """
     own, kept = space.exactness != "none", _Sample(seed)
     with closing(blocks_of(space, batches)) as blocks:
@@ -204,7 +204,7 @@ def training_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: in
 
 
 def validation_rows(space: NetworkSpace, batches: Batches | ArrayBatches, seed: int) -> TrainingRows:
-    """Return rows that neither the module nor the space has seen."""
+    """Return rows that the module and the space have not seen."""
     kept = _Sample(seed)
     with closing(blocks_of(space, batches)) as blocks:
         for block in blocks:
@@ -245,7 +245,7 @@ class _Sample:
 
 
 def stored_rows(inputs: Array, leverage: Array, sampling_leverage: Array, prediction: Array) -> Rows:
-    """Return rows whose fields are there already."""
+    """Return rows from fields that were computed already."""
     fields: dict[str, Any] = {
         "inputs": inputs,
         "leverage": leverage,
@@ -294,7 +294,7 @@ class Gathered:
 
     @property
     def columns(self) -> Array:
-        """Targets (n, q), one per output; ValueError where there are none."""
+        """Targets (n, q), one per output; ValueError if there are no targets."""
         return columns_like(self.target, self.prediction)
 
 
@@ -354,7 +354,7 @@ def noise_of(noise: Callable[[Any], Any] | None, seen: ForwardPass) -> Array | N
 
 
 def _checked_noise(deviation: Any, n_rows: int) -> Array:
-    """Return what a noise function said of a batch; ValueError unless it is a standard deviation for each row."""
+    """Return the noise of a batch; ValueError unless it is a standard deviation > 0 for each row."""
     if deviation is None:
         raise ValueError("noise_std must return standard deviations; got None.")
     if deviation.ndim not in {1, 2} or len(deviation) != n_rows:

@@ -1,4 +1,4 @@
-"""What of a network is measured: one layer or all parameters, and the features that a forward pass gives for it."""
+"""The parameters of a network that are measured, one layer or all, and their features from a forward pass."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +27,7 @@ Intercept: TypeAlias = Literal["free", "penalised", "none"]
 
 @dataclass(frozen=True, eq=False)
 class ForwardPass:
-    """What one forward pass shows.
+    """The result of one forward pass.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class ForwardPass:
 
     @property
     def table(self) -> torch.Tensor | None:
-        """Inputs that a scale can learn from, at most 256 columns; codes of tokens or categories are no numbers."""
+        """Inputs that a scale can learn from, at most 256 columns; codes of tokens or categories do not count."""
         X = self.inputs
         is_table = isinstance(X, torch.Tensor) and X.ndim == 2 and X.is_floating_point()
         return X.detach() if is_table and X.shape[1] <= DENSE_COLUMNS else None
@@ -59,7 +59,7 @@ class Part(ABC):
 
     @abstractmethod
     def watching(self, module: nn.Module) -> AbstractContextManager[Callable[[Any], ForwardPass]]:
-        """Give a function that runs the module on a batch of inputs; leave the module as it was found."""
+        """Give a function that runs the module on a batch of inputs; restore the state of the module after."""
 
     @abstractmethod
     def pieces(self, module: nn.Module, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
@@ -67,20 +67,20 @@ class Part(ABC):
 
     @abstractmethod
     def intercept(self, penalise_bias: bool) -> Intercept:
-        """Return what is done about a constant: left free, appended to phi with the ridge on it, or nothing."""
+        """Return the treatment of a constant: free, appended to phi with the ridge on it, or absent."""
 
     @abstractmethod
     def default_ridge(self, trace: float, n_samples: int, n_features: int) -> float:
-        """Return the ridge where the network's own penalty is not known: a share of the mean eigenvalue of Phi'Phi."""
+        """Return the ridge if the network's penalty is unknown: a share of the mean eigenvalue of Phi'Phi."""
 
     @abstractmethod
     def own_ridge(self, statistics: GramStatistics, intercept: Intercept, ridge: Any) -> float | None:
-        """Return the ridge at which these parameters are the ridge regression on the rows, None where they are not."""
+        """Return the ridge at which these parameters are the ridge regression on the rows; None if there is none."""
 
 
 @dataclass(frozen=True, eq=False)
 class AllParameters(Part):
-    """phi(x) = grad_w f(x; w) in all parameters w, in float64; predictions are those of the network as it is.
+    """phi(x) = grad_w f(x; w) in all parameters w, in float64; predictions are those of the network itself.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class AllParameters(Part):
 
     @classmethod
     def found(cls, module: nn.Module, inputs: Any) -> "AllParameters":
-        """Return all parameters of a module: there is nothing to look for in a batch."""
+        """Return all parameters of a module; the batch is not used."""
         return cls(gradient_device(module))
 
     @contextmanager
@@ -122,7 +122,7 @@ class AllParameters(Part):
                 yield _cut(there, block), None if known is None else known[block]
 
     def intercept(self, penalise_bias: bool) -> Intercept:
-        """Return whether a constant is free beside all parameters; they hold the biases already."""
+        """Return whether a constant is free in addition to all parameters, which already contain the biases."""
         return "none" if penalise_bias else "free"
 
     def default_ridge(self, trace: float, n_samples: int, n_features: int) -> float:

@@ -1,6 +1,5 @@
-"""The space of the features of a network: leverage read off one factor, on the device that the features are on."""
+"""The space of the features of a network: leverage from one factor, on the device of the features."""
 
-import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +12,7 @@ from torch import nn
 
 from hatband.arrays.backend import exact_device, on_host
 from hatband.arrays.typing import Array
-from hatband.checks import LeverageWarning
+from hatband.checks import LeverageWarning, warn_caller
 from hatband.formulas.ridge_choice import NO_TARGETS, chosen_ridge
 from hatband.formulas.ridge_spectrum import RidgeSpectrum
 from hatband.geometry import Features, Space
@@ -28,7 +27,7 @@ from hatband.nn.measure.parameter_subset import Intercept, Part
 INTERCEPTS: tuple[Intercept, ...] = get_args(Intercept)
 # Coordinates of the features that stand for inputs which are not a table.
 DIRECTIONS = 32
-FEW_DIRECTIONS = "a few directions stand for all parameters, and a choice needs them all"
+FEW_DIRECTIONS = "low rank keeps only a few directions, and a choice needs all directions"
 # Relative error of the leverage beyond which to warn: leave-one-out rests on its digits, a width does not. Rounding of
 # features to float32 alone moves a leverage by 1e-6, and a layer of 1,000 features has a bound of 1e-7 by default.
 _TOLERANCE: dict[Exactness, float] = {"exact": 1e-8, "given": 1e-8, "none": 1e-6}
@@ -36,7 +35,7 @@ _TOLERANCE: dict[Exactness, float] = {"exact": 1e-8, "given": 1e-8, "none": 1e-6
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NetworkSpace(Space):
-    """h(x) = 1/n + (phi(x) - m)' (Phi_c' Phi_c + ridge)^-1 (phi(x) - m), phi(x) the features of a part of a network.
+    """h(x) = 1/n + (phi(x) - m)' (Phi_c' Phi_c + ridge)^-1 (phi(x) - m), phi(x) features in a network.
 
     Parameters
     ----------
@@ -67,12 +66,12 @@ class NetworkSpace(Space):
     @property
     @abstractmethod
     def directions(self) -> Array:
-        """Principal directions of the training features (d, k), k <= 32, where the factor is."""
+        """Principal directions of the training features (d, k), k <= 32, on the device of the factor."""
 
     @property
     @abstractmethod
     def default_ridge(self) -> float:
-        """What ridge="auto" is where it is not that of the head: ridges of networks are compared in units of it."""
+        """The ridge of ridge="auto" unless the head has its own; ridges of networks are compared in units of it."""
 
     def features(self, X: Any) -> Features:
         """Run the module once on X."""
@@ -101,7 +100,7 @@ class NetworkSpace(Space):
         return np.asarray(on_host(self.factor.sampling_leverage(self._rows(features))))
 
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
-        """Return h(x, z), shape (m, k); the training rows are not kept and have to be passed as `others`."""
+        """Return h(x, z), shape (m, k); the training rows are not kept, so pass them as `others`."""
         others = passed_rows(others, "the space of a network keeps none")
         return np.asarray(on_host(self.factor.cross_leverage(self._rows(features), self._rows(others))))
 
@@ -143,7 +142,7 @@ class GramSpace(NetworkSpace):
 
     @property
     def default_ridge(self) -> float:
-        """What ridge="auto" is where it is not that of the head; a penalised constant counts among the features."""
+        """The ridge of ridge="auto" unless the head has its own; a penalised constant counts as a feature."""
         return default_ridge(self.part, measured(self.statistics, self.intercept), self.intercept)
 
 
@@ -169,11 +168,11 @@ class SketchSpace(NetworkSpace):
 
     @property
     def default_ridge(self) -> float:
-        """What ridge="auto" is."""
+        """The ridge of ridge="auto"."""
         return sketch_ridge(self.part, self.sketch)
 
     def unseen_leverage(self, features: Features) -> Array:
-        """Return |phi_perp|^2 / ridge of each row, shape (m,): what the directions miss."""
+        """Return |phi_perp|^2 / ridge of each row, shape (m,): the part outside the directions."""
         return np.asarray(on_host(self.factor.unseen_leverage(self._rows(features))))
 
 
@@ -221,7 +220,7 @@ def space_at(
     intercept: Intercept,
     exactness: Exactness,
 ) -> GramSpace:
-    """Factor the statistics of the features of a part at a ridge that has been chosen."""
+    """Factor the statistics of the features of a part of a network at a given ridge."""
     return GramSpace(
         module=module,
         part=part,
@@ -244,20 +243,19 @@ def _factored(statistics: GramStatistics, ridge: float, intercept: Intercept, to
             "larger number."
         ) from None
     if factor.error_bound > tolerance:
-        warnings.warn(
-            f"ridge must be larger for the leverage to keep its digits: at {ridge:.3g} it may be wrong by a relative "
+        warn_caller(
+            f"ridge must be larger for accurate leverage: at {ridge:.3g} leverages may be wrong by a relative "
             f"{factor.error_bound:.1e} (tolerance {tolerance:.1e}). Pass ridge='auto', or a larger number.",
             LeverageWarning,
-            stacklevel=2,
         )
     return factor
 
 
 def fit_sketch(module: nn.Module, part: Part, sketch: Sketch, ridge: Any, intercept: Intercept) -> SketchSpace:
-    """Put a ridge on the leading directions of the features of a part of a network."""
+    """Make a space from the leading directions of the features of a part of a network and a ridge."""
     chosen = chosen_ridge(ridge, auto=lambda: sketch_ridge(part, sketch), spectrum=FEW_DIRECTIONS)
     if not chosen > 0:
-        raise ValueError(f"ridge must be > 0 where a few directions stand for all parameters; got {ridge!r}.")
+        raise ValueError(f"ridge must be > 0 for leverage of low rank; got {ridge!r}.")
     return SketchSpace(
         module=module,
         part=part,
@@ -271,7 +269,7 @@ def fit_sketch(module: nn.Module, part: Part, sketch: Sketch, ridge: Any, interc
 
 
 def default_ridge(part: Part, statistics: GramStatistics, intercept: Intercept) -> float:
-    """Return the default ridge of a part by the Gram matrix, about the mean where a constant is free."""
+    """Return the default ridge of a part by the Gram matrix, about the mean if a constant is free."""
     gram, _ = statistics.products(intercept == "free")
     return part.default_ridge(float(gram.diagonal().sum()), statistics.n_samples, len(gram))
 
@@ -282,12 +280,12 @@ def sketch_ridge(part: Part, sketch: Sketch) -> float:
 
 
 def measured(statistics: GramStatistics, intercept: Intercept) -> GramStatistics:
-    """Return the statistics of what the factor measures: phi, or [phi, 1]."""
+    """Return the statistics of the factored features: phi, or [phi, 1]."""
     return appended(statistics) if intercept == "penalised" else statistics
 
 
 def appended(statistics: GramStatistics) -> GramStatistics:
-    """Return the statistics of [phi, 1]: a column of ones has mean 1 and nothing about it."""
+    """Return the statistics of [phi, 1]: a column of ones has mean 1 and no scatter."""
     d, centre, joint = statistics.n_features, statistics.centre, statistics.joint
     backend = statistics.backend
     size = len(joint) + 1

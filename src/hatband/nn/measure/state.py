@@ -1,4 +1,4 @@
-"""The state of a network: what must be left as it was found, and a fingerprint that tells whether it still is."""
+"""The state of a network: contexts that restore it, and a fingerprint that detects changes."""
 
 import copy
 import threading
@@ -21,7 +21,7 @@ _ODD = -7_046_029_254_386_353_131
 
 
 def check_trainable(module: Any) -> None:
-    """Raise unless there is something to train, in numbers that Adam works with."""
+    """Raise unless the module has weights to train, in a type that Adam can use."""
     check_initialised(module)
     free = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not free:
@@ -38,7 +38,7 @@ def check_trainable(module: Any) -> None:
 
 
 def check_initialised(module: Any) -> None:
-    """Raise unless it is a module with weights: lazy layers wait for the batch that tells them their shapes."""
+    """Raise unless it is a module with weights: lazy layers get their shapes from the first batch."""
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module must be a torch.nn.Module; got {type(module).__name__}.")
     for name, value in (*module.named_parameters(), *module.named_buffers()):
@@ -50,7 +50,7 @@ def check_initialised(module: Any) -> None:
 
 
 def usable_device(device: Any) -> torch.device:
-    """Return a device that tensors can be put on; ValueError where there is none."""
+    """Return the device; ValueError if torch cannot put tensors on it."""
     try:
         return torch.empty(0, device=device).device
     # An AssertionError is what torch raises that was built without CUDA.
@@ -63,7 +63,7 @@ def usable_device(device: Any) -> torch.device:
 
 @contextmanager
 def seeded(seed: int, device: Any = None) -> Iterator[None]:
-    """Draw from torch's global generators as if they were seeded, one thread at a time; leave them as they were."""
+    """Draw from torch's global generators as if they were seeded, one thread at a time; restore their state after."""
     device = torch.device("cpu" if device is None else device)
     on_gpu = device.type == "cuda"
     index = torch.cuda.current_device() if on_gpu and device.index is None else device.index
@@ -78,14 +78,14 @@ def seeded(seed: int, device: Any = None) -> Iterator[None]:
 
 @contextmanager
 def learning() -> Iterator[None]:
-    """Take gradients, whatever mode the caller is in."""
+    """Enable gradients in any mode of the caller."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch to evaluation without gradients; leave every part in the mode that it was found in."""
+    """Switch to evaluation without gradients; restore the mode of every part after."""
     modes = [(part, part.training) for part in module.modules()]
     try:
         module.eval()
@@ -98,7 +98,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def put_back_on_failure(module: Any) -> Iterator[None]:
-    """Leave modes as they were and no gradients behind; after an error, the weights as they were too."""
+    """Restore modes and remove gradients after; after an error, restore the weights too."""
     state, modes = copied_state(module), [(part, part.training) for part in module.modules()]
     try:
         yield
@@ -117,23 +117,23 @@ def copied(module: Any) -> Any:
         return copy.deepcopy(module)
     except RuntimeError as error:
         error.add_note(
-            f"{type(module).__name__} must be copied here, and keeps a tensor of its last pass that gradients hang on. "
+            f"{type(module).__name__} must be copied here, but it keeps a tensor of its last pass that has gradients. "
             "Keep value.detach() in its forward, or run it once under torch.no_grad()."
         )
         raise
 
 
 def copied_state(module: Any) -> dict[str, Any]:
-    """Return weights and buffers that further training does not touch."""
+    """Return copies of weights and buffers, which further training does not change."""
     # A module may keep more than tensors there (get_extra_state).
     return {name: copy.deepcopy(value) for name, value in module.state_dict().items()}
 
 
 @dataclass(eq=False)
 class StateFingerprint:
-    """What the state of a network is known again by: shape and a sum of the bytes of every weight and buffer.
+    """A fingerprint of the state of a network: shape and a sum of the bytes of every weight and buffer.
 
-    Leverage and calibration scores belong to one state: a network that was trained on is another one.
+    Leverage and calibration scores belong to one state: further training changes it.
 
     Parameters
     ----------
@@ -163,9 +163,9 @@ class StateFingerprint:
         return cls({name: values.dtype for name, values in state.items()}, _sums(state))
 
     def check(self, module: nn.Module) -> None:
-        """Raise ValueError unless the network has this state, in whatever type and on whatever device."""
+        """Raise ValueError unless the network has this state, in any type and on any device."""
         state = _state(module)
-        # Before the state is read whole: what is written in between then moves the next check.
+        # Before the whole state is read, so that the next check notices what was written in between.
         reading = _reading(state)
         if reading is not None and reading == self._reading:
             return
@@ -181,7 +181,7 @@ class StateFingerprint:
         self._reading = reading
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy has tensors of its own, at other places.
+        # A copy has other tensors, at other addresses.
         return {"types": self.types, "sums": self.sums, "_reading": None}
 
 
@@ -192,7 +192,7 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _reading(state: Mapping[str, torch.Tensor]) -> Any:
-    """Return place, count of writes and a sample of a large state; None where it is to be read whole."""
+    """Return place, count of writes and a sample of a large state; None if the whole state must be read."""
     tensors = list(state.values())
     # torch does not count what is written to a tensor made in inference mode.
     if sum(map(torch.Tensor.numel, tensors)) <= _READ_ALWAYS or any(map(torch.Tensor.is_inference, tensors)):

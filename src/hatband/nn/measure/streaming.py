@@ -26,7 +26,7 @@ def rows_per_block(backend: AnyBackend, n_columns: int) -> int:
 
 
 class RunningGram:
-    """Gram matrix of rows z = (phi, y): sum (z - c)(z - c)' about the mean c of the first block, and at last about m.
+    """Gram matrix of rows z = (phi, y): sum (z - c)(z - c)' about the mean c of the first block, finally about m.
 
     Rows are gathered in one reused float64 buffer, so memory is flat in their number; on an accelerator nothing is read
     back before `statistics`.
@@ -49,7 +49,7 @@ class RunningGram:
 
     @classmethod
     def of(cls, features: torch.Tensor, n_targets: int) -> "RunningGram":
-        """Return the sums of no rows, for rows like these, where these are."""
+        """Return empty sums for rows like these, on their device."""
         return cls(backend_of(features), features.shape[1], n_targets)
 
     def add(self, features: torch.Tensor, target: Array | None = None) -> None:
@@ -101,7 +101,7 @@ class RunningGram:
         return self._backend.isfinite(self._sums)
 
     def statistics(self) -> GramStatistics:
-        """Return what was added so far; Chan et al. 1979 for the move to the mean."""
+        """Return the statistics so far; Chan et al. 1979 for the change to the mean."""
         if self._filled:
             self._flush()
         backend, count = self._backend, self._count
@@ -156,7 +156,7 @@ def added(
 
 
 class Running(Protocol):
-    """What a pass over rows adds up."""
+    """Sums over the rows of a pass."""
 
     def add(self, features: torch.Tensor, target: Array | None = None) -> None:
         """Add a batch of rows."""
@@ -173,7 +173,7 @@ R = TypeVar("R", bound=Running)
 
 @dataclass(frozen=True, eq=False)
 class Pass(Generic[P, R]):
-    """What one pass over training rows leaves.
+    """The result of one pass over training rows.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ def streamed(
 
 
 def _refuse_not_finite(module: nn.Module, batches: Batches | ArrayBatches, part: Part) -> None:
-    """Raise, after a second pass that finds the row: the first does not stop to look."""
+    """Raise, after a second pass that finds the row; the first pass does not check single rows."""
     start = 0
     with part.watching(module) as run:
         for inputs, y in part.pieces(module, batches):
@@ -303,7 +303,7 @@ def all_reduce(statistics: GramStatistics, group: Any = None) -> GramStatistics:
     Parameters
     ----------
     statistics : GramStatistics
-        Of the rows of this process, of which there may be none.
+        Statistics of the rows of this process; it may have no rows.
     group : torch.distributed.ProcessGroup, optional
         The processes; all by default.
 
@@ -344,7 +344,7 @@ def all_reduce(statistics: GramStatistics, group: Any = None) -> GramStatistics:
     3
     """
     if not (dist.is_available() and dist.is_initialized()):
-        raise RuntimeError("all_reduce needs processes that have met: call torch.distributed.init_process_group first.")
+        raise RuntimeError("all_reduce needs connected processes: call torch.distributed.init_process_group first.")
     _refuse_different(statistics, group)
     device = _meeting_device(statistics, group)
     mean, joint = (_sendable(values, device) for values in (statistics.centre.mean, statistics.joint))
@@ -361,7 +361,7 @@ def all_reduce(statistics: GramStatistics, group: Any = None) -> GramStatistics:
 
 
 def _refuse_different(statistics: GramStatistics, group: Any) -> None:
-    """Raise in every process, so that none waits for the others for ever."""
+    """Raise in every process, so that no process waits forever."""
     shapes: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(shapes, (statistics.n_features, statistics.n_targets), group=group)
     if len(set(shapes)) > 1:
@@ -369,7 +369,7 @@ def _refuse_different(statistics: GramStatistics, group: Any) -> None:
 
 
 def _meeting_device(statistics: GramStatistics, group: Any) -> torch.device:
-    """Return where tensors can be exchanged: NCCL takes those of its GPU, gloo those of the CPU."""
+    """Return the device on which tensors can be exchanged: the GPU for NCCL, the CPU for gloo."""
     if dist.get_backend(group) == "nccl":
         own = statistics.joint
         return own.device if isinstance(own, torch.Tensor) else torch.device("cuda", torch.cuda.current_device())

@@ -35,7 +35,7 @@ class Expansion(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DoubleNetwork:
-    """A copy of a network in float64, in evaluation mode, whose gradients are taken row by row.
+    """A copy of a network in float64, in evaluation mode, whose gradients are computed row by row.
 
     A copy, because torch swaps parameters into a module while it differentiates: threads share the original.
 
@@ -52,7 +52,7 @@ class DoubleNetwork:
 
     @classmethod
     def of(cls, module: nn.Module) -> "DoubleNetwork":
-        """Copy a network to its own device, or to the CPU where that has no float64."""
+        """Copy a network to its own device, or to the CPU if the device has no float64."""
         return cls.on(module, gradient_device(module))
 
     @classmethod
@@ -69,11 +69,11 @@ class DoubleNetwork:
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers the weights are."""
+        """Number of weights."""
         return n_parameters(self.module)
 
     def rows(self, X: Any) -> torch.Tensor:
-        """Return an array or tensor as float64 rows where the network is."""
+        """Return an array or tensor as float64 rows on the device of the network."""
         values = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.array(X, dtype=np.float64))
         return placed(values.detach(), self.device, torch.float64)
 
@@ -94,20 +94,20 @@ class DoubleNetwork:
             self._refuse_failing(rows)
             raise ValueError(
                 "tangent features need a module that torch.func can differentiate row by row, vmap(grad(module)); it "
-                f"failed with: {str(error).splitlines()[0]} It must do without operations in place, branches on values "
-                "and recurrent layers (nn.LSTM, nn.GRU, nn.RNN). Else measure its last layer (layer=None)."
+                f"failed with: {str(error).splitlines()[0]} It must not have operations in place, branches on values "
+                "or recurrent layers (nn.LSTM, nn.GRU, nn.RNN). Otherwise measure its last layer (layer=None)."
             ) from error
         return values, torch.cat([value.reshape(len(value), -1) for value in found.values()], dim=1)
 
     def _refuse_failing(self, rows: Any) -> None:
-        """Let a module that fails without any gradients say itself what is wrong."""
+        """Run the module without gradients, so that its own error is raised if it fails there too."""
         try:
             self.outputs(self.parameters, rows)
         except RuntimeError as error:
             error.add_note(
-                "Gradients are taken of a copy of the module in float64: a tensor that it makes itself must have the "
-                "type of its inputs, as x.new_zeros(...) or dtype=x.dtype give it. Arrays are taken as numbers; pass "
-                "the codes of an embedding as a tensor of integers."
+                "Gradients are computed with a copy of the module in float64. A tensor that the module makes must have "
+                "the type of its inputs: use x.new_zeros(...) or dtype=x.dtype. Arrays become float64; pass the codes "
+                "of an embedding as a tensor of integers."
             )
             raise
 
@@ -117,18 +117,18 @@ class DoubleNetwork:
 
 
 def _check_functional(module: nn.Module) -> None:
-    """Raise where torch cannot put other weights into a module, which is how it differentiates by them."""
+    """Raise if torch cannot call a module with other weights, which its derivatives need."""
     for part in module.modules():
         if isinstance(part, (nn.DataParallel, torch.jit.ScriptModule)):
             raise ValueError(
-                "tangent features need a module that torch.func can call with other weights, which it cannot with "
-                f"{type(part).__name__}; pass the module that was wrapped or compiled (module.module of a "
+                "tangent features need a module that torch.func can call with other weights; this is not possible "
+                f"with {type(part).__name__}. Pass the module that was wrapped or compiled (module.module of a "
                 "DataParallel), or measure its last layer (layer=None)."
             )
 
 
 def one_output(found: Any, count: int) -> torch.Tensor:
-    """Return the output of a module as (count,); ValueError where it is not one number per row."""
+    """Return the output of a module as (count,); ValueError unless it is one number per row."""
     if not isinstance(found, torch.Tensor) or found.numel() != count:
         seen = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
         raise ValueError(
@@ -139,7 +139,7 @@ def one_output(found: Any, count: int) -> torch.Tensor:
 
 
 def n_parameters(module: nn.Module) -> int:
-    """Return how many numbers the parameters of a module are; ValueError where there is none."""
+    """Return the number of parameters of a module; ValueError if it is 0."""
     check_initialised(module)
     count = sum(value.numel() for value in module.parameters())
     if not count:
@@ -148,7 +148,7 @@ def n_parameters(module: nn.Module) -> int:
 
 
 def gradient_device(module: nn.Module) -> torch.device:
-    """Return the device of a module, or the CPU, with a warning, where that has no float64."""
+    """Return the device of a module; or the CPU, with a warning, if the device has no float64."""
     return torch.device(getattr(backend_of(torch.empty(0, device=home(module)[0])), "device", "cpu"))
 
 

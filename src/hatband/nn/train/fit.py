@@ -1,4 +1,4 @@
-"""Training of a network: Adam on mini-batches, early stopping on rows held out, and nothing left half-done."""
+"""Training of a network: Adam on mini-batches, early stopping on held-out rows, and no change after a failure."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from hatband.nn.train.training_rows import EpochRows, RowFeed
 
 
 class TrainingDivergedError(ArithmeticError):
-    """A loss or a weight became NaN or infinite; the network was put back as it was before."""
+    """A loss or a weight became NaN or infinite; the network was restored to its state before training."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class History:
-    """What happened in training.
+    """The record of training.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def _settings(loss: str, epochs: int, patience: int, learning_rate: float, weigh
 
 
 class _Best:
-    """The weights of least validation loss, and how long ago that was; the latest ones without validation."""
+    """The weights of least validation loss and their epoch; the latest weights if there is no validation."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -231,7 +231,7 @@ def _descend(
     settings: _Settings,
     progress: Callable[[Epoch], None] | None,
 ) -> History:
-    """Take epochs until the validation loss stops falling, and give the module its best weights."""
+    """Train until the validation loss stops falling, and give the module its best weights."""
     (training, held_out), loss = rows, LOSSES[settings.loss]
     optimizer, best, epochs = _adam(module, settings), _Best(), []
     for number in range(1, settings.epochs + 1):
@@ -268,8 +268,8 @@ def _train(module: Any, rows: EpochRows, units: Units, loss: Callable[..., Any],
         value = loss(module, batch, units)
         if not value.requires_grad:
             raise ValueError(
-                f"the output of {type(module).__name__} must carry gradients to its parameters; it does not. Take "
-                "detach() or no_grad() out of its forward."
+                f"the output of {type(module).__name__} must have gradients in its parameters; it has none. Remove "
+                "detach() or no_grad() from its forward."
             )
         value.backward()
         optimizer.step()
@@ -283,7 +283,7 @@ def _loss_on(module: Any, rows: EpochRows, units: Units, loss: Callable[..., Any
     for batch in rows.blocks():
         total, count = total + loss(module, batch, units) * len(batch.targets), count + len(batch.targets)
     if not count:
-        raise ValueError("validation must hold at least one row; the loader gave no batch.")
+        raise ValueError("validation must hold at least one row; the loader yielded no batch.")
     return float(total) / count
 
 
@@ -302,6 +302,6 @@ def _check_weights(module: Any, settings: _Settings) -> None:
 def _diverged(what: str, settings: _Settings) -> str:
     return (
         f"training diverged: {what}, with learning_rate={settings.learning_rate} and loss={settings.loss!r}. The "
-        f"network was put back as it was. Pass a smaller learning_rate, such as {settings.learning_rate / 10:g}, and "
+        f"network was restored. Pass a smaller learning_rate, such as {settings.learning_rate / 10:g}, and "
         "look for NaN or huge values in the rows."
     )

@@ -16,7 +16,7 @@ ACTIVATIONS: Mapping[str, type] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.
 
 @runtime_checkable
 class NoisyNetwork(Protocol):
-    """A network that says how large the noise is: what the Gaussian likelihood is fitted to."""
+    """A network that also predicts the size of the noise, as the Gaussian likelihood needs."""
 
     def mean_and_log_noise(self, x: Any) -> tuple[Any, Any]:
         """Return the mean (n, q) and the logarithm (n, q) of the standard deviation of the noise."""
@@ -38,7 +38,7 @@ class MLP(nn.Module):
     widths : sequence of int, default=(64, 64)
         Widths of the hidden layers; the last one is the number of features that leverage is measured on.
     activation : {"relu", "gelu", "silu", "tanh"}, default="relu"
-        What follows each hidden layer. "tanh" saturates: far from the data its features, and so leverage, stop
+        Activation after each hidden layer. "tanh" saturates: far from the data its features, and so leverage, stop
         growing.
     dropout : float in [0, 1), default=0.0
         Share of each hidden layer that is dropped in training.
@@ -144,7 +144,7 @@ class MLP(nn.Module):
 
     @contextmanager
     def standard_target(self, mean: Float[Array, " outputs"], scale: Float[Array, " outputs"]) -> Iterator[None]:
-        """Answer in units of a target of mean 0 and scale 1 within, and in units of y again after."""
+        """Predict in units of a target of mean 0 and scale 1 inside the context, and in units of y after it."""
         self._rescale(-self.target_mean / self.target_scale, 1 / self.target_scale)
         self.target_mean.copy_(mean)
         self.target_scale.copy_(scale)
@@ -167,18 +167,18 @@ def _block(before: int, after: int, activation: str, dropout: float) -> list[nn.
 
 @torch.no_grad()
 def _without_slope(head: nn.Linear) -> nn.Linear:
-    """Return the head with noise 1 everywhere: where training starts from must not depend on x."""
+    """Return the head with noise 1 everywhere, so that the start of training does not depend on x."""
     head.weight.zero_()
     head.bias.zero_()
     return head
 
 
 def _checked_widths(widths: Any) -> tuple[int, ...]:
-    """Return the widths of the hidden layers, one at least: the last one holds the features."""
+    """Return the widths of at least one hidden layer; the last one holds the features."""
     if not isinstance(widths, Sequence) or isinstance(widths, str) or len(widths) == 0:
         raise ValueError(
             "widths must be a tuple or list with the width of at least one hidden layer, such as (64, 64): the output "
-            f"of the last one is what leverage is measured on; got {widths!r}."
+            f"of the last one is the features of leverage; got {widths!r}."
         )
     return tuple(check_at_least(width, 1, "widths") for width in widths)
 

@@ -1,4 +1,4 @@
-"""What training minimises: a loss in units in which the target has mean 0 and variance 1."""
+"""The losses of training, in units in which the target has mean 0 and variance 1."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,7 +48,7 @@ def moments(blocks: Iterable[tuple[Any, Any]]) -> Moments:
             whole, between = whole.merged(own)
             square = square + between**2
     if whole is None:
-        raise ValueError("the loader gave no batch; pass one with at least one row.")
+        raise ValueError("the loader yielded no batch; pass a loader with at least one row.")
     scale = (square / whole.weight).sqrt()
     # Rounding leaves a constant column a spread of about eps times its size.
     varies = (scale > 1e-12 * whole.mean.abs()) | ~torch.isfinite(scale)
@@ -56,7 +56,7 @@ def moments(blocks: Iterable[tuple[Any, Any]]) -> Moments:
 
 
 class Units(NamedTuple):
-    """What makes targets, and what makes outputs, numbers of mean 0 and variance 1."""
+    """Shift and scale by which targets and outputs get mean 0 and variance 1."""
 
     target: Moments
     output: Moments
@@ -70,7 +70,7 @@ class Units(NamedTuple):
 @singledispatch
 @contextmanager
 def standard_units(module: Any, rows: EpochRows) -> Iterator[Units]:
-    """Train a module that answers in units of y: only the loss is in standard units."""
+    """Train a module that predicts in units of y; only the loss is in standard units."""
     target = _of_targets(module, rows)
     yield Units(target, target)
 
@@ -95,7 +95,7 @@ def _of_targets(module: Any, rows: EpochRows) -> Moments:
 
 
 def _check_standardisable(found: Moments, module: Any, name: str) -> None:
-    """Raise unless the numbers of a network can hold mean and spread of every column."""
+    """Raise unless the type of the weights can represent mean and spread of every column."""
     range_ = torch.finfo(home(module)[1])
     low, high = 10 * range_.tiny, range_.max / 10
     mean, scale = on_host(found.mean), on_host(found.scale)
@@ -103,9 +103,9 @@ def _check_standardisable(found: Moments, module: Any, name: str) -> None:
     if bad.any():
         j = int(np.flatnonzero(bad)[0])
         raise ValueError(
-            f"column {j} of {name} must have a finite mean and a spread that the network can divide by, from {low:.0e} "
-            f"to {high:.0e}; its mean is {mean[j]:.3g} and its standard deviation {scale[j]:.3g}. Drop rows that hold "
-            "NaN or infinity, and rescale the column."
+            f"column {j} of {name} must have a finite mean and a standard deviation that its type can hold, from "
+            f"{low:.0e} to {high:.0e}; got mean {mean[j]:.3g} and standard deviation {scale[j]:.3g}. Drop rows "
+            "that hold NaN or infinity, and rescale the column."
         )
 
 
@@ -127,7 +127,7 @@ def _gaussian(module: Any, batch: TrainingBatch, units: Units) -> Any:
 
 
 def _mean(losses: Any, weight: Any) -> Any:
-    """Return the mean of losses (b, q); that of their rows times weights of mean 1 over all batches."""
+    """Return the mean of losses (b, q), weighted by row; weights have mean 1 over all batches."""
     return losses.mean() if weight is None else (losses.mean(dim=1) * weight.to(losses)).mean()
 
 
@@ -135,7 +135,7 @@ LOSSES: Mapping[str, Callable[[Any, TrainingBatch, Units], Any]] = {"squared": _
 
 
 def _columns(output: Any, target: Any, module: Any) -> Any:
-    """Return outputs (b, q); one value per row may come without an axis, but nothing is broadcast."""
+    """Return outputs (b, q); one value per row may have no axis for outputs, but nothing is broadcast."""
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"{type(module).__name__} must return a tensor to be trained; got {type(output).__name__}.")
     # A squeeze() in the network takes the axis of the rows as well when there is one row.
@@ -146,7 +146,7 @@ def _columns(output: Any, target: Any, module: Any) -> Any:
 
 
 def check_loss(module: Any, loss: str) -> None:
-    """Raise unless the module has what the loss is about."""
+    """Raise unless the module predicts what the loss needs."""
     silent = isinstance(module, MLP) and module.noise_head is None
     noisy = isinstance(module, NoisyNetwork) and not silent
     if loss == "gaussian" and not noisy:
@@ -157,7 +157,7 @@ def check_loss(module: Any, loss: str) -> None:
 
 
 def _check_outputs(shape: tuple[int, ...], expected: tuple[int, ...], name: str) -> None:
-    """Raise unless a network answered with one value per row and output: it must never broadcast against y."""
+    """Raise unless a network returned one value per row and output, so that it is never broadcast against y."""
     if shape != expected:
         raise ValueError(
             f"{name} must return one value per row and output, shape {expected} like y; got shape {shape}."

@@ -1,4 +1,4 @@
-"""What the training rows give a NeuralConformalRegressor: the network, and space and scale around it."""
+"""The training of a NeuralConformalRegressor: the network, its space and its scale."""
 
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ class TrainingTable(NamedTuple):
         return self._replace(X=self.X - offset, y=less(self.y, target_offset))
 
     def counted(self) -> "TrainingTable":
-        """Return the rows without those of weight 0; ValueError if there are no others."""
+        """Return the rows of weight > 0; ValueError if there are none."""
         if self.weight is None:
             return self
         _check_some_weight(self.weight)
@@ -41,7 +41,7 @@ class TrainingTable(NamedTuple):
 
 @learning()
 def train(owner: Any, rows: TrainingTable, random: np.random.RandomState, ratio: Any = None) -> dict[str, Any]:
-    """Return what training produces, and change nothing before all of it is there.
+    """Return all results of training; the estimator does not change.
 
     `ratio` is the likelihood ratio as a function of X, or None.
     """
@@ -104,12 +104,12 @@ def _taught(owner: Any, module: MLP, kept: TrainingTable, held: TrainingTable | 
 
 
 def less(y: Array, offset: Array) -> Array:
-    """Return y - offset; y as it is where it has other columns, for which it will be refused."""
+    """Return y - offset; y unchanged if it has other columns, which a later check refuses."""
     return y - offset if y.size == len(y) * len(offset) else y
 
 
 def far_means(X: Array, weight: Array | None) -> Array:
-    """Return the means of the columns of which float32 would keep too few digits, 0 for the others."""
+    """Return the means of columns for which float32 has too few digits, and 0 for all other columns."""
     mean = np.average(X, axis=0, weights=weight)
     # Columns whose squares overflow are refused where they would be standardised.
     with np.errstate(over="ignore"):
@@ -118,7 +118,7 @@ def far_means(X: Array, weight: Array | None) -> Array:
 
 
 def _check_some_weight(weight: Any) -> None:
-    """Raise if all rows that calibration left to train on have weight 0."""
+    """Raise if all training rows have weight 0."""
     if not (weight > 0).any():
         raise ValueError(
             f"sample_weight must not be zero for every training row; all {len(weight)} rows that the split left to "

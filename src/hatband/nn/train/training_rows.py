@@ -1,4 +1,4 @@
-"""Which rows a network is trained on, which say when to stop, and in what batches both come."""
+"""The rows that train a network, the rows for early stopping, and their batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ BLOCK = 8192
 
 
 class TrainingBatch(NamedTuple):
-    """Inputs, targets (b, q), and weights (b,) of mean 1 over all rows, of some rows; None where all count alike."""
+    """Inputs, targets (b, q) and weights (b,) of some rows; weights have mean 1 over all rows, None: all 1."""
 
     inputs: Any
     targets: Any
@@ -34,11 +34,11 @@ class EpochRows(ABC):
 
     @abstractmethod
     def blocks(self) -> Iterator[TrainingBatch]:
-        """Yield every row once, in large blocks where that can be chosen."""
+        """Yield every row once, in large blocks if the size can be chosen."""
 
 
 class ShuffledRows(EpochRows):
-    """Rows of two tensors, drawn anew for every epoch into batches of about one size.
+    """Rows of two tensors, drawn for every epoch into batches of nearly equal size.
 
     Batches of n // k or n // k + 1 rows: a last batch of one row would be an error in a BatchNorm layer.
     """
@@ -70,7 +70,7 @@ class LoaderRows(EpochRows):
         self._dtype = dtype
 
     def shuffled(self) -> Iterator[TrainingBatch]:
-        """Yield the loader's batches: its own sampler shuffles, or does not."""
+        """Yield the loader's batches: its own sampler decides the order."""
         return self.blocks()
 
     def blocks(self) -> Iterator[TrainingBatch]:
@@ -78,7 +78,7 @@ class LoaderRows(EpochRows):
         for inputs, targets in self._loader:
             if targets is None:
                 raise ValueError(
-                    "rows to train on, and rows to stop by, need targets; pass y, or a loader of batches (inputs, y)."
+                    "rows for training and for early stopping need targets; pass y, or a loader of batches (inputs, y)."
                 )
             yield TrainingBatch(placed(inputs, self._device, self._dtype), columns_on(self._device, targets))
 
@@ -90,7 +90,7 @@ def taken(rows: TrainingBatch, index: Any) -> TrainingBatch:
 
 
 def _of_mean_one(weight: Any) -> Any:
-    """Return weights divided by their mean; by their largest first, for those whose sum is beyond all numbers."""
+    """Return weights divided by their mean; first by their largest, because their sum could overflow."""
     shares = weight / weight.max()
     return shares / shares.mean()
 
@@ -99,17 +99,17 @@ def columns_on(device: Any, y: Any) -> Any:
     """Return targets as a tensor (n, q) in their own precision, on the device if that has float64."""
     check_real(y)
     values = as_tensor(y)
-    # True - 0.5 is no subtraction to torch.
+    # torch does not subtract from booleans.
     values = values.float() if values.dtype == torch.bool else values
     return (values[:, None] if values.ndim == 1 else values).to(exact_device(device))
 
 
-# The rows to train on, and those to stop by.
+# The rows for training, and those for early stopping.
 Division: TypeAlias = tuple[EpochRows, EpochRows | None]
 
 
 class RowFeed(NamedTuple):
-    """How rows reach the network."""
+    """Device, type and batches in which rows go to the network."""
 
     device: Any
     dtype: Any
@@ -123,7 +123,7 @@ class RowFeed(NamedTuple):
         return None if self.keeps_precision and exact_device(self.device) == self.device else self.dtype
 
     def arrays(self, X: Any, y: Any, sample_weight: Any = None) -> TrainingBatch:
-        """Return checked rows, those of weight 0 left out, on the device of the network."""
+        """Return checked rows of weight > 0, on the device of the network."""
         target, _ = check_target(as_array(y))
         inputs = placed(_inputs(X), self.device, self.input_dtype)
         check_consistent_length(inputs, target)
@@ -139,11 +139,11 @@ class RowFeed(NamedTuple):
         if y is not None:
             return self._shuffled(self.arrays(X, y, sample_weight), seed)
         if sample_weight is not None:
-            raise ValueError("sample_weight belongs beside arrays X and y; rows of a loader all count alike.")
+            raise ValueError("pass sample_weight only with arrays X and y; rows of a loader have equal weight.")
         return LoaderRows(as_batches(X), self.device, self.input_dtype)
 
     def with_validation(self, rows: tuple[Any, Any, Any], validation: Any, seed: int) -> Division:
-        """Return the rows to train on, and the rows given to stop by, if any."""
+        """Return the rows for training, and those given for early stopping, if any."""
         training = self.given(*rows, seed=seed)
         if validation is None:
             return training, None
@@ -153,7 +153,7 @@ class RowFeed(NamedTuple):
         return training, self.given(*parts, seed=seed)
 
     def held_out(self, rows: tuple[Any, Any, Any], size: Any, random: Any, seed: int) -> Division:
-        """Return rows drawn to train on and, unless the size is 0, the others to stop by."""
+        """Return rows drawn for training and, unless the size is 0, the remaining rows for early stopping."""
         known = self.arrays(*rows)
         held = check_validation_size(size, len(known.targets))
         order = torch.from_numpy(random.permutation(len(known.targets))).to(known.targets.device)
@@ -177,7 +177,7 @@ def _inputs(X: Any) -> Any:
 
 
 def check_validation_size(validation_size: Any, n_samples: int) -> int:
-    """Return how many of n_samples rows are held out; a fraction is rounded, to 1 at least."""
+    """Return how many of n_samples rows are held out; a fraction is rounded, to at least 1."""
     if isinstance(validation_size, Integral) and not isinstance(validation_size, bool):
         size = check_at_least(validation_size, 0, "validation_size")
     else:
