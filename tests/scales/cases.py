@@ -1,22 +1,30 @@
 """Every kind of scale, and made rows and designs to test them on."""
 
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 
 from hatband import AutoScale, ConstantScale, LeverageScale, MagnitudeScale, QuantileScale, StrengthScale
 from hatband.fitted.rows import Rows
-from hatband.scales import LaplaceScale, Scale
+from hatband.scales import LaplaceScale, Scale, check_training_rows
 from hatband.scales.base import CallableScale
 from hatband.scales.learners import boosted_quantiles
 
 
-def rows_of(leverage, prediction=None, inputs=None):
-    """Rows with one output; prediction and inputs are zeros unless given."""
+def rows_of(leverage, prediction=None, inputs=None, sampling=None):
+    """Rows; prediction and inputs are zeros unless given, and sampling leverage is the leverage."""
     zeros = np.zeros((len(leverage), 1))
     return Rows(
         len(leverage),
         inputs=lambda: zeros if inputs is None else inputs,
         leverage=lambda: leverage,
-        sampling_leverage=lambda: leverage,
+        sampling_leverage=lambda: leverage if sampling is None else sampling,
         prediction=lambda: zeros if prediction is None else prediction,
     )
 
@@ -38,10 +46,8 @@ class Nearest(Scale):
     needs_residuals, pointwise = True, True
 
     def fit(self, rows, residuals=None, sample_weight=None):
-        if rows is None or residuals is None:
-            raise ValueError("Nearest learns from training rows and their residuals")
-        used = np.ones(len(rows), bool) if sample_weight is None else sample_weight > 0
-        self.leverage_, self.size_ = rows.leverage[used], np.abs(residuals[used])
+        rows, residuals, _ = check_training_rows(self, rows, residuals, sample_weight)
+        self.leverage_, self.size_ = rows.leverage, np.abs(residuals)
         return self
 
     def predict(self, rows):
@@ -81,28 +87,61 @@ def width_of_leverage(rows):
 
 def width_of_inputs(rows):
     """A user's noise."""
-    return np.exp(np.nan_to_num(rows.inputs[:, 0]))
+    return np.exp(np.clip(np.nan_to_num(rows.inputs[:, 0]), -30, 30))
 
 
-# Every kind of scale, as a function that makes it. A new scale goes in here, and every promise of a scale is tested.
+def recipe():
+    """The scale of the recipe in CONTRIBUTING.md, in a module of its own so that it pickles."""
+    guide = Path(__file__).parents[2] / "CONTRIBUTING.md"
+    code = re.search(r"^### Add a scale$.*?^```python\n(.*?)^```", guide.read_text(), flags=re.DOTALL | re.MULTILINE)[1]
+    module = ModuleType("recipe_of_a_scale")
+    sys.modules[module.__name__] = module
+    exec(compile(code, str(guide), "exec"), vars(module))
+    (found,) = (kind for kind in vars(module).values() if getattr(kind, "__module__", None) == module.__name__)
+    return found
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scale, as a function that makes it, and what it is excused from; each excuse is a reason in words."""
+
+    make: Callable[[], Any]
+    narrow_far_out: str = ""
+    """Why rows far off the data may have narrower intervals than training rows."""
+    reads_leverage_alone: str = ""
+    """Why a scale that reads leverage only is not declared pointwise."""
+
+    def __call__(self):
+        return self.make()
+
+
+FUNCTION = "a function cannot declare anything"
+OWN_WIDTHS = "a width for each output is learned, and a pointwise scale has one for each leverage"
+
+# Every kind of scale. A new scale goes in here, and every promise of a scale is tested.
 SCALES = {
-    "constant": ConstantScale,
-    "leverage": LeverageScale,
-    "leverage to the power 1.5": lambda: LeverageScale(1.5),
-    "sampling leverage": lambda: LeverageScale(form="sampling"),
-    "strength": StrengthScale,
-    "sampling strength": lambda: StrengthScale(form="sampling"),
-    "magnitude": lambda: MagnitudeScale(random_state=0),
-    "magnitude of few columns": lambda: MagnitudeScale(columns=("leverage", "prediction"), growth=False),
-    "quantile": lambda: QuantileScale(n_trees=30, random_state=0),
-    "quantile of a regressor": lambda: QuantileScale(0.8, boosted_quantiles()),
-    "laplace": lambda: LaplaceScale(random_state=0),
-    "laplace of given noise": lambda: LaplaceScale(width_of_inputs),
-    "auto": lambda: AutoScale({"constant": ConstantScale(), "magnitude": MagnitudeScale()}, random_state=0),
-    "auto with a blend": lambda: AutoScale(
-        {"m": MagnitudeScale(), "q": QuantileScale(n_trees=10), "b": ("m", "q")}, random_state=0
+    "constant": Case(ConstantScale),
+    "leverage": Case(LeverageScale),
+    "leverage to the power 1.5": Case(lambda: LeverageScale(1.5)),
+    "sampling leverage": Case(
+        lambda: LeverageScale(form="sampling"), narrow_far_out="sampling leverage tends to 0 far off the data"
     ),
-    "a user's function": lambda: CallableScale(width_of_leverage),
-    "a user's scale": Nearest,
-    "a user's object": Unweighted,
+    "strength": Case(StrengthScale, reads_leverage_alone=OWN_WIDTHS),
+    "sampling strength": Case(lambda: StrengthScale(form="sampling"), reads_leverage_alone=OWN_WIDTHS),
+    "magnitude": Case(lambda: MagnitudeScale(random_state=0)),
+    "magnitude of few columns": Case(lambda: MagnitudeScale(columns=("leverage", "prediction"), growth=False)),
+    "quantile": Case(lambda: QuantileScale(n_trees=30, random_state=0)),
+    "quantile of a regressor": Case(lambda: QuantileScale(0.8, boosted_quantiles())),
+    "laplace": Case(lambda: LaplaceScale(random_state=0)),
+    "laplace of given noise": Case(lambda: LaplaceScale(width_of_inputs)),
+    "auto": Case(
+        lambda: AutoScale({"constant": ConstantScale(), "magnitude": MagnitudeScale()}, random_state=0),
+    ),
+    "auto with a blend": Case(
+        lambda: AutoScale({"m": MagnitudeScale(), "q": QuantileScale(n_trees=10), "b": ("m", "q")}, random_state=0)
+    ),
+    "a user's function": Case(lambda: CallableScale(width_of_leverage), reads_leverage_alone=FUNCTION),
+    "a user's scale": Case(Nearest, narrow_far_out="the nearest rows are all that it looks at"),
+    "a user's object": Case(Unweighted, reads_leverage_alone=OWN_WIDTHS),
+    "the recipe of CONTRIBUTING.md": Case(recipe()),
 }

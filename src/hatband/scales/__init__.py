@@ -1,7 +1,7 @@
 """Scales: how the width of a band varies from row to row."""
 
 from hatband.scales.auto import AutoScale
-from hatband.scales.base import ConstantScale, LeverageScale, Scale
+from hatband.scales.base import ConstantScale, LeverageScale, Scale, check_training_rows
 from hatband.scales.laplace import LaplaceScale
 from hatband.scales.learned import MagnitudeScale, QuantileScale
 from hatband.scales.strength import StrengthScale
@@ -15,4 +15,5 @@ __all__ = [
     "QuantileScale",
     "Scale",
     "StrengthScale",
+    "check_training_rows",
 ]

@@ -22,18 +22,21 @@ class Scale(BaseEstimator, ABC):
 
     Notes
     -----
-    To write a scale, define `fit` and `predict`, and set four class attributes. They are read, not checked:
+    To write a scale, define `fit` and `predict`, and set four class attributes. Where one is used and cannot be true, an
+    error says so; what no run can see (rows fetched for nothing, a wrong exponent) is found by the contract in
+    ``tests/scales/test_contract.py``.
 
     ``needs_residuals`` (default False)
         ``fit`` gets training rows and their held-out residuals. False: ``fit(None)`` is called, which costs nothing.
-        Wrongly False: fit has no rows to learn from. Wrongly True: leave-one-out or five refits run without need.
+        Wrongly False: fit fails without rows, and the error names this flag. Wrongly True: leave-one-out or five refits
+        run without need.
     ``works_without_residuals`` (default False)
         ``fit(None)`` also works, for a model that has no held-out residuals. False: such a model is refused with a
-        message. Wrongly True: fit gets None but needs rows.
+        message. Wrongly True: fit fails for such a model, and the error names this flag.
     ``pointwise`` (default False)
-        ``predict`` reads only ``rows.leverage`` and ``rows.sampling_leverage``. Jackknife+ and the online estimator
-        have no other fields and refuse other scales. Wrongly False: they refuse a scale that they could use. Wrongly
-        True: they raise an error when predict reads inputs or prediction.
+        ``predict`` reads only ``rows.leverage`` and ``rows.sampling_leverage``, and gives one width for each leverage.
+        Jackknife+ and the online estimator have no other fields and refuse other scales. Wrongly False: they refuse a
+        scale that they could use. Wrongly True: an error when predict reads inputs or prediction.
     ``leverage_exponent`` (default None)
         The p of a width (1 + h)^p of posterior leverage. With it jackknife+ skips rows whose bounds cannot matter.
         Wrongly None: it is slower. A wrong p: its intervals are wrong, without a message.
@@ -48,10 +51,11 @@ class Scale(BaseEstimator, ABC):
     >>> import numpy as np
     >>> from sklearn.datasets import load_diabetes
     >>> from hatband import SplitConformalRegressor
-    >>> from hatband.scales import Scale
+    >>> from hatband.scales import Scale, check_training_rows
     >>> class Halves(Scale):
     ...     needs_residuals, pointwise = True, True
     ...     def fit(self, rows, residuals=None):
+    ...         rows, residuals, _ = check_training_rows(self, rows, residuals)
     ...         self.middle_ = np.median(rows.leverage)
     ...         far = rows.leverage > self.middle_
     ...         self.near_width_, self.far_width_ = (np.median(abs(residuals[part])) for part in (~far, far))
@@ -79,7 +83,8 @@ class Scale(BaseEstimator, ABC):
         Parameters
         ----------
         rows : Rows or None
-            Training rows as if each had not been seen; None unless `needs_residuals`.
+            Training rows as if each had not been seen; None unless `needs_residuals`. A fit that learns begins with
+            `check_training_rows`.
         residuals : array (n, q), optional
             Their held-out residuals.
         sample_weight : array (n,), optional
@@ -91,12 +96,58 @@ class Scale(BaseEstimator, ABC):
         """Return (shift, width): width (m, 1) or (m, q) > 0, shift 0.0 or shaped like width."""
 
 
-def given(
-    rows: Rows | None, residuals: Array | None, sample_weight: Array | None, name: str
+def check_training_rows(
+    scale: Any, rows: Rows | None, residuals: Array | None, sample_weight: Array | None = None
 ) -> tuple[Rows, Array, Array | None]:
-    """Return rows, residuals and weights to learn from, without rows of weight 0; ValueError if one is missing."""
+    """Return what a scale learns from, without rows of weight 0: the first line of a `fit` that learns.
+
+    Parameters
+    ----------
+    scale : Scale
+        The scale that is fitted, whose flags a message names.
+    rows, residuals, sample_weight
+        What `fit` got.
+
+    Returns
+    -------
+    rows : Rows
+    residuals : array (n, q)
+    sample_weight : array (n,) > 0, or None
+
+    Raises
+    ------
+    ValueError
+        If there are no rows or no residuals.
+
+    Examples
+    --------
+    A width that grows with leverage from the mean |residual| of each output:
+
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_diabetes
+    >>> from hatband import SplitConformalRegressor
+    >>> from hatband.scales import Scale, check_training_rows
+    >>> class Typical(Scale):
+    ...     needs_residuals = True
+    ...     def fit(self, rows, residuals=None, sample_weight=None):
+    ...         rows, residuals, sample_weight = check_training_rows(self, rows, residuals, sample_weight)
+    ...         self.size_ = np.average(np.abs(residuals), axis=0, weights=sample_weight)
+    ...         return self
+    ...     def predict(self, rows):
+    ...         return 0.0, (1 + rows.leverage)[:, None] * self.size_
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = SplitConformalRegressor(scale=Typical(), random_state=0).fit(X, y, sample_weight=1.0 * (y > 50))
+    >>> model.predict_interval(X)[1].shape
+    (442, 2)
+    """
     if rows is None or residuals is None:
-        raise ValueError(f"{name} learns from training rows and their held-out residuals; fit got none. Pass both.")
+        remedy = "Pass both."
+        if not getattr(scale, "needs_residuals", False):
+            remedy = "Declare needs_residuals = True in the class."
+        elif getattr(scale, "works_without_residuals", False):
+            remedy = "Pass both, or declare works_without_residuals = False in the class."
+        name = type(scale).__name__
+        raise ValueError(f"{name} learns from training rows and their held-out residuals; fit got none. {remedy}")
     if sample_weight is None or np.all(sample_weight):
         return rows, residuals, sample_weight
     used = np.flatnonzero(sample_weight)
@@ -121,10 +172,71 @@ def fit_weighted(learner: Any, *data: Any, sample_weight: Array | None, role: st
 
 
 def shift_and_width(scale: Any, rows: Rows) -> tuple[Any, Array]:
-    """Return the shift and width (m, 1) or (m, q) of a fitted scale; ValueError unless all widths are > 0."""
-    shift, width = scale.predict(rows)
-    name = getattr(scale, "function", type(scale)).__name__
-    return shift, check_widths(width, lambda: np.isinf(rows.leverage), len(rows), name)
+    """Return what a fitted scale says of rows: shift 0.0, (m, 1) or (m, q), and width (m, 1) or (m, q) > 0.
+
+    Raises
+    ------
+    TypeError
+        If predict returns no pair.
+    ValueError
+        If a shape is another one, a shift is not finite, or a width is not positive.
+    """
+    shift, width = _pair(scale, rows)
+    width = check_widths(width, lambda: np.isinf(rows.leverage), len(rows), _name(scale))
+    if width.shape[1] != 1:
+        _check_outputs(width, rows, "widths", scale)
+    return shift if isinstance(shift, float) and shift == 0 else _checked_shift(shift, rows, scale), width
+
+
+def _pair(scale: Any, rows: Rows) -> tuple[Any, Any]:
+    """Return what predict returns; TypeError unless that is a tuple of two."""
+    found = scale.predict(rows)
+    if isinstance(found, tuple) and len(found) == 2:
+        return found
+    what = f"a tuple of {len(found)}" if isinstance(found, tuple) else type(found).__name__
+    raise TypeError(
+        f"{_name(scale)}.predict must return a tuple (shift, width); got {what}. Return 0.0, width where the band is "
+        "centred on the prediction."
+    )
+
+
+def _checked_shift(shift: Any, rows: Rows, scale: Any) -> Any:
+    """Return a shift as a number, (m, 1) or (m, q); ValueError for any other shape, and where it is not finite."""
+    values = np.asarray(shift, dtype=np.float64)
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim and (values.ndim != 2 or len(values) != len(rows)):
+        raise ValueError(
+            f"{_name(scale)}.predict must return a shift that is 0.0, or has one row for each of the {len(rows)} rows "
+            f"like the width; got shape {np.shape(shift)}."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"{_name(scale)}.predict must return shifts that are finite; got NaN or infinity.")
+    if values.ndim and values.shape[1] != 1:
+        _check_outputs(values, rows, "shifts", scale)
+    return values
+
+
+def _check_outputs(values: Array, rows: Rows, what: str, scale: Any) -> None:
+    """Raise unless values (m, k) have a column for each output."""
+    n_outputs = rows.prediction.shape[1]
+    if values.shape[1] != n_outputs:
+        raise ValueError(
+            f"{_name(scale)}.predict must return {what} (m, 1), or (m, q) with a column for each output: "
+            f"({len(rows)}, {n_outputs}); got {values.shape}."
+        )
+
+
+def _name(scale: Any) -> str:
+    """Return the name for messages: a user's function has its own, a callable object that of its class."""
+    source = getattr(scale, "function", scale)
+    return getattr(source, "__name__", type(source).__name__)
+
+
+def check_instance(scale: Any, name: str = "scale") -> None:
+    """Raise TypeError where a class stands in the place of a scale."""
+    if isinstance(scale, type):
+        raise TypeError(f"{name} must be an instance; got the class {scale.__name__}. Pass {scale.__name__}().")
 
 
 def with_context(scale: Any, level: float, random_state: Any) -> Any:
@@ -149,14 +261,21 @@ def widths_at(
         sampling_leverage=lambda: sampling().ravel(),
         prediction=_unavailable,
     )
-    _, width = scale.predict(rows)
-    return check_widths(width, lambda: np.isinf(rows.leverage), len(rows), type(scale).__name__).reshape(shape)
+    shift, width = _pair(scale, rows)
+    width = check_widths(width, lambda: np.isinf(rows.leverage), len(rows), _name(scale))
+    if width.shape[1] != 1 or np.any(shift):
+        raise ValueError(
+            f"{_name(scale)} declares pointwise = True: predict must return shift 0.0 and one width for each leverage, "
+            f"({len(rows)}, 1); got shift of shape {np.shape(shift)} and widths {width.shape}. Declare pointwise = "
+            "False and use CrossConformalRegressor."
+        )
+    return width.reshape(shape)
 
 
 def _unavailable() -> Array:
     raise ValueError(
-        "a pointwise scale uses only the leverage of a row; this one asks for its inputs or prediction. Declare the "
-        "scale with pointwise = False and use CrossConformalRegressor."
+        "a scale that declares pointwise = True uses only the leverage of a row; this one asks for its inputs or "
+        "prediction. Declare pointwise = False and use CrossConformalRegressor."
     )
 
 

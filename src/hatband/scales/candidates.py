@@ -11,7 +11,7 @@ from hatband.arrays.typing import Array
 from hatband.fitted.rows import Rows
 from hatband.formulas.metrics import interval_score
 from hatband.formulas.order_statistics import conformal_quantile
-from hatband.scales.base import ConstantScale, LeverageScale, Scale, fit_weighted, shift_and_width
+from hatband.scales.base import ConstantScale, LeverageScale, Scale, check_instance, fit_weighted, shift_and_width
 from hatband.scales.learned import LearnedScale, MagnitudeScale, QuantileScale
 from hatband.scales.learners import boosted_quantiles
 from hatband.scales.strength import StrengthScale
@@ -48,6 +48,7 @@ def check_candidates(candidates: Candidates) -> None:
     if not scales:
         raise ValueError(f"candidates must hold at least one Scale by its name; got {candidates!r}.")
     for name, candidate in candidates.items():
+        check_instance(candidate, f"candidate {name!r}")
         unknown = sorted(set(members(name, candidate)) - set(scales))
         if unknown or candidate == ():
             raise ValueError(

@@ -8,7 +8,7 @@ import numpy as np
 from hatband.arrays.typing import Array
 from hatband.fitted.rows import Rows
 from hatband.geometry import Space
-from hatband.scales.base import Scale, given, outputs
+from hatband.scales.base import Scale, check_training_rows, outputs
 from hatband.scales.learned import COLUMNS, Envelope, check_columns
 from hatband.scales.learners import magnitude_regressor, smallest_width
 from hatband.scales.noise import GivenNoise, LearnedNoise, NoiseModel
@@ -91,7 +91,7 @@ class LaplaceScale(Scale):
 
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
         """Learn from training rows and their held-out residuals (n, q)."""
-        rows, residuals, weight = given(rows, residuals, sample_weight, type(self).__name__)
+        rows, residuals, weight = check_training_rows(self, rows, residuals, sample_weight)
         check_columns(self.columns)
         noise, variances = [], []
         for j, (one, residual) in enumerate(zip(outputs(rows, residuals.shape[1]), residuals.T, strict=True)):

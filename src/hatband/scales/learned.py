@@ -12,7 +12,7 @@ import numpy as np
 from hatband.arrays.typing import Array
 from hatband.checks import check_confidence_level, check_in
 from hatband.fitted.rows import Rows
-from hatband.scales.base import Scale, given, outputs
+from hatband.scales.base import Scale, check_training_rows, outputs
 from hatband.scales.learners import (
     ForestBounds,
     Learner,
@@ -138,7 +138,7 @@ class LearnedScale(Scale):
 
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
         """Learn from training rows and their held-out residuals (n, q)."""
-        rows, residuals, weight = given(rows, residuals, sample_weight, type(self).__name__)
+        rows, residuals, weight = check_training_rows(self, rows, residuals, sample_weight)
         check_columns(self.columns)
         self.bands_ = [
             LearnedBand.of(self._learner(), self.columns, one, residual, weight)

@@ -7,12 +7,20 @@ from sklearn.base import clone
 
 from hatband.fitted.rows import NoHeldOutResiduals, TrainingRows
 from hatband.scales.auto import AutoScale
-from hatband.scales.base import CallableScale, ConstantScale, LeverageScale, Scale, fit_weighted, with_context
+from hatband.scales.base import (
+    CallableScale,
+    ConstantScale,
+    LeverageScale,
+    Scale,
+    check_instance,
+    fit_weighted,
+    with_context,
+)
 from hatband.scales.laplace import LaplaceScale
 from hatband.scales.learned import MagnitudeScale, QuantileScale
 from hatband.scales.strength import StrengthScale
 
-_NAMED: dict[str, Callable[[], Scale]] = {
+NAMED: dict[str, Callable[[], Scale]] = {
     "auto": AutoScale,
     "constant": ConstantScale,
     "laplace": LaplaceScale,
@@ -38,7 +46,7 @@ def as_scale(scale: Any, level: float = 0.9, random_state: Any = None) -> Any:
     ValueError
         If the name is unknown.
     TypeError
-        If the object is not one of these.
+        If the object is not one of these, or is a class.
 
     Examples
     --------
@@ -46,15 +54,16 @@ def as_scale(scale: Any, level: float = 0.9, random_state: Any = None) -> Any:
     LeverageScale()
     """
     if isinstance(scale, str):
-        if scale not in _NAMED:
-            raise ValueError(f"scale must be one of {sorted(_NAMED)}, a Scale or a callable; got {scale!r}.")
-        return with_context(_NAMED[scale](), level, random_state)
+        if scale not in NAMED:
+            raise ValueError(f"scale must be one of {sorted(NAMED)}, a Scale or a callable; got {scale!r}.")
+        return with_context(NAMED[scale](), level, random_state)
+    check_instance(scale)
     if all(callable(getattr(scale, method, None)) for method in ("fit", "predict")):
         return with_context(clone(scale, safe=False), level, random_state)
     if callable(scale):
         return CallableScale(scale)
     raise TypeError(
-        f"scale must be one of {sorted(_NAMED)}, a Scale, an object with fit(rows, residuals, sample_weight) and "
+        f"scale must be one of {sorted(NAMED)}, a Scale, an object with fit(rows, residuals, sample_weight) and "
         f"predict(rows), or a callable(rows) -> width; got {type(scale).__name__}."
     )
 
@@ -75,7 +84,7 @@ def fit_scale(scale: Any, held_out: Callable[[], TrainingRows]) -> str | None:
     ValueError
         If the model interpolates every training row, which leaves no residual to learn from.
     TypeError
-        If the rows have weights and the scale's fit takes none.
+        If the rows have weights and the scale's fit takes none, or its flags say that it needs no rows and it does.
 
     Examples
     --------
@@ -84,14 +93,14 @@ def fit_scale(scale: Any, held_out: Callable[[], TrainingRows]) -> str | None:
     >>> fit_scale(ConstantScale(), held_out=list)
     """
     if not getattr(scale, "needs_residuals", False):
-        scale.fit(None)
+        _fit_without_rows(scale, "which gets no rows because the scale does not declare needs_residuals = True")
         return None
     try:
         found = held_out()
     except NoHeldOutResiduals:
         if not getattr(scale, "works_without_residuals", False):
             raise
-        scale.fit(None)
+        _fit_without_rows(scale, "which the scale claims to answer: it declares works_without_residuals = True")
         return None
     if not len(found.rows) and not getattr(scale, "works_without_residuals", False):
         raise ValueError(
@@ -101,3 +110,14 @@ def fit_scale(scale: Any, held_out: Callable[[], TrainingRows]) -> str | None:
         )
     fit_weighted(scale, found.rows, found.residuals, sample_weight=found.sample_weight, role="scale")
     return found.source
+
+
+def _fit_without_rows(scale: Any, why: str) -> None:
+    """Call fit(None); where it fails like code that met None in the place of rows, name the flag that is wrong."""
+    try:
+        scale.fit(None)
+    except (AttributeError, TypeError) as error:
+        raise TypeError(
+            f"{type(scale).__name__}.fit(None) failed, {why}. If fit reads rows, declare needs_residuals = True and "
+            f"works_without_residuals = False in the class. It said: {error}."
+        ) from error

@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from hatband.arrays.typing import Array
 from hatband.checks import check_in
 from hatband.fitted.rows import Rows
-from hatband.scales.base import Scale, given, outputs
+from hatband.scales.base import Scale, check_training_rows, outputs
 from hatband.scales.learned import reach
 
 # c = 1 under equal noise, 2 under noise that grows like 1 + h: the prior lies between, a factor of two either way.
@@ -60,7 +60,7 @@ class StrengthScale(Scale):
 
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
         """Estimate c on training rows and their held-out residuals (n, q)."""
-        rows, residuals, weight = given(rows, residuals, sample_weight, type(self).__name__)
+        rows, residuals, weight = check_training_rows(self, rows, residuals, sample_weight)
         check_in(self.form, ("posterior", "sampling"), "form")
         weight = np.ones(len(residuals)) if weight is None else weight
         views = list(outputs(rows, residuals.shape[1]))

@@ -117,8 +117,9 @@ def _check_pointwise(scale: Any, allow_tuned: bool, owner: str) -> None:
     if not getattr(scale, "pointwise", False):
         raise ValueError(
             f"{owner} needs a scale that is a function of a row's leverage alone, because it refits no models; "
-            f"{name} uses more than that. Use scale='leverage' or 'constant', or CrossConformalRegressor, which "
-            "fits the scale in every fold."
+            f"{name} does not declare pointwise = True. Use scale='leverage' or 'constant', or "
+            "CrossConformalRegressor, which fits the scale in every fold; or declare it in a class of yours whose "
+            "predict uses leverage only."
         )
     if getattr(scale, "needs_residuals", False) and not allow_tuned:
         raise ValueError(

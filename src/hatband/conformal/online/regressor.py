@@ -346,7 +346,8 @@ def _check_streaming_scale(scale: Any) -> None:
     if not getattr(scale, "pointwise", False) or getattr(scale, "needs_residuals", False):
         raise ValueError(
             "OnlineConformalRegressor needs a scale that is a function of a row's leverage alone and does not learn "
-            f"from residuals; got {name}. Use scale='leverage' or 'constant'."
+            f"from residuals (pointwise = True, needs_residuals = False); got {name}. Use scale='leverage' or "
+            "'constant'."
         )
     if getattr(scale, "form", "posterior") != "posterior":
         raise ValueError(
