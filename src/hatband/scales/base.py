@@ -22,8 +22,8 @@ class Scale(BaseEstimator, ABC):
 
     Notes
     -----
-    To write a scale, define `fit` and `predict`, and set four class attributes. Where one is used and cannot be true, an
-    error says so; what no run can see (rows fetched for nothing, a wrong exponent) is found by the contract in
+    To write a scale, define `fit` and `predict`, and set four class attributes. Where one is used and cannot be true,
+    an error says so; what no run can see (rows fetched for nothing, a wrong exponent) is found by the contract in
     ``tests/scales/test_contract.py``.
 
     ``needs_residuals`` (default False)
