@@ -49,7 +49,7 @@ TARGETS = {"ridge": (0.62, 0.58), "boosting": (0.72, 0.68)}
 
 
 def sets(args: Namespace) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray] | None]]:
-    """Yield one set at a time, None where it is not to be had; a quick run without a folder downloads nothing."""
+    """Yield one set at a time, None if it is not available; a quick run without a folder downloads nothing."""
     if args.quick and not os.environ.get("HATBAND_DATA"):
         yield from made_sets().items()
         return

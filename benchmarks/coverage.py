@@ -81,7 +81,7 @@ def made_sets(rng_seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def sets(args: Namespace) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray] | None]]:
-    """Yield one set at a time, None where it is not to be had; a quick run without a folder downloads nothing."""
+    """Yield one set at a time, None if it is not available; a quick run without a folder downloads nothing."""
     if os.environ.get("HATBAND_DATA") or not args.quick:
         for name in args.sets or [name for name in names() if name != "diabetes"]:
             yield name, _found(name)

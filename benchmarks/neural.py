@@ -41,7 +41,7 @@ QUICK_ROWS, QUICK_SPLITS = 1_000, 1
 
 
 def sets(args: Namespace) -> Iterator[tuple[str, Pair | None]]:
-    """Yield one set at a time, None where it is not to be had; a quick run without a folder downloads nothing."""
+    """Yield one set at a time, None if it is not available; a quick run without a folder downloads nothing."""
     if args.quick and not os.environ.get("HATBAND_DATA"):
         yield from ((name, Pair(*data)) for name, data in made_sets().items())
         return

@@ -169,7 +169,7 @@ def test_what_cuda_allows_is_allowed(case, device):
 
 
 @pytest.mark.parametrize("read", [lambda x: x.numpy(), np.asarray, np.linalg.norm])
-def test_a_tensor_on_the_device_is_no_array(read, device):
+def test_a_tensor_on_the_device_is_not_an_array(read, device):
     with pytest.raises(TypeError, match="numpy"):
         read(positive(device))
 
@@ -215,7 +215,7 @@ def test_a_device_without_float64_takes_none_and_widens_nothing():
 
 
 @PRETENDED
-def test_tensors_of_the_cpu_are_none_of_its():
+def test_tensors_of_the_cpu_are_not_on_the_device():
     assert type(torch.ones(2) + 1) is torch.Tensor
     assert not isinstance(positive(DEVICE).cpu(), PretendTensor)
     with pytest.raises(NotImplementedError, match="resized"):

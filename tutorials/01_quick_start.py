@@ -14,7 +14,7 @@
 # # Quick start: prediction intervals driven by leverage
 #
 # A regressor predicts one number. This tutorial puts an interval around it that holds with a stated probability, for
-# any regressor, and makes that interval wide where the regressor is ignorant. Everything runs in seconds, on data that
+# any regressor, and makes that interval wide where the regressor knows little. Everything runs in seconds, on data that
 # comes with scikit-learn.
 
 # %%
@@ -175,7 +175,7 @@ assert np.allclose(frozen.predict_interval(X_new)[1], interval)
 # %% [markdown]
 # ## 8. Reading coverage by leverage
 #
-# Coverage on average can hide rows that are covered too seldom. `LeverageDisplay` sorts new rows into bins of leverage
+# Coverage on average can hide rows that are covered too rarely. `LeverageDisplay` sorts new rows into bins of leverage
 # and shows the coverage of each with exact binomial bars. Here are made data, so that many new rows can be had: least
 # squares with 60 columns on 120 rows, and noise that is the same everywhere. What differs between rows is the error of
 # the fit, which is what leverage knows.
@@ -197,7 +197,7 @@ assert ends["constant"][0] - ends["constant"][1] > 0.04
 assert abs(ends["leverage"][0] - ends["leverage"][1]) < 0.03
 
 # %% [markdown]
-# The constant width covers rows of high leverage too seldom and pays for it with too much coverage elsewhere. The
+# The constant width covers rows of high leverage too rarely and pays for it with too much coverage elsewhere. The
 # leverage scale covers all bins about alike; what is left is the luck of one training set. Its intervals are not
 # narrower on average: that is not what leverage buys.
 #

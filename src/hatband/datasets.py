@@ -73,7 +73,7 @@ def load(name: str) -> Dataset:
     ValueError
         When the name is unknown, or what was found has another number of rows or columns than the set.
     FileNotFoundError
-        When none of the three places has the set.
+        If the set is in none of the three places.
 
     Notes
     -----

@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line(bench, capsys, conten
     assert_one_line(capsys, message)
 
 
-def test_a_folder_is_no_table(bench, capsys):
+def test_a_folder_is_not_a_table(bench, capsys):
     (bench.folder / "folder.csv").mkdir()
     assert bench.run(train="folder.csv") == 2
     assert_one_line(capsys, "Is a directory")

@@ -70,6 +70,6 @@ def test_columns_are_numbers_or_texts_and_gaps_stay_gaps(tmp_path):
     assert list(features["text"]) == ["a", "(missing)", "b"]
 
 
-def test_truth_values_are_no_target(tmp_path):
+def test_truth_values_are_not_a_target(tmp_path):
     with pytest.raises(CommandError, match="must hold numbers; row 1"):
         target_of(pd.DataFrame({"y": [True, False]}), "y", tmp_path)

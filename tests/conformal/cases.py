@@ -1,5 +1,7 @@
 """Every estimator whose intervals hold for exchangeable rows or streams, and a table to fit it to."""
 
+from importlib.util import find_spec
+
 from sklearn.datasets import make_regression
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import ElasticNet, LinearRegression, PoissonRegressor, Ridge
@@ -65,3 +67,7 @@ REGRESSORS = {
 }
 # The same promises at a cost that a run of every day does not pay.
 COSTLY = {"cross, automatic scale": lambda: CrossConformalRegressor(Ridge(), cv=3, random_state=0)}
+if find_spec("torch") is not None:
+    from hatband.nn import NeuralConformalRegressor
+
+    REGRESSORS["neural"] = lambda: NeuralConformalRegressor((4,), epochs=5, scale="leverage", random_state=0)

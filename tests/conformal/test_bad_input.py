@@ -151,9 +151,9 @@ def test_contradictory_requests_to_predict_are_refused(data):
         model.predict(data[0], return_interval=True, return_width=True)
 
 
-def test_residuals_takes_two_words_only(data):
-    with pytest.raises(ValueError, match="residuals must be one of"):
-        SplitConformalRegressor(residuals="seen").fit(*data)
+def test_fit_train_rows_takes_two_words_only(data):
+    with pytest.raises(ValueError, match="fit_train_rows must be one of"):
+        SplitConformalRegressor(fit_train_rows="seen").fit(*data)
 
 
 def test_one_row_cannot_be_split_and_the_message_says_so(data):

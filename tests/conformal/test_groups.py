@@ -117,7 +117,7 @@ def test_thresholds_of_a_group_are_those_of_its_rows_alone(rng, trained):
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_one_group_is_no_group(rng, trained, symmetric):
+def test_one_group_is_the_same_as_no_groups(rng, trained, symmetric):
     X, y, _ = draw(rng, [30, 30, 30])
     trained.set_params(symmetric=symmetric)
     plain = trained.calibrate(X, y).predict_interval(X)[1]
@@ -343,7 +343,7 @@ class TestErrors:
         ],
         ids=str,
     )
-    def test_labels_that_are_no_labels(self, rng, trained, labels, message):
+    def test_invalid_labels(self, rng, trained, labels, message):
         X, y, groups = draw(rng, [30, 30])
         trained.calibrate(X, y, groups=groups)
         with pytest.raises(ValueError, match=message):
@@ -369,7 +369,7 @@ class TestErrors:
             (LeverageBins(0), ValueError, "n_bins must be an integer >= 1; got 0"),
         ],
     )
-    def test_settings_that_are_none(self, rng, setting, error, message):
+    def test_invalid_settings(self, rng, setting, error, message):
         X, y, _ = draw(rng, [30, 30])
         model = SplitConformalRegressor(groups=setting)
         with pytest.raises(error, match=message):

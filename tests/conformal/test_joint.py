@@ -154,7 +154,7 @@ def test_infinite_groups_are_infinite_in_every_output(rng):
 
 
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
-def test_one_output_is_no_box(rng, shape):
+def test_one_output_needs_no_box(rng, shape):
     X, y = draw(rng, 100)
     y = y[:, 1].reshape(shape)
     joint, plain = (SplitConformalRegressor(joint=joint, random_state=0).fit(X, y) for joint in (True, False))

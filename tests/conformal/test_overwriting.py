@@ -1,4 +1,4 @@
-"""Estimators with leave to overwrite X: leverage is that of the rows as they were given, and the caller keeps them."""
+"""Estimators that may overwrite X: leverage is that of the original rows, and the array of the caller is unchanged."""
 
 import numpy as np
 import pandas as pd

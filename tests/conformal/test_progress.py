@@ -5,7 +5,7 @@ import pytest
 from sklearn.ensemble import RandomForestRegressor
 
 from hatband import CrossConformalRegressor
-from hatband._compat import CALLBACKS_SUPPORTED
+from hatband.conformal.held_out.refits import CALLBACKS_SUPPORTED
 
 
 class Recording:

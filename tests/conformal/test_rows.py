@@ -56,7 +56,7 @@ def test_hyperparameters_tuned_on_the_rows_are_said_to_be(data):
     assert held_out(RidgeCV([1.0, 10.0]), *data)[2] == "leave-one-out, hyperparameters as tuned"
 
 
-def test_models_that_are_no_linear_smoothers_are_refitted_in_folds(data):
+def test_models_that_are_not_linear_smoothers_are_refitted_in_folds(data):
     X, y = data
     forest = RandomForestRegressor(5, random_state=0)
     _, residuals, source = held_out(forest, X, y, random_state=3)

@@ -281,7 +281,7 @@ class TestErrors:
         ],
         ids=str,
     )
-    def test_ratios_that_are_none(self, rng, trained, ratio, message):
+    def test_invalid_ratios(self, rng, trained, ratio, message):
         X, y = draw(rng, 60)
         trained.calibrate(X, y, likelihood_ratio=np.ones(60))
         with pytest.raises(ValueError, match=message):

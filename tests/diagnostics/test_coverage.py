@@ -60,7 +60,7 @@ def test_no_row_says_nothing_about_a_proportion():
 
 
 @pytest.mark.parametrize(("hits", "n"), [(3, 2), (-1, 2), (0.5, 2)])
-def test_counts_that_are_none_are_refused(hits, n):
+def test_invalid_counts_are_refused(hits, n):
     with pytest.raises(ValueError, match="hits"):
         binomial_interval(hits, n)
 

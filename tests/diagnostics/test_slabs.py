@@ -105,12 +105,12 @@ def test_columns_that_are_constant_or_in_other_units_change_no_slab(holed):
         (np.full((20, 1), np.nan), "finite; row 0"),
     ],
 )
-def test_features_that_are_none_are_refused(X, message):
+def test_invalid_features_are_refused(X, message):
     with pytest.raises(ValueError, match=message):
         worst_slab_coverage(np.zeros(20), np.tile([-1.0, 1.0], (20, 1)), X)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5, np.nan])
-def test_a_share_that_is_none_is_refused(share):
+def test_an_invalid_share_is_refused(share):
     with pytest.raises(ValueError, match="smallest_share must be a share"):
         worst_slab_coverage(np.zeros(20), np.tile([-1.0, 1.0], (20, 1)), np.zeros((20, 1)), smallest_share=share)

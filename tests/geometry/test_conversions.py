@@ -122,7 +122,7 @@ def test_penalty_of_stochastic_gradient_decides_its_ridge(parameters, expected):
 
 
 @pytest.mark.parametrize("case", POSITIVE, ids=str)
-def test_positive_coefficients_are_no_linear_smoother(case):
+def test_positive_coefficients_are_not_a_linear_smoother(case):
     assert geometry_of(case.fitted()).exactness == "none"
 
 

@@ -97,7 +97,7 @@ def test_memory_of_a_large_forest_stays_at_landmarks_times_rows(rng):
     assert peak < 8 * 1000 * (2 * 6000 + 8 * 1024)
 
 
-def test_bagged_models_that_are_no_trees_are_measured_on_their_inputs():
+def test_bagged_models_that_are_not_trees_are_measured_on_their_inputs():
     assert isinstance(geometry_of(BaggingRegressor(Ridge(), random_state=0).fit(X, y)), InputsGeometry)
 
 

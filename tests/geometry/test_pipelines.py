@@ -189,7 +189,7 @@ def test_unknown_category_is_measured_as_the_zeros_that_the_model_sees():
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_transformer_that_learns_from_the_target_is_no_fixed_smoother(transformer, expected):
+def test_transformer_that_learns_from_the_target_is_not_a_fixed_smoother(transformer, expected):
     model = make_pipeline(transformer, LinearRegression()).fit(np.round(X), y)
     assert geometry_of(model).exactness == expected
     assert geometry_of(model).fit(np.round(X)).exactness == expected

@@ -99,7 +99,7 @@ def test_more_columns_than_rows_are_the_same_on_any_number_of_cores(cores):
     np.testing.assert_allclose(np.array(whole)[:, ::500], single, rtol=through_gram(features, 1.0))
 
 
-def test_rows_that_are_no_numbers_are_refused_on_any_number_of_cores(cores):
+def test_rows_that_are_not_numbers_are_refused_on_any_number_of_cores(cores):
     features = np.random.default_rng(2).normal(size=(9_001, 3))
     factor = Auto().factor(features, 1.0)
     features[8_999, 1] = np.nan

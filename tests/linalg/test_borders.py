@@ -43,7 +43,7 @@ def test_running_statistics_take_next_to_nothing(kind):
     assert seen.to_host < 20 * 8 * X.shape[1]
 
 
-def test_a_leverage_of_infinity_is_no_reason_to_fetch_the_rows():
+def test_a_leverage_of_infinity_is_not_a_reason_to_fetch_the_rows():
     factor, rows = Spectral().factor(features(20)), features(seed=1)
 
     with watched() as seen:

@@ -236,7 +236,7 @@ COMMON = {
     "version": (lambda t, c: c.update(version=2), "format version 1"),
     "entry added": (lambda t, c: c.update(code="import os"), "must have the entries"),
     "files of no kind": (lambda t, c: c.update(files="all"), "must be list"),
-    "checksums that are none": (lambda t, c: c.update(files=[1] * len(c["files"])), "files must be str; got 1"),
+    "checksums of the wrong type": (lambda t, c: c.update(files=[1] * len(c["files"])), "files must be str; got 1"),
     "no files": (lambda t, c: c.update(files=[]), "one network"),
 }
 OF_ENSEMBLE = {

@@ -123,7 +123,7 @@ def test_a_network_without_a_linear_head_is_refused():
     ("layer", "message"),
     [("1", "is Tanh"), ("nothing", "was not called"), (nn.Linear(2, 2), "is not part of the module")],
 )
-def test_a_layer_that_is_no_linear_layer_of_the_network_is_refused(layer, message):
+def test_a_layer_that_is_not_a_linear_layer_of_the_network_is_refused(layer, message):
     with pytest.raises(ValueError, match=message):
         find_head(network(), rows(5)[0], layer)
 

@@ -199,7 +199,7 @@ def wrong_data():
         "a number": ((3,), "DataLoader"),
         "no rows": ((X[:0], y[:0]), "at least one row"),
         "an empty loader": (([],), "at least one row"),
-        "y beside a loader": (([(X, y)], y), "beside an array"),
+        "y beside a loader": (([(X, y)], y), "only with an array X"),
         "fewer targets": ((X, y[:5]), "one entry per row"),
         "fewer targets in a batch": (([(X, y[:5])],), "one entry per row"),
         "two columns for one output": ((X, torch.stack([y, y], 1)), "one column per output"),
@@ -221,7 +221,7 @@ def test_data_that_cannot_be_read_are_refused_and_the_scores_stay(net, case):
 
 
 @pytest.mark.parametrize("ridge", [-1.0, float("nan"), np.ones(3), "much"])
-def test_a_ridge_that_is_none_is_refused(net, ridge):
+def test_an_invalid_ridge_is_refused(net, ridge):
     with pytest.raises(ValueError, match="ridge"):
         LastLayerConformalRegressor(net, scale="leverage", ridge=ridge).fit_train(*rows(40))
 
@@ -231,7 +231,7 @@ def test_targets_of_other_outputs_are_refused(net):
         LastLayerConformalRegressor(net, scale="leverage").fit_train(*rows(40, n_outputs=3))
 
 
-def test_something_that_is_no_module_is_refused():
+def test_something_that_is_not_a_module_is_refused():
     with pytest.raises(TypeError, match=r"torch.nn.Module; got str"):
         LastLayerConformalRegressor("net").fit_train(*rows(20))
 

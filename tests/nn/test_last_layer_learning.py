@@ -107,7 +107,7 @@ def test_without_held_out_residuals_auto_falls_back_with_a_warning_and_a_learned
         LastLayerConformalRegressor(net, scale=StrengthScale()).fit_train(X, y)
 
 
-def test_inputs_that_are_no_table_are_seen_along_the_directions_of_the_features(device):
+def test_inputs_that_are_not_a_table_are_seen_along_the_directions_of_the_features(device):
     class Images(nn.Module):
         def __init__(self):
             super().__init__()

@@ -314,7 +314,7 @@ def test_a_distribution_has_the_atoms_prediction_plus_width_times_score(kind):
         np.testing.assert_allclose(law.quantile(p), atoms[:, ceil(Fraction(p) * 59) - 1], rtol=1e-9)
     np.testing.assert_allclose(law.cdf(prediction), (atoms <= prediction[:, None]).mean(axis=1), atol=1e-12)
     model.calibrate(X_cal, y_cal, groups=labels_of(X_cal))
-    with pytest.raises(ValueError, match="all count alike"):
+    with pytest.raises(ValueError, match="scores of equal weight"):
         model.predictive_distribution(new)
 
 
@@ -346,7 +346,7 @@ def test_weights_of_training_rows_and_of_noise_multiply(with_noise):
 
     new = rows(9, 1)[0]
     np.testing.assert_allclose(*(one.predict(new, return_width=True)[1] for one in (model, same)), rtol=1e-6)
-    with pytest.raises(ValueError, match="beside an array"):
+    with pytest.raises(ValueError, match="only with an array X"):
         noisy().fit_train(loader(X, y), None, weight)
 
 
@@ -408,7 +408,7 @@ def test_joint_calibrations_are_saved_and_groups_are_refused(name, tmp_path):
     assert again.joint is True
     # Calibration goes on after loading, by groups too.
     again.calibrate(X_cal, y_cal, groups=labels_of(X_cal))
-    with pytest.raises(ValueError, match=r"all scores count alike.*calibrate by groups after loading"):
+    with pytest.raises(ValueError, match=r"scores of equal weight.*calibrate by groups after loading"):
         again.save(place(tmp_path))
-    with pytest.raises(ValueError, match=r"all scores count alike"):
+    with pytest.raises(ValueError, match=r"scores of equal weight"):
         KINDS[name](2, groups=LeverageBins(2)).fit_train(X, y).save(place(tmp_path))

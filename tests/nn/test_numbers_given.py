@@ -54,7 +54,7 @@ class TestConjugateGradients:
     ],
     ids=["last layer", "laplace", "refit", "tangent"],
 )
-def test_a_ridge_that_is_no_number_is_a_value_error_that_names_it(verb, ridge):
+def test_a_ridge_that_is_not_a_number_is_a_value_error_that_names_it(verb, ridge):
     with pytest.raises(ValueError, match=r"^ridge must be"):
         verb(ridge)
 
@@ -67,7 +67,7 @@ def test_rows_whose_leverage_is_0_in_every_run_do_not_vary():
 
 
 class TestALayer:
-    def test_of_another_network_is_no_part_of_this_one(self):
+    def test_of_another_network_is_not_part_of_this_one(self):
         net = network()
         model = clone(LastLayerConformalRegressor(net, net[2], scale="leverage"))
         with pytest.raises(ValueError, match=r"layer=Linear is not part of the module .*pass its name"):

@@ -148,7 +148,7 @@ def test_an_activation_in_place_after_the_head_is_seen():
     net = Ending(lambda phi, output: output.relu_())
 
     assert not find_head(net, X).is_affine
-    with pytest.raises(ValueError, match="something follows it"):
+    with pytest.raises(ValueError, match="the module changes it"):
         refit_head(net, X, Y)
 
 
@@ -262,7 +262,7 @@ def test_a_network_that_works_in_its_own_type_only_is_told_what_to_do():
 
 
 @pytest.mark.parametrize("layer", [3, WholeNetwork, ("0",)])
-def test_a_layer_that_is_none_is_refused(layer):
+def test_an_invalid_layer_is_refused(layer):
     with pytest.raises(TypeError, match=r"layer must be .* an instance such as WholeNetwork\(\)"):
         LastLayerConformalRegressor(network(), layer, scale="leverage").fit_train(X)
 
@@ -288,7 +288,7 @@ def test_weights_that_the_type_of_a_head_cannot_hold_are_refused():
         refit_head(net, X, Y)
 
 
-def test_codes_are_no_table_to_learn_noise_from():
+def test_codes_are_not_a_table_to_learn_noise_from():
     class Codes(nn.Module):
         def __init__(self):
             super().__init__()

@@ -88,7 +88,7 @@ def test_a_network_in_single_precision_gets_weights_in_single_precision(net):
 
 def test_an_activation_after_the_head_is_refused():
     net = nn.Sequential(network(), nn.Softplus())
-    with pytest.raises(ValueError, match="something follows it"):
+    with pytest.raises(ValueError, match="the module changes it"):
         refit_head(net, *rows(60))
 
 

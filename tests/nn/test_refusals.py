@@ -82,7 +82,7 @@ class Pair(Detached):
         pytest.param({"device": "cuda"}, ValueError, "device must be one that torch can use here", marks=NO_GPU),
         ({"device": 1.5}, ValueError, "device must be one that torch can use here"),
         ({"progress": True}, TypeError, "progress must be a callable"),
-        ({"module": Detached()}, ValueError, r"must have gradients.*Remove detach\(\)"),
+        ({"module": Detached()}, ValueError, r"must be differentiable.*Remove detach\(\)"),
         ({"module": Pair()}, TypeError, "Pair must return a tensor to be trained; got tuple"),
         ({"module": nn.Linear(3, 1).half()}, ValueError, r"got float16. Call .float\(\)"),
     ],
@@ -98,7 +98,7 @@ def test_what_cannot_be_trained_is_refused_and_the_network_stays(wrong, error, m
 
 
 @pytest.mark.parametrize("module", ["MLP", None, np.ones(3)], ids=str)
-def test_what_is_no_network_is_not_trained(module):
+def test_what_is_not_a_network_is_not_trained(module):
     with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module; got"):
         fit_network(module, *rows())
 
@@ -158,7 +158,7 @@ def test_an_ensemble_takes_a_module_list_and_objects_that_are_numbers():
 
 
 @pytest.mark.parametrize("kind", ["last layer", "ensemble"])
-def test_strings_are_no_inputs_of_a_network(kind):
+def test_strings_are_not_inputs_of_a_network(kind):
     net = MLP(3, widths=(4,))
     model = LastLayerConformalRegressor(net) if kind == "last layer" else EnsembleConformalRegressor([net])
     with pytest.raises(ValueError, match="X must hold numbers"):
@@ -346,6 +346,6 @@ def test_a_target_without_noise_gives_intervals_all_the_same(value):
     ],
     ids=["LastLayerConformalRegressor", "LastLayerLaplace", "refit_head"],
 )
-def test_what_is_no_network_is_not_measured(call):
+def test_what_is_not_a_network_is_not_measured(call):
     with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module; got str"):
         call("network")

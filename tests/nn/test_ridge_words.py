@@ -215,7 +215,7 @@ def test_networks_measured_without_y_say_so():
         hatband.nn.LastLayerConformalRegressor(NET, ridge="evidence", scale="leverage").fit_train(X)
 
 
-def test_a_few_directions_are_no_spectrum_to_choose_by():
+def test_a_few_directions_are_not_a_spectrum_to_choose_by():
     layer = hatband.nn.WholeNetwork(exact_up_to=0, rank=3)
     model = hatband.nn.LastLayerConformalRegressor(NET, layer, ridge="gcv", scale="leverage")
     with pytest.raises(ValueError, match=r"here, because low rank keeps only a few directions.*; got 'gcv'\.$"):

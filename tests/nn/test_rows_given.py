@@ -35,7 +35,7 @@ def fitted(*data):
     ],
     ids=["lists", "a list", "two columns", "three arrays", "a dataset", "sparse", "complex", "complex array"],
 )
-def test_what_is_no_row_is_named_with_what_to_pass(data, error, message):
+def test_what_is_not_a_row_is_named_with_what_to_pass(data, error, message):
     with pytest.raises(error, match=message):
         fitted(*data)
 

@@ -230,7 +230,7 @@ def test_a_document_that_breaks_the_schema_is_refused(saved, case):
     refused(saved, message)
 
 
-def test_a_document_that_is_no_object_is_refused(tmp_path):
+def test_a_document_that_is_not_an_object_is_refused(tmp_path):
     write_archive(tmp_path / "list", {}, json.loads("[1]"))
 
     refused(tmp_path / "list", "JSON object")
@@ -269,7 +269,7 @@ def test_a_scale_that_cannot_be_built_is_refused_as_a_wrong_value(tmp_path, scal
     ],
     ids=["infinite", "not a number", "digits", "brackets"],
 )
-def test_a_text_that_is_no_such_document_is_refused(saved, monkeypatch, old, new, message):
+def test_a_text_that_is_not_such_a_document_is_refused(saved, monkeypatch, old, new, message):
     tensors, content = read_archive(saved)
     text = json.dumps(content)
     assert old in text

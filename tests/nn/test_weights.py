@@ -141,7 +141,7 @@ def test_weighted_moments_are_those_of_repeated_rows(cut):
     ],
     ids=str,
 )
-def test_weights_that_are_none_are_refused_and_the_network_stays(wrong, message):
+def test_invalid_weights_are_refused_and_the_network_stays(wrong, message):
     X, y = rows()
     module = perceptron()
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -199,7 +199,7 @@ def test_calibration_is_not_weighted():
     np.testing.assert_array_equal(estimator().fit(X, y, w).predict_interval(X)[1], plain)
 
 
-def test_equal_weights_are_no_weights():
+def test_equal_weights_are_the_same_as_no_weights():
     X, y = rows(200)
 
     np.testing.assert_allclose(
@@ -223,7 +223,7 @@ def test_a_scale_without_rows_to_learn_from_falls_back_as_it_does_without_weight
     assert estimator(scale="auto", validation_size=0).fit(X, y, weights()).model_.learned_from_ is None
 
 
-def test_weights_that_are_none_leave_the_estimator_as_it_was():
+def test_invalid_weights_leave_the_estimator_as_it_was():
     X, y = rows()
     model = estimator().fit(X, y)
     before = model.predict_interval(X)[1]

@@ -238,7 +238,7 @@ class TestLowRankGeometry:
             ({"iterations": -1}, "iter"),
         ],
     )
-    def test_refuses_numbers_that_are_none(self, double, parameters, message):
+    def test_refuses_invalid_numbers(self, double, parameters, message):
         with pytest.raises(ValueError, match=message):
             LowRankTangentGeometry(double, **parameters).fit(rows(30)[0])
 

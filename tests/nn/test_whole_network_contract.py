@@ -163,7 +163,7 @@ def test_pieces_of_a_batch_keep_their_targets(net, layer, monkeypatch):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_inputs_that_are_no_table_are_seen_along_the_leading_of_few_directions():
+def test_inputs_that_are_not_a_table_are_seen_along_the_leading_of_few_directions():
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 1)).double()
     generator = torch.Generator().manual_seed(0)
     X, y = torch.randn(300, 4, 4, generator=generator).double(), torch.randn(300, generator=generator)
@@ -278,14 +278,14 @@ def test_a_network_without_parameters_is_refused(layer):
         (WholeNetwork(random_state=None), "random_state"),
     ],
 )
-def test_numbers_that_are_none_are_refused(recipe, name):
+def test_invalid_numbers_are_refused(recipe, name):
     with pytest.raises(ValueError, match=f"{name} must be an integer"):
         regressor(network(), recipe).fit_train(rows(20)[0])
 
 
 @LAYERS
 @pytest.mark.parametrize("ridge", [-1.0, float("nan"), np.ones(3), "much"])
-def test_a_ridge_that_is_none_is_refused(net, layer, ridge):
+def test_an_invalid_ridge_is_refused(net, layer, ridge):
     with pytest.raises(ValueError, match="ridge"):
         regressor(net, layer, ridge=ridge).fit_train(*rows(40))
 

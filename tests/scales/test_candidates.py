@@ -37,7 +37,7 @@ class TestErrors:
             AutoScale(candidates).fit(rows_of(np.ones(200)), np.ones((200, 1)))
 
     @pytest.mark.parametrize(("blend", "seen"), [(("c", "other"), r"\['other'\]"), ((), "none")])
-    def test_a_blend_of_what_is_no_candidate(self, blend, seen):
+    def test_a_blend_of_what_is_not_a_candidate(self, blend, seen):
         with pytest.raises(ValueError, match=f"'b' names {seen}"):
             AutoScale({"c": ConstantScale(), "b": blend}).fit(rows_of(np.ones(200)), np.ones((200, 1)))
 

@@ -109,7 +109,7 @@ class Always(RegressorMixin, BaseEstimator):
 
 
 @pytest.mark.parametrize("wrong", [np.inf, np.nan, -1.0], ids=str)
-def test_a_magnitude_that_is_no_width_is_refused(wrong, made):
+def test_a_magnitude_that_is_not_a_width_is_refused(wrong, made):
     scale = MagnitudeScale(Always(wrong))
 
     with pytest.raises(ValueError, match="Always must return widths that are finite and > 0"):

@@ -96,7 +96,7 @@ class TestOneStandardErrorRule:
         np.testing.assert_allclose(mean, [*excesses, 0.0], atol=1e-12)
         np.testing.assert_allclose(error, [1.0, 1.0, 0.0], rtol=1e-12)
 
-    def test_pairs_rows_so_that_what_they_share_is_no_error(self, rng):
+    def test_pairs_rows_so_that_what_they_share_is_not_an_error(self, rng):
         hard = 1e3 * rng.exponential(size=500)
         found, _, error = simplest_within_one_error(np.stack([hard + 0.1, hard], axis=1))
 

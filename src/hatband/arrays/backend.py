@@ -29,7 +29,7 @@ def is_sparse(rows: Any) -> bool:
 
 
 def as_rows(values: Any) -> Any:
-    """Return a sparse matrix in CSR format, which can be read by rows; everything else as it is."""
+    """Return a sparse matrix in CSR format, which can be read by rows; return everything else unchanged."""
     return values.tocsr() if is_sparse(values) else values
 
 
@@ -54,7 +54,7 @@ def exact_device(device: Any) -> Any:
 
 
 def on_host(values: Any) -> Any:
-    """Return a tensor as a NumPy array; everything else as it is."""
+    """Return a tensor as a NumPy array, and everything else unchanged."""
     return values.detach().cpu().numpy() if is_tensor(values) else values
 
 
@@ -146,7 +146,7 @@ class NumpyBackend:
             return np.subtract(rows, 0.0 if shift is None else shift, out=out)
 
     def is_plain(self, rows: Any) -> bool:
-        """Whether BLAS can read the rows as they are."""
+        """Whether BLAS can read the rows without a copy."""
         return isinstance(rows, np.ndarray) and rows.dtype == np.float64 and rows.flags.c_contiguous
 
     def syrk_add(self, gram: Array, block: Array) -> Array:

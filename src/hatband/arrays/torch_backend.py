@@ -76,7 +76,7 @@ class TorchBackend:
         return out.copy_(rows) if shift is None else torch().sub(rows, shift, out=out)
 
     def is_plain(self, rows: Any) -> bool:
-        """Whether the rows can be multiplied as they are."""
+        """Whether the rows can be multiplied without a copy."""
         of_ours = is_tensor(rows) and rows.dtype == torch().float64 and str(rows.device) == self.device
         return of_ours and not rows.requires_grad
 

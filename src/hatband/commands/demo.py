@@ -60,7 +60,7 @@ def diabetes() -> Case:
         title="diabetes progression (442 rows), least squares on 10 measurements and their 45 products",
         finding=(
             "Many columns for few rows: the error of the fit is large where leverage is high. A constant width covers\n"
-            "such rows too seldom and the others too often; a width growing with sqrt(1 + leverage) evens this out."
+            "such rows too rarely and the others too often; a width growing with sqrt(1 + leverage) evens this out."
         ),
         features=features,
         target=target,

@@ -16,7 +16,7 @@ from hatband.formulas.order_statistics import exact_level, kth_smallest, lower_r
 
 
 class PredictiveDistribution(ABC):
-    """What n atoms C_1..C_n per new row say of its y: Pi(y) = (#{C_i < y} + tau (#{C_i = y} + 1)) / (n + 1).
+    """The distribution of y by n atoms C_1..C_n per new row: Pi(y) = (#{C_i < y} + tau (#{C_i = y} + 1)) / (n + 1).
 
     The rank of y among the atoms is uniform for exchangeable rows. That leaves a gap of 1 / (n + 1) between the lower
     end (tau = 0) and the upper end (tau = 1) of Pi, and one of (1 + ties) / (n + 1) where atoms are tied. `pit` fills
@@ -218,7 +218,7 @@ class ScaledDistribution(PredictiveDistribution):
     def _bisect(self, holds: Callable[[Array], Array]) -> Array:
         """Return for how many atoms `holds` is true; atoms increase, so these are the first ones.
 
-        Searching the atoms as they are, not the scores for (y - center) / width, keeps `cdf` an exact inverse.
+        Searching the atoms, rather than the scores for (y - center) / width, keeps `cdf` an exact inverse.
         """
         low, high = np.zeros(self.center.shape, dtype=int), np.full(self.center.shape, self.n_atoms)
         while (low < high).any():

@@ -41,7 +41,7 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
     geometry : "auto" or Geometry, default="auto"
         "auto" reads features or kernel, ridge and intercept from the fitted estimator; a Geometry must describe it.
     confidence_level : float or list of float, default=0.9
-        Probability with which an interval is to hold.
+        Probability with which an interval must hold.
     allow_tuned : bool, default=False
         Accept estimators that tune hyperparameters on the rows they are fitted to (RidgeCV, searches): the guarantee
         is lost, and a warning says so.
@@ -105,7 +105,7 @@ class FullConformalRegressor(RegressorWrapper, IntervalRegressor):
         Parameters
         ----------
         X : array-like, sparse matrix or DataFrame of n rows
-            Handed to the estimator as it is.
+            Passed to the estimator unchanged.
         y : array-like (n,) or (n, q)
             Target, finite. One column as (n, 1) keeps its axis in the intervals.
         sample_weight : array-like (n,), optional

@@ -94,7 +94,7 @@ class IntervalRegressor(RegressorMixin, BaseEstimator, ABC):
         NotFittedError
             Before `fit`; for intervals and deviations also before `calibrate`.
         ValueError
-            If more than one of the three is asked for; if `return_width` is asked of a scale that shifts the centre,
+            If more than one of the three is requested; if `return_width` is requested of a scale with a shift,
             or a width or deviation of a target that is learned on another scale than y.
         """
         if return_interval + return_width + return_std > 1:
@@ -241,7 +241,7 @@ class CalibratedRegressor(IntervalRegressor):
 
     def _check_calibrated(self, caller: str) -> None:
         self._check_trained(caller)
-        if "calibration_" not in vars(self):
+        if not hasattr(self, "calibration_"):
             raise NotFittedError(f"This {type(self).__name__} is trained but not calibrated; call calibrate first.")
 
 

@@ -157,7 +157,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         Parameters
         ----------
         X : array-like, sparse matrix or DataFrame of n rows
-            Handed to the estimator as it is.
+            Passed to the estimator unchanged.
         y : array-like (n,) or (n, q)
             Target, finite. One column as (n, 1) keeps its axis in the intervals.
         sample_weight : array-like (n,), optional
@@ -239,7 +239,7 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         Raises
         ------
         NotFittedError
-            If neither `fit` nor `fit_train` has run.
+            If `fit` and `fit_train` have not run.
         ValueError
             If y holds NaN or infinity, a group is missing or a ratio negative; the object stays as it was.
         """

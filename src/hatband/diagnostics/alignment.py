@@ -70,7 +70,7 @@ def leverage_alignment(scores: Any, leverage: Any, *, significance: Level = 0.05
         Scores of rows that the model has not seen, signed or not: a model's ``scores_``.
     leverage : array-like (n,)
         Leverages of the same rows: ``model.leverage(X[model.calibration_indices_])`` after ``fit``. Rows of infinite
-        leverage are left out: their width is infinite and their score 0, whatever their error.
+        leverage are left out: their width is infinite and their score 0, for any error.
     significance : float
         The p-value from which misalignment is stated.
 
@@ -161,7 +161,7 @@ def leverage_variation(leverage: Any) -> float:
     Notes
     -----
     Fadnavis (2026), arXiv 2602.12693. It says nothing about the size of h itself: with h far below 1 the width
-    (1 + h)^1/2 hardly varies whatever eta is.
+    (1 + h)^1/2 hardly varies for any eta.
 
     Examples
     --------

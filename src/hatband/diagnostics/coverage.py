@@ -95,7 +95,7 @@ def coverage_by_leverage(
     Parameters
     ----------
     y_true : array-like (m,)
-        Observed targets of rows that neither trained nor calibrated.
+        Observed targets of rows that were not used to train or calibrate.
     interval : array-like (m, 2)
         Their intervals, of one output at one level.
     leverage : array-like (m,)
@@ -142,7 +142,7 @@ def size_stratified_coverage(y_true: Any, interval: Any, *, n_bins: int = 5, con
     Parameters
     ----------
     y_true : array-like (m,)
-        Observed targets of rows that neither trained nor calibrated.
+        Observed targets of rows that were not used to train or calibrate.
     interval : array-like (m, 2)
         Their intervals, of one output at one level.
     n_bins : int

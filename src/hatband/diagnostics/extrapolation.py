@@ -28,12 +28,12 @@ def extrapolation_pvalue(leverage: Any, calibration_leverage: Any) -> Array:
     Raises
     ------
     ValueError
-        If a leverage is negative or NaN, or there is none.
+        If a leverage is negative or NaN, or the array is empty.
 
     Notes
     -----
     P(p <= r) <= r for a new row that is drawn as the calibration rows are (Vovk, Gammerman and Shafer 2005,
-    proposition 2.3), whatever the model: a small p says that this row is not drawn like them. It does not say that the
+    proposition 2.3), for any model: a small p says that this row is not drawn like them. It does not say that the
     interval is wrong. A tie counts as not further out. O((n + m) log n).
 
     Examples

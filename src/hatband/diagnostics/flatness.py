@@ -15,7 +15,7 @@ from hatband.formulas.order_statistics import Level, exact_level, upper_rank
 class CoverageGap:
     """Gap = coverage of the fifth of lowest leverage - coverage of the fifth of highest, with its standard error.
 
-    Positive: rows of high leverage are covered too seldom compared with rows of low leverage.
+    Positive: rows of high leverage are covered too rarely compared with rows of low leverage.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def coverage_gap(y_true: Any, interval: Any, leverage: Any, *, repetition: Any =
     Parameters
     ----------
     y_true : array-like (m,)
-        Observed targets of rows that neither trained nor calibrated.
+        Observed targets of rows that were not used to train or calibrate.
     interval : array-like (m, 2)
         Their intervals, of one output at one level.
     leverage : array-like (m,)
@@ -151,7 +151,7 @@ def squared_coverage_error(
     Parameters
     ----------
     y_true : array-like (m,)
-        Observed targets of rows that neither trained nor calibrated.
+        Observed targets of rows that were not used to train or calibrate.
     interval : array-like (m, 2)
         Their intervals, of one output at one level.
     leverage : array-like (m,)

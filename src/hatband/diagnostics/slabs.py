@@ -72,7 +72,7 @@ def worst_slab_coverage(
     Parameters
     ----------
     y_true : array-like (m,)
-        Observed targets of rows that neither trained nor calibrated.
+        Observed targets of rows that were not used to train or calibrate.
     interval : array-like (m, 2)
         Their intervals, of one output at one level.
     X : array-like (m, d)

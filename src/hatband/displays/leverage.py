@@ -13,7 +13,7 @@ from hatband.formulas.metrics import covered
 class LeverageDisplay:
     """Interval width, and coverage = covered rows / rows of each leverage bin, against leverage.
 
-    A band of constant width covers rows of low leverage too often and rows of high leverage too seldom, as far as the
+    A band of constant width covers rows of low leverage too often and rows of high leverage too rarely, as far as the
     error of the fit is what differs between them. This picture shows whether that happens, and what a scale does
     about it: the left axes hold coverage by leverage bin with bars and the nominal line, the right axes the widths.
     Draw a second display on the same axes by ``second.plot(ax=first.axes_)``.
@@ -93,7 +93,7 @@ class LeverageDisplay:
         ----------
         estimator : fitted estimator with ``predict_interval`` and ``leverage``
         X, y : array-like with m rows
-            Neither trained nor calibrated on.
+            Not used to train or calibrate.
         confidence_level : float, optional
             Default: the estimator's.
         n_bins : int

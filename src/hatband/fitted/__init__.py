@@ -1,1 +1,1 @@
-"""What a fitted model knows of rows."""
+"""Rows of a fitted model: their leverages, residuals and held-out versions."""

@@ -129,9 +129,9 @@ class Rows:
     def without_blocks(self, residual: Array, blocks: Iterable[Array]) -> tuple["Rows", Array]:
         """Return rows of one output and their residuals (n,), each predicted without its whole block of rows.
 
-        Leave-one-out predictions are told from the curve of the model by how far the row itself would bend it: in few
-        dimensions a learner can read the residual off them. Where there is no closed form, rows and residuals are
-        returned as they are. Leverages stay leave-one-out.
+        A leave-one-out prediction differs from the curve of the model by an amount that depends on the row's residual:
+        in few dimensions a learner can recover the residual from it. Without a closed form, rows and residuals are
+        returned unchanged. Leverages stay leave-one-out.
         """
         if self._measured is None or self._closed_form is None:
             return self, residual

@@ -37,7 +37,7 @@ def training_rows(
     """Return the training rows as if each had not been seen, with their residuals, the source of these, and weights.
 
     Predictions and residuals are exact leave-one-out where the model is a linear smoother that was trained on these
-    rows, taken as they are where a frozen model has not seen the rows, and from 5-fold refits of `template` otherwise.
+    rows, ordinary ones where a frozen model has not seen the rows, and from 5-fold refits of `template` otherwise.
     Leverages are leave-one-out in every case (`held_out_rows`). With a `target` that the model learns on another scale
     than y, residuals are on the scale of its scores and predictions on the scale of the model. Rows whose leave-one-out
     is undefined (the model interpolates them) are left out.

@@ -37,7 +37,7 @@ class CrossedRows:
     cross : array (m, n)
         g_i = h(x, x_i).
     below, above : int
-        Training rows that are only counted, because their values lie below or above those of every rank asked for.
+        Training rows that are only counted, because their values lie below or above those of every requested rank.
     """
 
     residuals: Float[Array, " n"]

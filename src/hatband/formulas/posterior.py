@@ -105,7 +105,7 @@ class LinearPosterior:
             How the ridge is chosen; "auto" is 1e-4 tr(Phi'W Phi) / d, as for a last layer. A prior precision tau is a
             ridge of tau s.
         scale : float or array (q,), optional
-            s; None: the one that maximises the evidence. 1.0 takes the noise variances as they are.
+            s; None: the one that maximises the evidence. 1.0 takes the noise variances unchanged.
         fit_intercept : bool
             Whether there is an intercept, under a flat prior.
 

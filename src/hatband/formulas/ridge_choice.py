@@ -40,7 +40,7 @@ _WHOLE_NETWORK_SHARE = 1e-2
 def last_layer_ridge(trace: float, n_features: int) -> float:
     """Return 1e-4 tr(Phi'W Phi) / d, the default for the features of a last layer; 0 where no feature varies.
 
-    Small beside the mean eigenvalue, whatever the units: it keeps the digits of a Gram matrix whose features are nearly
+    Small against the mean eigenvalue in any units: it keeps the digits of a Gram matrix whose features are nearly
     dependent, and moves no prediction that the rows determine.
     """
     return _LAST_LAYER_SHARE * trace / n_features

@@ -46,7 +46,7 @@ anything else                 InputsGeometry()               1                  
 [2] One space per output when it is an array: leverages have a column for each output.
 [3] Those with a coefficient other than 0; one space per output where these differ.
 [4] On the active inputs n alpha (1 - l1_ratio) with penalty="elasticnet", 0 with "l1"; 0 with penalty=None. A
-    heuristic: stochastic steps seldom end in the minimum.
+    heuristic: stochastic steps rarely end in the minimum.
 [5] White noise is diag k(X) - diag k(X, X). Noise that differs between rows gives them weights ridge / noise.
 [6] "exact" when nothing is tuned: optimizer=None or no free hyperparameter, and normalize_y=False.
 [7] The n x n kernel up to 5,000 training rows, then 1,000 landmarks and a residual term. The space keeps these rows;

@@ -145,7 +145,7 @@ class InputEncoder:
     """Numbers with gaps filled by the median, indicators of gaps, and one 0/1 feature per level of other columns.
 
     A gap in a column that had none in training is filled too, without an indicator. CSR matrices and arrays of
-    numbers without gaps pass as they are, uncopied.
+    numbers without gaps pass unchanged, without a copy.
 
     Parameters
     ----------

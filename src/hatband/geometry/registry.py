@@ -1,7 +1,7 @@
 """The geometry of a fitted model: a registry that users can extend, filled for the estimators of scikit-learn.
 
 Every ridge of a linear model here satisfies the normal equations Phi_c'W e = ridge * coef of the fitted model: the sum
-convention, whatever the model calls its penalty.
+convention, under any name that the model has for its penalty.
 """
 
 import functools

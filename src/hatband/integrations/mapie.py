@@ -28,7 +28,7 @@ width of one of our models, which MAPIE calibrates. Take a scale without shift.
 (142, 2, 1)
 
 Intervals of a list of levels from our own estimators have MAPIE's layout (m, 2, levels), so `mapie.metrics.regression`
-takes them as they are. Where calibration rows are too few for the level, MAPIE 1.6 raises and ours are infinite; its
+takes them unchanged. Where calibration rows are too few for the level, MAPIE 1.6 raises and ours are infinite; its
 StdConformityScore takes some lower bounds of split intervals one rank too close, `LeverageConformityScore` takes both
 where ours are.
 """
@@ -65,8 +65,8 @@ class LeverageConformityScore(BaseRegressionScore):
     Notes
     -----
     For MAPIE's SplitConformalRegressor, with conformalization rows that did not train the model. In its cross and
-    jackknife regressors the width would be a function of the rows it is to be judged on, unless the model was trained
-    on other rows altogether: use StdConformityScore there. Give every MAPIE regressor an instance of its own. MAPIE's
+    jackknife regressors the width would be a function of the rows that score it, unless the model was trained
+    on other rows altogether: use StdConformityScore there. Give every MAPIE regressor its own instance. MAPIE's
     regressor may wrap the model itself, its ``estimator_``, or any other regressor: coverage does not depend on it.
     Cost: d^2 per row. Fadnavis (2026), arXiv 2602.12693, with the model's own ridge, intercept and scale.
 

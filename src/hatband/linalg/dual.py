@@ -89,7 +89,7 @@ class DualFactor(Factor):
     unit : array of shape (d,)
         Divisor of each column.
     strength : float
-        t: the ridge, or 1 where each feature has a ridge of its own, whose root is then the unit.
+        t: the ridge, or 1 where each feature has its own ridge; the unit is then the root of that.
     """
 
     training: DenseRows | SparseRows

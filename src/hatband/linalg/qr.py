@@ -84,7 +84,7 @@ class QR:
 def factor_twice(design: Design, first: Triangle, reason: str) -> TriangularFactor | None:
     """Orthogonalise with the Cholesky factor, then factor what is left: X = R1^-1, R2'R2 = X'A X, R^-1 = X R2^-1.
 
-    X is used as it is, so that its own rounding does not matter. Yamamoto et al. 2015, algorithm CholeskyQR2.
+    X is used as computed, so that its own rounding does not matter. Yamamoto et al. 2015, algorithm CholeskyQR2.
     """
     backend = design.backend
     inverse = first.inverse(backend)

@@ -89,7 +89,7 @@ class SpectralFactor(Factor):
     spectrum : Spectrum
         Singular values and vectors.
     strength : float
-        t: the ridge, or 1 where each feature has a ridge of its own, whose root is then the unit.
+        t: the ridge, or 1 where each feature has its own ridge; the unit is then the root of that.
     gain : array of shape (r,)
         1 / (s^2 + t); 0 for directions that ridge 0 leaves undetermined.
     reader : array of shape (k, r), or None
@@ -249,7 +249,7 @@ class Spectral:
         Raises
         ------
         ValueError
-            When some features have a ridge and others have none.
+            If some ridges are 0 and others are > 0.
 
         Notes
         -----

@@ -20,7 +20,7 @@ _ROUNDING = 1e-8
 class GramStatistics(RunningStatistics):
     """Number, weight, mean and centred Gram matrix sum_i w_i (z_i - mean)(z_i - mean)' of rows z = (x, y).
 
-    Immutable: every verb returns new statistics. All arrays are float64, whatever the rows are; with tensors they stay
+    Immutable: every method returns new statistics. All arrays are float64 for rows of any type; with tensors they stay
     on the device of the first block.
 
     Parameters

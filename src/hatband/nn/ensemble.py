@@ -1,4 +1,4 @@
-"""Ensembles: networks trained apart on the same rows, and one calibrated band from all of them."""
+"""Ensembles: networks trained separately on the same rows, and one calibrated band from all of them."""
 
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -42,7 +42,7 @@ def fit_ensemble(
     Parameters
     ----------
     build : callable() -> nn.Module
-        Makes an untrained network; its weights are drawn under a seed of their own.
+        Makes an untrained network; its weights are drawn with a separate seed.
     X, y
         As `fit_network` takes them.
     n_networks : int, default=5
@@ -60,7 +60,7 @@ def fit_ensemble(
     Raises
     ------
     TypeError
-        If `build` is no function.
+        If `build` is not a function.
     ValueError
         If it returns the same network twice, `n_networks` is below 1, or for the reasons of `fit_network`.
 
@@ -89,7 +89,7 @@ def fit_ensemble(
         with seeded(int(first), torch.get_default_device()):
             module = build()
         if any(module is other for other in networks):
-            raise ValueError("build must make a new network at every call; it returned the same one again.")
+            raise ValueError("build must make a new network at every call; it returned the same network again.")
         fit_network(module, X, y, random_state=int(second), **settings)
         networks.append(module.eval())
     return networks
@@ -98,8 +98,8 @@ def fit_ensemble(
 class EnsembleConformalRegressor(NetworkRegressor):
     """Intervals m(x) -+ q s(x), m the mean prediction of K networks, s the mean of their widths.
 
-    Features, ridge and scale of each network are its own; a width counts relative to its mean over the training rows,
-    because a scale is defined up to a factor. Leverages of single networks differ from run to run; their mean does so
+    Each network has its own features, ridge and scale. Widths are divided by their mean over the training rows,
+    because a scale is defined up to a factor. Leverages of single networks differ from run to run; their mean differs
     less.
 
     Parameters
@@ -107,14 +107,14 @@ class EnsembleConformalRegressor(NetworkRegressor):
     modules : sequence of nn.Module
         Networks trained on the same rows, as `fit_ensemble` returns them.
     layer : str or None, default=None
-        The linear layer whose input the features are; None finds it in each.
+        The linear layer; its input is the features. None finds it in each network.
     scale : str, Scale or callable(rows) -> width, default="auto"
         As in `LastLayerConformalRegressor`, one for each network.
     ridge : float, "evidence", "gcv" or "auto", default="auto"
         "auto" gives each network 1e-4 of the mean eigenvalue of its own Gram matrix, which makes their leverages
-        comparable. One number, or a ridge that each chooses, does not.
+        comparable. With one number, or a ridge that each network chooses, they are not comparable.
     confidence_level : float or list of float, default=0.9
-        Probability with which an interval is to hold.
+        Probability with which an interval must hold.
     symmetric : bool, default=True
         One threshold for both sides; False gives each side half of the miscoverage.
     groups, likelihood_ratio, joint
@@ -131,7 +131,7 @@ class EnsembleConformalRegressor(NetworkRegressor):
     scores_ : array (n_cal, q)
         Signed calibration scores.
     effective_sample_size_ : float
-        Equally heavy rows that the calibration rows are worth.
+        Number of rows of equal weight that the calibration rows are worth.
 
     Notes
     -----
@@ -326,12 +326,12 @@ def _check_same_outputs(counts: Sequence[int]) -> None:
 
 
 def _check_comparable(spaces: Sequence[NetworkSpace]) -> None:
-    """Raise unless all ridges are the same share of the mean eigenvalue, which defaults are."""
+    """Raise unless all ridges are the same share of the mean eigenvalue, as default ridges are."""
     # Features that are all constant have no eigenvalue, and a leverage that no ridge changes.
     shares = [space.ridge / space.default_ridge for space in spaces if space.default_ridge > 0]
     if shares and max(shares) - min(shares) > _SAME_SHARE * max(shares):
         raise ValueError(
-            "leverages of networks can be averaged when each ridge is the same share of the mean eigenvalue of its "
-            f"Gram matrix; in units of its default they are from {min(shares):.3g} to {max(shares):.3g}. Pass "
+            "leverages of networks can be averaged only if each ridge is the same share of the mean eigenvalue of its "
+            f"Gram matrix; divided by their defaults the ridges are from {min(shares):.3g} to {max(shares):.3g}. Pass "
             "ridge='auto', or average widths."
         )

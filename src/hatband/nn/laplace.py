@@ -1,4 +1,4 @@
-"""Laplace approximation of the last layer: predictive mean, noise, and what the training rows leave unknown."""
+"""Laplace approximation of the last layer: predictive mean, aleatoric and epistemic variance."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,7 +32,7 @@ class LastLayerLaplace(BaseEstimator):
     layer : str, nn.Module or None, default=None
         Its last linear layer; None finds it, see `find_head`.
     noise_std : callable(inputs) -> tensor (b,), (b, 1) or (b, q), or None, default=None
-        Standard deviation of the noise, such as the ``noise`` of a network with a noise head; taken as it is. None:
+        Standard deviation of the noise, such as the ``noise`` of a network with a noise head; used unchanged. None:
         constant, its size by evidence.
     ridge : float, list of float, "evidence", "loo", "gcv" or "auto", default="evidence"
         How the ridge is chosen from the training rows; "auto" is 1e-4 tr(Phi'W Phi) / d.
@@ -98,7 +98,7 @@ class LastLayerLaplace(BaseEstimator):
         ----------
         data : DataLoader of (inputs, y), array (n, ...) or pair (X, y)
         y : array (n,) or (n, q), optional
-            Targets beside an array.
+            Targets of an array.
 
         Returns
         -------
@@ -139,7 +139,7 @@ class LastLayerLaplace(BaseEstimator):
         return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
 
     def gather(self, data: Any, y: Any = None) -> Gathered:
-        """Return what the network makes of rows."""
+        """Return the features and predictions of rows."""
         if "posteriors_" not in vars(self):
             raise NotFittedError(f"This {type(self).__name__} is not fitted yet. Call fit first.")
         return gathered(self.module, self.head_, as_batches(data, y), self.noise_std)
@@ -155,7 +155,7 @@ class LastLayerLaplace(BaseEstimator):
 
 
 def conditioned(rows: Gathered, ridge: Any, fit_intercept: bool) -> list[LinearPosterior]:
-    """Return posteriors given training rows: one of all outputs where they share their noise, else one of each."""
+    """Return posteriors given training rows: one for all outputs if they share their noise, otherwise one for each."""
     y = rows.columns
     if rows.noise_std is None:
         posterior = LinearPosterior.of(rows.features, y, ridge=ridge, fit_intercept=fit_intercept)

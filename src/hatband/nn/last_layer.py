@@ -29,15 +29,15 @@ class LastLayerConformalRegressor(NetworkRegressor):
     With layer="all" it is the leverage of the whole network, in its gradients: see `WholeNetwork`.
 
     ``fit_train`` measures the rows that the network was trained on, ``calibrate`` takes the threshold q from rows that
-    it has not seen. The network is used as it is and never changed; intervals are wide where it has not been.
+    it has not seen. The network is never changed; intervals are wide where it has seen few rows.
 
     Parameters
     ----------
     module : nn.Module
         A trained network that returns (b,) or (b, q) for b rows; also a LightningModule, or ``module_`` of skorch.
     layer : str, nn.Module, WholeNetwork or None, default=None
-        The linear layer whose input the features phi(x) are. None finds it; see `find_head`. "all" takes the gradient
-        of a network with one output in all its parameters, as a `WholeNetwork` with its defaults does.
+        The linear layer; its input is the features phi(x). None finds it; see `find_head`. "all" takes the gradient
+        of a network with one output with respect to all its parameters: a `WholeNetwork` with its defaults.
     scale : str, Scale or callable(rows) -> width, default="auto"
         The shape of the band, as in `SplitConformalRegressor`; `NoiseScale` adds noise that varies. Scales that learn
         do so from the `validation` rows of `fit_train`, or from its training rows where these can give held-out
@@ -48,10 +48,10 @@ class LastLayerConformalRegressor(NetworkRegressor):
         1e-2 tr(Phi_c'Phi_c) / min(n, d). "evidence" and "gcv" need training rows with y.
     penalise_bias : bool, default=False
         Whether the ridge is on the bias of the head too: h = [phi, 1]'A^-1[phi, 1], the variance of a Laplace
-        approximation. By default the bias is a free intercept. A head without a bias has neither. With layer="all",
-        by default a constant is free beside all parameters; True: all parameters, biases included, carry the ridge.
+        approximation. By default the bias is a free intercept. A head without a bias has no intercept. With
+        layer="all", by default a constant is free; True: the ridge is on all parameters, biases included.
     confidence_level : float or list of float, default=0.9
-        Probability with which an interval is to hold.
+        Probability with which an interval must hold.
     symmetric : bool, default=True
         One threshold for both sides; False gives each side half of the miscoverage.
     groups : None, str, callable, LeverageBins or Groups, default=None
@@ -60,12 +60,12 @@ class LastLayerConformalRegressor(NetworkRegressor):
     likelihood_ratio : None, callable or ClassifierRatio, default=None
         For new rows from another population, as in `SplitConformalRegressor`; a callable(X) needs X as one array.
     joint : bool, default=False
-        Intervals of several outputs that hold all at once. The box takes its proportions from the `validation` rows of
+        Intervals that hold for all outputs at once. The box takes its proportions from the `validation` rows of
         `fit_train`, else from the residuals of its training rows.
     fit_train_rows : {"auto", "unseen"}, default="auto"
-        What the rows of `fit_train` are to the network. "unseen": it was not trained on these rows, and a scale may
-        learn from their residuals. "auto": leave-one-out residuals where the head satisfies the normal equations of
-        these rows; else there are no held-out ones, and "auto" falls back to the leverage scale with a warning.
+        Whether the network was trained on the rows of `fit_train`. "unseen": it was not, and a scale may learn from
+        their residuals. "auto": leave-one-out residuals where the head satisfies the normal equations of these rows;
+        otherwise there are no held-out residuals, and "auto" falls back to the leverage scale with a warning.
     device : torch.device, str or None, default=None
         Where to work; a copy of the module is put there. None: where the module is.
     random_state : int, RandomState or None, default=None
@@ -74,21 +74,21 @@ class LastLayerConformalRegressor(NetworkRegressor):
     Attributes
     ----------
     space_ : NetworkSpace
-        What of the network is measured, factor and ridge; no rows are kept.
+        The measured features, their factor and ridge; no rows are kept.
     scale_ : fitted scale
     scores_ : array (n_cal, q)
         Signed calibration scores (y - prediction - shift) / width.
     effective_sample_size_ : float
-        Equally heavy rows that the calibration rows are worth.
+        Number of rows of equal weight that the calibration rows are worth.
     residuals_from_ : str or None
-        Where the residuals came from that the scale learned from.
+        Source of the residuals that the scale learned from.
     learned_from_ : TrainingRows or None
-        What the scale learned from, at most 100,000 rows: inputs, leverages, prediction, residuals.
+        The rows that the scale learned from, at most 100,000: inputs, leverages, prediction, residuals.
 
     Notes
     -----
-    P(y in interval) >= confidence_level for calibration rows and new rows that are exchangeable, whatever the network,
-    as long as it stays as it was: every call reads its weights once, and raises ValueError where they have changed.
+    P(y in interval) >= confidence_level for calibration rows and new rows that are exchangeable, for any network
+    that does not change: every call reads its weights once, and raises ValueError if they have changed.
     Cost beyond the forward passes: n d^2 + d^3 / 3 once, d^2 per row; memory O(d^2 + block d); of layer="all" see
     `WholeNetwork`. Features stay on the device, products are in float64 there; per row only leverage and prediction
     come to the host. A scale that learns sees X where that is a table of at most 256 columns, else the features along
@@ -163,7 +163,7 @@ class LastLayerConformalRegressor(NetworkRegressor):
         data : DataLoader, array (n, ...) or pair (X, y)
             Training rows, in batches (inputs, y) or inputs. Targets are needed by scales that learn from these rows.
         y : array (n,) or (n, q), optional
-            Targets beside an array.
+            Targets of an array.
         sample_weight : array (n,), optional
             Importance that rows of an array had in training, >= 0: in the Gram matrix that leverage is measured by.
         validation : DataLoader or pair (X, y), optional
@@ -212,10 +212,10 @@ class LastLayerConformalRegressor(NetworkRegressor):
         return self
 
     def _placed(self) -> tuple[nn.Module, Any]:
-        """Return the module, or a copy on the device asked for, and the layer in it."""
+        """Return the module, or a copy on the requested device, and the layer in it."""
         if not isinstance(self.module, nn.Module):
             kind = type(self.module).__name__
-            raise TypeError(f"module must be a torch.nn.Module; got {kind}. Of a skorch net, pass its module_.")
+            raise TypeError(f"module must be a torch.nn.Module; got {kind}. For a skorch net, pass its module_.")
         if self.device is None:
             return self.module, self.layer
         layer = self.layer
@@ -230,7 +230,7 @@ class LastLayerConformalRegressor(NetworkRegressor):
             yield from map(self._band_of, blocks)
 
     def _band_of_batch(self, batch: tuple[Any, Any], start: int) -> BandOfBatch:
-        """Return one batch, in however many pieces it was taken; errors number its rows from `start`."""
+        """Return the band of one batch, even if it is computed in pieces; errors number its rows from `start`."""
         return self._band_of(block_of(self.space_, *batch, start, noise_function(self.scale_)))
 
     def _band_of(self, block: NetworkRows) -> BandOfBatch:
@@ -252,7 +252,7 @@ class LastLayerConformalRegressor(NetworkRegressor):
         NotFittedError
             If `fit_train` has not run.
         ValueError
-            If the scale is an object of the user's, which cannot be written without code, or the model has groups or a
+            If the scale is a custom object, which cannot be written without code, or the model has groups or a
             likelihood ratio: save it without them, and calibrate by groups after loading.
         """
         self._check_trained("save")
@@ -276,14 +276,14 @@ class LastLayerConformalRegressor(NetworkRegressor):
         Raises
         ------
         ValueError
-            If the file is damaged or was changed, or does not belong to this architecture. The module is then as it
-            was.
+            If the file is damaged or was changed, or does not belong to this architecture. The module then does not
+            change.
 
         Notes
         -----
-        The file holds tensors and JSON, a SHA-256 sum of both, and is checked against a strict schema. The sum finds
-        damage and edits, not a forger who computes it anew: it is no signature. A scale that learned is fitted again
-        to the rows that it learned from, which the file holds, and compared with the widths it had.
+        The file holds tensors and JSON, a SHA-256 sum of both, and is checked against a strict schema. The sum detects
+        damage and edits. It is not a signature: somebody who edits a file can compute a new sum. A scale that learned
+        is fitted again to the rows that it learned from, which the file holds, and its widths are compared.
         """
         return load_last_layer(cls, path, module)
 
@@ -301,5 +301,5 @@ class LastLayerConformalRegressor(NetworkRegressor):
 def _checked_weights(sample_weight: Any, batches: Any) -> Array:
     """Return weights of the rows of an array."""
     if not isinstance(batches, ArrayBatches):
-        raise ValueError("sample_weight belongs beside an array X; rows of a loader all count alike.")
+        raise ValueError("pass sample_weight only with an array X; rows of a loader have equal weight.")
     return check_weights(sample_weight, len(batches.X))

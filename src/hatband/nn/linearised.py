@@ -1,4 +1,4 @@
-"""Full conformal prediction around a trained network, by its linear expansion: no refits, no rows held out."""
+"""Full conformal prediction around a trained network, by its linear expansion, without held-out rows."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,16 +25,16 @@ from hatband.nn.measure.tangent import Expansion, TangentFeatures
 class LinearisedConformalRegressor(IntervalRegressor):
     """Full conformal intervals of f(x) + J(x)(w - w_0) + b, ridge |w|^2: a trained network, linear in its parameters.
 
-    The network is trained once, on the same rows; every candidate y refits its linear expansion, in closed form.
+    The network is trained once, on the same rows; its expansion is refitted with every candidate y, in closed form.
 
     Parameters
     ----------
     module : nn.Module
-        A network with one output, trained on the rows that `fit` gets; never changed.
+        A network with one output, trained on the rows passed to `fit`; it is never changed.
     method : {"studentised", "absolute", "deleted"}, default="studentised"
         The score, as in `FullConformalRegressor`.
     ridge : float, list of float, "evidence", "loo", "gcv" or "auto", default="evidence"
-        In the sum convention, on all parameters. It shapes predictions as well as leverages, so the rows are asked;
+        In the sum convention, on all parameters. It changes predictions too, so by default the rows choose it;
         "auto" is 1e-2 tr(J_c'J_c) / min(n, p), as in `TangentGeometry`.
     confidence_level : float or list of float, default=0.9
 
@@ -128,7 +128,7 @@ class LinearisedConformalRegressor(IntervalRegressor):
         return self.conformal_.scores_
 
     def predictive_distribution(self, X: Any) -> PredictiveDistribution:
-        """Return the distribution of each row whose atoms are exact for a refit of the expansion with the new row.
+        """Return the distribution of each row; its atoms are those of a refit of the expansion with the new row.
 
         Parameters
         ----------
@@ -173,12 +173,12 @@ class LinearisedConformalRegressor(IntervalRegressor):
         return X
 
     def _expanded(self, X: Any, caller: str) -> tuple[Expansion, Array]:
-        """Return the expansion at rows, and what it adds to a function that is linear in the parameters."""
+        """Return the expansion at rows, and its constant term f(x) - J(x) w_0."""
         self._check_trained(caller)
         at = self.features_.expand(X)
         return at, _offset(at, self.weights_)
 
 
 def _offset(at: Expansion, weights: Array) -> Array:
-    """Return f(x) - J(x) w_0: what the expansion adds to a function that is linear in w."""
+    """Return f(x) - J(x) w_0, the constant term of the expansion in w."""
     return np.asarray(at.value - at.gradient @ weights)

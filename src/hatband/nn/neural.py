@@ -51,7 +51,7 @@ class NeuralConformalRegressor(CalibratedRegressor):
     scale : str, Scale or callable(rows) -> width, default="auto"
         The shape of the band; see `SplitConformalRegressor`. Scales that learn do so from the validation rows.
     confidence_level : float or list of float, default=0.9
-        Probability with which an interval is to hold.
+        Probability with which an interval must hold.
     calibration_size : float or int, default=0.25
         Share or number of rows that `fit` keeps for calibration; 0 trains only.
     validation_size : float or int, default=0.2
@@ -86,7 +86,7 @@ class NeuralConformalRegressor(CalibratedRegressor):
         What is subtracted from X before the network gets it in float32: the mean of columns that lie more than 1,000
         standard deviations from 0, such as times in seconds, and 0 for all others.
     target_offset_ : array (q,)
-        The same of y, added to what the network answers: ``module_`` and ``model_`` know y less this.
+        The same for y, added to the output of the network: ``module_`` and ``model_`` predict y minus this.
     history_ : History
         Losses of every epoch.
     calibration_indices_ : array (n_cal,)
@@ -240,9 +240,9 @@ class NeuralConformalRegressor(CalibratedRegressor):
         Parameters
         ----------
         X, y
-            Calibration rows, exchangeable with the rows to come and apart from the training rows.
+            Calibration rows, exchangeable with the rows to come and not among the training rows.
         groups : array-like (n,), optional
-            Group of each row, any hashable labels: rows are calibrated by those of their own group (see `Groups`).
+            Group of each row, any hashable labels: each group is calibrated by itself (see `Groups`).
         likelihood_ratio : array-like (n,), optional
             Density of the new rows' population over that of these rows, at each row, >= 0, up to one factor.
 
@@ -258,7 +258,7 @@ class NeuralConformalRegressor(CalibratedRegressor):
         return self
 
     def _table(self, X: Any, y: Any, sample_weight: Any) -> TrainingTable:
-        """Return X and y as float64, y in the shape that it came in."""
+        """Return X and y as float64, y in its original shape."""
         columns, single = check_target(y)
         rows = validate_data(self, X, reset=True, dtype=np.float64)
         check_consistent_length(rows, columns)
@@ -266,7 +266,7 @@ class NeuralConformalRegressor(CalibratedRegressor):
         return TrainingTable(rows, columns[:, 0] if single else columns, weight)
 
     def _train(self, rows: TrainingTable, X: Any, X_target: Any, random: np.random.RandomState) -> None:
-        """Train the network and measure its last layer; functions of X see rows as they came."""
+        """Train the network and measure its last layer; functions of X get the original rows."""
         state = train(self, rows, random, fit_ratio(self.likelihood_ratio, X, X_target))
         for name in _STATE:
             self.__dict__.pop(name, None)
@@ -282,7 +282,7 @@ class NeuralConformalRegressor(CalibratedRegressor):
 
     @property
     def calibration_(self) -> Calibration:  # type: ignore[override]
-        """Scores, and who they are ranked for: those of `model_`."""
+        """The calibration of `model_`: scores with groups and weights."""
         return self.model_.calibration_
 
     def _checked(self, X: Any) -> "_Table":
@@ -319,12 +319,12 @@ class NeuralConformalRegressor(CalibratedRegressor):
         Parameters
         ----------
         folder : str or Path
-            Made when it is missing.
+            Created if it does not exist.
 
         Raises
         ------
         NotFittedError
-            If neither `fit` nor `fit_train` has run.
+            If `fit` and `fit_train` have not run.
         ValueError
             As `LastLayerConformalRegressor.save`.
         """
@@ -338,12 +338,12 @@ class NeuralConformalRegressor(CalibratedRegressor):
         Parameters
         ----------
         folder : str or Path
-            Where `save` wrote.
+            The folder that `save` wrote.
 
         Returns
         -------
         NeuralConformalRegressor
-            Predicts as the one that was saved; settings of training are the defaults, and there is no history.
+            Predicts as the saved model; its training settings are the defaults, and it has no history.
 
         Raises
         ------
@@ -354,12 +354,12 @@ class NeuralConformalRegressor(CalibratedRegressor):
 
 
 class _Table(NamedTuple):
-    """Rows as functions of X see them, and less `offset_`, as the network does."""
+    """Rows in the form for functions of X, and minus `offset_` in the form for the network."""
 
     given: Any
     near: Array
 
 
 def _seen_by_functions(X: Any, values: Array) -> Any:
-    """Return what functions of X see: a table with its columns, else the numbers."""
+    """Return rows for functions of X: a table with its columns, otherwise the numbers."""
     return X if hasattr(X, "columns") or callable(getattr(X, "__dataframe__", None)) else values

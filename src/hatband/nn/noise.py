@@ -36,29 +36,29 @@ class NoiseScale(Scale):
     noise_std : "learned" or callable(inputs) -> tensor (b,), (b, 1) or (b, q), default="learned"
         sigma(x). "learned": a regression on residuals of rows that the network was not trained on (`validation` of
         `fit_train`). A callable is the noise head of the network, such as ``network.noise`` of an `MLP`. Fitted to
-        training residuals it is too small and too sure of itself; with `validation` rows it becomes c sigma^k,
-        0 <= k <= 1, as their residuals bear out.
+        training residuals it is too small and varies too much; with `validation` rows it becomes c sigma^k,
+        0 <= k <= 1, with c and k fitted to their residuals.
     random_state : int, RandomState or None, default=None
         For learned noise. None: that of the regressor around the scale.
 
     Attributes
     ----------
     spaces_ : list of NetworkSpace
-        The training rows with weights 1 / sigma_i^2: one for all outputs, or one for each where their noise differs.
+        The training rows with weights 1 / sigma_i^2: one for all outputs, or one for each if their noise differs.
     noise_ : NetworkNoise
-        Where sigma of a row comes from.
+        The source of sigma of a row.
     head_state_ : StateFingerprint or None
-        Of the network that the noise head belongs to, where that is another one: it must stay as it is too.
+        State of the network of the noise head, if that is another network: it must not change either.
 
     Notes
     -----
     The ridge is that of the regressor, in units of the noise: pass ridge="evidence" to choose it by the training
-    targets. One more pass over the training rows, n d^2 + d^3 / 3 for each column of the noise, two where a noise
+    targets. One more pass over the training rows, n d^2 + d^3 / 3 for each column of the noise, two if a noise
     head is tempered; memory O(q d^2), and no row is kept.
 
     A RECONSTRUCTION of the scale of Kim, Choi, Rasool and Oh, "Conformal Laplace-aware predictive scaling" (arXiv
     2512.01384), from the abstracts of versions 1 (homoscedastic: scale="leverage") and 4 (heteroscedastic). The score
-    of version 1, two-sided in the posterior CDF, is increasing in |y - f| / S and is computed as that. How noise is
+    of version 1, two-sided in the posterior CDF, increases in |y - f| / S and is computed as |y - f| / S. How noise is
     fitted, how the ridge is chosen, and that the bias has a flat prior are ours; so are the defaults.
 
     Examples
@@ -88,10 +88,10 @@ class NoiseScale(Scale):
         return type(self)(self.noise_std, random_state=self.random_state)
 
     def fit(self, rows: Rows | None, residuals: Array | None = None, sample_weight: Array | None = None) -> Self:
-        """Raise ValueError: rows alone do not say how the training rows of a network are to be weighted."""
+        """Raise ValueError: the scale needs the network, because it weights the network's training rows."""
         raise ValueError(
-            "NoiseScale weighs the training rows of a network, and needs a regressor of hatband.nn around it; for "
-            "other models use LaplaceScale."
+            "NoiseScale weights the training rows of a network and works only in a regressor of hatband.nn; for other "
+            "models use LaplaceScale."
         )
 
     def predict(self, rows: Rows) -> tuple[float, Array]:
@@ -110,13 +110,13 @@ class NoiseScale(Scale):
         Returns
         -------
         aleatoric, epistemic : array (m, 1) or (m, q)
-            In the units of y^2; infinite where nothing is known.
+            In the units of y^2; infinite where the leverage is.
         """
         epistemic = np.stack([rows.leverage_in(space) for space in self.spaces_], axis=1)
         return np.square(self.noise_.of(rows)), epistemic
 
     def _fit_to_network(self, training: TrainingStream) -> str | None:
-        """Learn the noise, weigh the training rows by it, and return where residuals came from."""
+        """Learn the noise, weight the training rows by it, and return the source of the residuals."""
         network = _network_of(self.noise_std)
         apart = network is not None and network is not training.space.module
         self.head_state_ = StateFingerprint.of(network) if apart else None
@@ -139,7 +139,7 @@ class NoiseScale(Scale):
 
 @singledispatch
 def fit_to_network(scale: Any, training: TrainingStream) -> str | None:
-    """Fit a scale to what the training rows of a network say, and return where residuals came from, if it had any."""
+    """Fit a scale to the training rows of a network, and return the source of the residuals, if it used any."""
     return fit_scale(scale, lambda: training.held_out)
 
 
@@ -149,7 +149,7 @@ def _fit_noise(scale: NoiseScale, training: TrainingStream) -> str | None:
 
 
 def noise_function(scale: Any) -> Noise | None:
-    """Return what says the noise of a batch of inputs, where a scale asks for it."""
+    """Return the function that gives the noise of a batch of inputs, if a scale has one."""
     if not (isinstance(scale, NoiseScale) and callable(scale.noise_std)):
         return None
     if scale.head_state_ is not None:
@@ -158,7 +158,7 @@ def noise_function(scale: Any) -> Noise | None:
 
 
 def _network_of(noise: Any) -> Any:
-    """Return the network that a noise function is, or is a method of; None for any other function."""
+    """Return the network if a noise function is a network or its method; None for any other function."""
     owner = getattr(noise, "__self__", noise)
     return owner if isinstance(owner, nn.Module) else None
 
@@ -167,7 +167,7 @@ def _network_of(noise: Any) -> Any:
 
 
 class NetworkNoise(ABC):
-    """The deviation of the noise as a function of what is known of a row."""
+    """The standard deviation of the noise as a function of rows."""
 
     @abstractmethod
     def of(self, rows: Any) -> Array:
@@ -176,16 +176,16 @@ class NetworkNoise(ABC):
 
 @dataclass(frozen=True)
 class HeadNoise(NetworkNoise):
-    """What the noise function says, as it is."""
+    """The noise of the noise function, unchanged."""
 
     def of(self, rows: Any) -> Array:
-        """Return sigma as it is."""
+        """Return sigma unchanged."""
         return given_noise(rows)
 
 
 @dataclass(frozen=True)
 class TemperedHeadNoise(NetworkNoise):
-    """What the noise function says, c sigma^k.
+    """The noise of the noise function, tempered: c sigma^k.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ class TemperedHeadNoise(NetworkNoise):
 
     @classmethod
     def of_held(cls, held: "Held") -> "TemperedHeadNoise":
-        """Fit to residuals (n, q) of rows that network and noise have not seen, less the share of the model's error."""
+        """Fit to residuals (n, q) of rows that network and noise have not seen, less the model's share."""
         noise = np.broadcast_to(held.noise_std, held.residuals.shape)
         known = np.isfinite(held.epistemic)
         share = 1 + np.where(known, held.epistemic, 0.0) / np.square(noise)
@@ -205,14 +205,14 @@ class TemperedHeadNoise(NetworkNoise):
         return cls(tuple(Temper.of(size, deviation) for size, deviation in zip(sizes.T, noise.T, strict=True)))
 
     def of(self, rows: Any) -> Array:
-        """Return sigma tempered."""
+        """Return tempered sigma."""
         noise = np.broadcast_to(given_noise(rows), (len(rows), len(self.tempers)))
         return np.stack([temper(one) for temper, one in zip(self.tempers, noise.T, strict=True)], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class ResidualNoise(NetworkNoise):
-    """Learned from residuals of rows that the network was not trained on.
+    """Noise learned from residuals of rows that the network was not trained on.
 
     Parameters
     ----------
@@ -223,12 +223,12 @@ class ResidualNoise(NetworkNoise):
     scale: LaplaceScale
 
     def of(self, rows: Any) -> Array:
-        """Return what the regression says, within its bounds."""
+        """Return sigma by the regression, within its bounds."""
         return np.sqrt(self.scale.variances(rows)[0])
 
 
 class Held(NamedTuple):
-    """What noise is tempered by: of rows that network and noise have not seen."""
+    """Noise, residuals and epistemic variance of rows that network and noise have not seen."""
 
     noise_std: Array
     residuals: Array
@@ -248,10 +248,10 @@ def _held(training: TrainingStream, spaces: list[GramSpace], noise: Noise) -> He
 
 
 def given_noise(rows: Any) -> Array:
-    """Return what the noise function says of rows, (m, 1) or (m, q)."""
+    """Return the noise of rows by the noise function, (m, 1) or (m, q)."""
     noise = rows.noise_std if isinstance(rows, NoisyRows) else None
     if noise is None:
-        raise ValueError("these rows came without noise; read them with the noise function of the scale.")
+        raise ValueError("these rows have no noise; read them with the noise function of the scale.")
     return noise
 
 
@@ -275,7 +275,7 @@ def predictive_law(model: Any, data: Any) -> PosteriorPrediction:
     Raises
     ------
     ValueError
-        If the scale is another: constant noise is that of `LastLayerLaplace`.
+        If the scale is not a `NoiseScale`; for constant noise use `LastLayerLaplace`.
 
     Notes
     -----
@@ -296,7 +296,7 @@ def predictive_law(model: Any, data: Any) -> PosteriorPrediction:
     if not isinstance(model.scale_, NoiseScale):
         raise ValueError(
             f"predictive_law needs a model with scale=NoiseScale(...); its scale is {type(model.scale_).__name__}, "
-            "which has no noise of its own. LastLayerLaplace gives the law of constant noise."
+            "which has no noise function. LastLayerLaplace gives the law of constant noise."
         )
     parts = []
     with closing(blocks_of(model.space_, as_batches(data), noise=noise_function(model.scale_))) as blocks:

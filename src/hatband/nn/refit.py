@@ -1,4 +1,4 @@
-"""The last layer of a network solved for, where gradient descent only approaches it."""
+"""The last layer of a network, solved exactly; gradient descent only approaches this solution."""
 
 from typing import Any
 
@@ -31,16 +31,16 @@ def refit_head(
     layer: str | nn.Module | None = None,
     ridge: Any = "auto",
 ) -> nn.Module:
-    """Return a copy whose last layer minimises |y - Phi w - b|^2 + ridge |w|^2 over the rows, features as they are.
+    """Return a copy whose last layer minimises |y - Phi w - b|^2 + ridge |w|^2 over the rows, with fixed features.
 
     Parameters
     ----------
     module : nn.Module
-        A network that ends in a linear layer; it is left as it is.
+        A network that ends in a linear layer; it does not change.
     data : DataLoader of (inputs, y), array (n, ...) or pair (X, y)
         Training rows.
     y : array (n,) or (n, q), optional
-        Targets beside an array.
+        Targets of an array.
     layer : str, nn.Module or None, default=None
         The last linear layer; None finds it, see `find_head`.
     ridge : float, "evidence", "gcv" or "auto", default="auto"
@@ -83,8 +83,8 @@ def refit_head(
     head = head_of(module, batches, layer)
     if not head.is_affine:
         raise ValueError(
-            f"the output of the layer {head.name!r} must be the prediction itself; something follows it, which a "
-            "linear solve knows nothing of. Train the network without it, or pass another layer=."
+            f"the output of the layer {head.name!r} must be the prediction itself; the module changes it after, "
+            "which a linear solve cannot include. Train the network without it, or pass another layer=."
         )
     statistics = _statistics(module, head, batches)
     with_bias = head.layer.bias is not None
@@ -99,7 +99,7 @@ def refit_head(
 
 
 def _statistics(module: nn.Module, head: Head, batches: Batches | ArrayBatches) -> TriangularStatistics:
-    """Fold features and targets of all batches into a triangle, on the host."""
+    """Add features and targets of all batches to a triangle, on the host."""
     statistics = None
     with head.watching(module) as run:
         for inputs, target in batches:
@@ -123,7 +123,7 @@ def _write(layer: nn.Module, slopes: np.ndarray, intercepts: np.ndarray | None) 
     parameters = dict(layer.named_parameters(recurse=False))
     if "weight" not in parameters or (intercepts is not None and "bias" not in parameters):
         raise ValueError(
-            "the head must hold its weights as plain parameters to be solved for; this one is parametrised (weight "
+            "the weights of the head must be plain parameters to be solved for; this head is parametrised (weight "
             "norm, pruning). Remove the parametrisation first."
         )
     solved = {"weight": slopes.T} if intercepts is None else {"weight": slopes.T, "bias": intercepts}
@@ -131,7 +131,7 @@ def _write(layer: nn.Module, slopes: np.ndarray, intercepts: np.ndarray | None) 
         parameter = parameters[name]
         if not (np.abs(values) <= torch.finfo(parameter.dtype).max).all():
             raise ValueError(
-                f"the {name} that was solved for must fit into the {parameter.dtype} of the head; it has an entry of "
+                f"the {name} of the solution must fit into the {parameter.dtype} of the head; it has an entry of "
                 f"{np.abs(values).max():.1e}. Rescale y or the features, or call module.double() first."
             )
         parameter.copy_(torch.from_numpy(values))

@@ -1,4 +1,4 @@
-"""The base of regressors around networks: rows come in batches, and every question is one pass over them."""
+"""The base of regressors around networks: rows come in batches, and every call is one pass over them."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator
@@ -25,7 +25,7 @@ from hatband.nn.measure.training_stream import leverage_alone
 
 @dataclass(frozen=True, eq=False)
 class BandOfBatch:
-    """The rows of a batch as calibration sees them; band and leverage are worked out where they are asked for.
+    """The rows of a batch as calibration needs them; band and leverage are computed only if needed.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class BandOfBatch:
         Before it is calibrated.
     leverage : callable() -> array (b,)
     target : array (b,) or (b, q), or None
-        As the loader has it.
+        As the loader yields it.
     """
 
     prediction: Array
@@ -46,8 +46,8 @@ class BandOfBatch:
 class NetworkRegressor(CalibratedRegressor):
     """A regressor around trained networks that reads arrays, or loaders of batches.
 
-    A subclass yields its band batch by batch, and makes `plan_` when it is trained. The shape of predictions is that of
-    the y that training got, else of the y that calibrates first, else of what the network returns.
+    A subclass yields its band batch by batch, and makes `plan_` when it is trained. Predictions have the
+    shape of the y in training; without it that of the first y in calibration, and before that of the network's output.
     """
 
     symmetric: bool
@@ -55,17 +55,17 @@ class NetworkRegressor(CalibratedRegressor):
     likelihood_ratio: Any
     joint: bool
     plan_: CalibrationPlan
-    #: Whether some y has decided the shape of predictions.
+    #: Whether the shape of predictions is that of some y.
     target_seen_: bool
 
     @abstractmethod
     def _bands(self, data: Any, y: Any = None) -> Generator[BandOfBatch, None, None]:
-        """Yield the rows batch by batch; the networks are watched until it is closed."""
+        """Yield the rows batch by batch; networks have hooks until the generator is closed."""
 
     # ---------------------------------------------------------------- training
 
     def _check_settings(self) -> Any:
-        """Raise for parameters that nothing else looks at before training; return the first level."""
+        """Check the parameters that are used only after training; return the first level."""
         check_in(self.symmetric, (True, False), "symmetric")
         check_in(self.joint, (True, False), "joint")
         return check_confidence_level(self.confidence_level)[0][0]
@@ -73,7 +73,7 @@ class NetworkRegressor(CalibratedRegressor):
     def _planned(
         self, data: Any, y: Any, validation: Any, X_target: Any, leverages: Callable[[], Rows]
     ) -> CalibrationPlan:
-        """Return how to calibrate, by what the training rows say of it.
+        """Return the plan of calibration, with what it learns from training rows.
 
         Parameters
         ----------
@@ -102,13 +102,13 @@ class NetworkRegressor(CalibratedRegressor):
         Parameters
         ----------
         data : DataLoader, pair (X, y) or array X
-            Calibration rows, exchangeable with the rows to come and apart from those that trained network and scale.
+            Calibration rows, exchangeable with the rows to come; they must not have trained network or scale.
         y : array (n,) or (n, q), optional
-            Targets beside an array.
+            Targets of an array.
         groups : array-like (n,), optional
-            Group of each row, any hashable labels: rows are calibrated by those of their own group (see `Groups`).
+            Group of each row, any hashable labels: each group is calibrated by itself (see `Groups`).
         likelihood_ratio : array-like (n,), optional
-            Density of the new rows' population over that of these rows, at each row, >= 0, up to one factor.
+            Density of the population of new rows over the density of these rows, at each row: >= 0, up to one factor.
 
         Returns
         -------
@@ -120,8 +120,8 @@ class NetworkRegressor(CalibratedRegressor):
         NotFittedError
             If `fit_train` has not run.
         ValueError
-            If there are no targets, something is not finite, or the groups are functions of X and X comes in batches;
-            the object stays as it was.
+            If there are no targets, something is not finite, or groups are functions of X and X comes in batches. The
+            object then does not change.
         """
         self._check_trained("calibrate")
         with unchanged_on_failure(self):
@@ -129,7 +129,7 @@ class NetworkRegressor(CalibratedRegressor):
         return self
 
     def _calibrate(self, data: Any, y: Any, X: Any, groups: Any, likelihood_ratio: Any) -> None:
-        """Keep the scores of rows with who they are ranked for; functions of X are asked about `X`."""
+        """Keep the scores of rows with their groups and weights; functions of X are applied to `X`."""
         levels, _ = check_confidence_level(self.confidence_level)
         seen = self._gathered(data, y)
         self.calibration_ = self.plan_.calibration(
@@ -163,18 +163,18 @@ class NetworkRegressor(CalibratedRegressor):
     def _intervals_at(
         self, data: Any, X: Any, levels: list[Any], groups: Any, likelihood_ratio: Any
     ) -> tuple[Array, list[Ends]]:
-        """Return predictions and ends; functions of X are asked about `X`."""
+        """Return predictions and ends; functions of X are applied to `X`."""
         seen = self._gathered(data)
         new = self.calibration_.reader.read(X, seen.rows, groups, likelihood_ratio)
         return seen.band.point, self.calibration_.ends(seen.band, new, levels, self.symmetric)
 
     def _of_each(self, data: Any, verb: Callable[[BandOfBatch], Array]) -> Array:
-        """Return what a function makes of every batch, one below the other."""
+        """Return the results of a function for all batches, one below the other."""
         with closing(self._bands(data)) as batches:
             return stacked(map(verb, batches))
 
     def _gathered(self, data: Any, y: Any = None) -> "GatheredBand":
-        """Return the band over all rows, of which nothing else is kept."""
+        """Return the band over all rows; nothing else of the rows is kept."""
         with_leverage = "plan_" in vars(self) and self.plan_.needs_leverage
         with closing(self._bands(data, y)) as batches:
             return GatheredBand.of(batches, with_leverage)
@@ -182,14 +182,14 @@ class NetworkRegressor(CalibratedRegressor):
 
 @dataclass(frozen=True, eq=False)
 class GatheredBand:
-    """What is kept of many rows: a few numbers for each.
+    """A few numbers for each of many rows: band, target and, if needed, leverage.
 
     Parameters
     ----------
     band : Band
     target : array (m,) or (m, q), or None
     rows : Rows
-        With leverage where groups are read off it.
+        With leverage if groups are bins of leverage.
     """
 
     band: Band

@@ -18,31 +18,31 @@ class Scale(BaseEstimator, ABC):
     """The shape of a band: the interval is prediction + shift -+ threshold x width.
 
     A scale is fitted on training rows as if each had not been seen, never on calibration rows; so the calibrated
-    interval keeps its guarantee whatever the scale says. Widths are defined up to one common factor.
+    interval keeps its guarantee with any scale. Widths are defined up to one common factor.
 
     Notes
     -----
-    A scale of your own has `fit` and `predict`, and states four facts about itself. Where a fact is used and cannot be
-    true, an error says so; what no run can see (rows fetched for nothing, a wrong exponent) is found by the contract in
+    To write a scale, define `fit` and `predict`, and set four class attributes. Where one is used and cannot be true,
+    an error says so; what no run can see (rows fetched without need, a wrong exponent) is found by the contract in
     ``tests/scales/test_contract.py``.
 
     ``needs_residuals`` (default False)
         ``fit`` gets training rows and their held-out residuals. False: ``fit(None)`` is called, which costs nothing.
         Wrongly False: fit fails without rows, and the error names this flag. Wrongly True: leave-one-out or five refits
-        are done for nothing.
+        run without need.
     ``works_without_residuals`` (default False)
-        ``fit(None)`` is an answer too, for a model that can give no held-out residuals. False: such a model is refused
-        with a message. Wrongly True: fit fails for such a model, and the error names this flag.
+        ``fit(None)`` also works, for a model that has no held-out residuals. False: such a model is refused with a
+        message. Wrongly True: fit fails for such a model, and the error names this flag.
     ``pointwise`` (default False)
-        ``predict`` uses ``rows.leverage`` and ``rows.sampling_leverage`` only, and gives one width for each leverage.
-        Jackknife+ and the online estimator know no more of a row, and refuse other scales. Wrongly False: they refuse a
-        scale that would serve. Wrongly True: an error when predict asks for inputs or prediction.
+        ``predict`` uses only ``rows.leverage`` and ``rows.sampling_leverage``, and gives one width for each leverage.
+        Jackknife+ and the online estimator have no other fields and refuse other scales. Wrongly False: they refuse a
+        scale that they could use. Wrongly True: they raise an error when predict reads inputs or prediction.
     ``leverage_exponent`` (default None)
-        The p of a width (1 + h)^p of posterior leverage. Jackknife+ leaves out rows by it whose bounds cannot matter.
+        The p of a width (1 + h)^p of posterior leverage. With it jackknife+ skips rows whose bounds cannot matter.
         Wrongly None: it is slower. A wrong p: its intervals are wrong, without a message.
 
     Of the parameters in ``__init__``, ``level`` and ``random_state`` that are None are set by the estimator around the
-    scale. ``fit`` takes ``sample_weight``; of a scale whose fit does not, weighted rows are refused.
+    scale. ``fit`` takes ``sample_weight``; if it does not, weighted rows are refused.
 
     Examples
     --------
@@ -322,7 +322,7 @@ class LeverageScale(Scale):
     Raises
     ------
     ValueError
-        If power is negative or not finite, or form is neither of the two.
+        If power is negative or not finite, or form is not one of the two.
 
     Notes
     -----

@@ -43,7 +43,7 @@ class LaplaceScale(Scale):
     ----------
     noise : regressor, callable(rows) -> array (m,) or (m, q), or None, default=None
         What sigma(x) is: None a ``HistGradientBoostingRegressor`` with gamma loss for |residual|; a regressor is
-        fitted in its place; a callable is taken as it is, up to a common factor: the noise head of a network.
+        fitted in its place; a callable is used up to a common factor: the noise head of a network.
     columns : tuple of str, default=("leverage", "prediction", "inputs")
         What the regressor sees: log h(x), the prediction, the numeric inputs of the model.
     random_state : int, RandomState or None, default=None

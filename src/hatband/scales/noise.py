@@ -26,7 +26,7 @@ class Temper:
     Parameters
     ----------
     exponent : float
-        0 makes them all equal, 1 takes them as they are.
+        0 makes them all equal, 1 leaves them unchanged.
     level : float
         Makes their mean size that of the residuals.
     """

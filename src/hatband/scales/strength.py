@@ -34,7 +34,7 @@ class StrengthScale(Scale):
     Raises
     ------
     ValueError
-        If form is neither of the two.
+        If form is not one of the two.
 
     Notes
     -----

@@ -43,7 +43,7 @@ class LeverageBins(BaseEstimator):
 
     Notes
     -----
-    P(y in interval | bin of leverage) >= level. Where outputs have ridges of their own, the largest leverage counts.
+    P(y in interval | bin of leverage) >= level. Where each output has its own ridge, the largest leverage counts.
     Cost: one leverage per row.
 
     Examples

@@ -57,9 +57,9 @@ class ClassifierRatio(BaseEstimator):
         Parameters
         ----------
         X : array-like, sparse matrix or DataFrame of n rows
-            Rows of the population that calibration rows come from, apart from these.
+            Rows of the population of the calibration rows, but not these rows.
         X_target : the same of m rows
-            Rows of the population to predict for, apart from those that will be predicted.
+            Rows of the population to predict for, but not the rows that will be predicted.
 
         Returns
         -------

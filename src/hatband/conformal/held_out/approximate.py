@@ -106,7 +106,7 @@ class ApproximateJackknifePlusRegressor(HeldOutRegressor):
     method : {"plus", "minmax"}, default="plus"
         As in `JackknifePlusRegressor`.
     confidence_level : float or list of float, default=0.9
-        Probability with which an interval is to hold.
+        Probability with which an interval must hold.
     block_size : int or None, default=None
         New rows worked on at once; None takes as many as make a block of 2^18 numbers.
 

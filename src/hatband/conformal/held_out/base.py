@@ -38,7 +38,7 @@ class HeldOutRegressor(RegressorWrapper, IntervalRegressor):
         Parameters
         ----------
         X : array-like, sparse matrix or DataFrame of n rows
-            Handed to the estimator as it is.
+            Passed to the estimator unchanged.
         y : array-like (n,) or (n, q)
             Target, finite. One column as (n, 1) keeps its axis in the intervals.
         sample_weight : array-like (n,), optional

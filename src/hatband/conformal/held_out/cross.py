@@ -39,9 +39,9 @@ class CrossConformalRegressor(CallbackSupportMixin, HeldOutRegressor):
     geometry, scale : as in SplitConformalRegressor
         Fitted in each fold.
     confidence_level : float or list of float, default=0.9
-        Probability with which an interval is to hold.
+        Probability with which an interval must hold.
     random_state : int, RandomState or None, default=None
-        For scales that need folds of their own.
+        For scales that need their own folds.
     n_jobs : int or None, default=None
         Processes for the refits. With scikit-learn >= 1.9, ``set_callbacks(ProgressBar())`` shows how far they are.
     block_size : int or None, default=None
@@ -118,7 +118,7 @@ class CrossConformalRegressor(CallbackSupportMixin, HeldOutRegressor):
         Parameters
         ----------
         X : array-like, sparse matrix or DataFrame of n rows
-            Handed to the estimator as it is.
+            Passed to the estimator unchanged.
         y : array-like (n,) or (n, q)
             Target, finite. One column as (n, 1) keeps its axis in the intervals.
         sample_weight : array-like (n,), optional

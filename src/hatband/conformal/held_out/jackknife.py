@@ -30,7 +30,7 @@ class JackknifePlusRegressor(HeldOutRegressor):
     scale : str, Scale or callable(rows) -> width, default="leverage"
         A function of a row's leverage alone: "leverage", "constant", `LeverageScale` with your own power.
     confidence_level : float or list of float, default=0.9
-        Probability with which an interval is to hold.
+        Probability with which an interval must hold.
     allow_tuned : bool, default=False
         Accept estimators that tune hyperparameters on the rows they are fitted to (RidgeCV, searches) and scales that
         are fitted to all residuals: the guarantee is lost, and a warning says so.
@@ -58,7 +58,7 @@ class JackknifePlusRegressor(HeldOutRegressor):
     Notes
     -----
     Guarantee for exchangeable rows, with penalty and features fixed in advance: P(y in interval) >= 1 - 2 (1 - level)
-    for "plus", whatever the scale, close to the level where leave-one-out models are stable; >= level for "minmax".
+    for "plus" with any scale, close to the level where leave-one-out models are stable; >= level for "minmax".
     Barber, Candes, Ramdas and Tibshirani (2021), *Predictive inference with the jackknife+*, theorems 1 and 2. None
     holds for hyperparameters or features that were learned from the same y.
 

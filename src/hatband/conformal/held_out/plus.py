@@ -23,7 +23,7 @@ class Reach(NamedTuple):
     low, high : array (b, n)
         mu_-i(x) -+ spread_i width_-i(x), in the units of y; infinite where there is no finite bound.
     below, above : int
-        Held-out rows that are left out because their `high` is known to lie below that of every rank asked for, and
+        Held-out rows that are left out because their `high` is known to lie below that of every requested rank, and
         their `low` above; and the reverse.
     """
 

@@ -147,7 +147,7 @@ class AggregatedLevel(LevelAdaptation):
     steps : sequence of float, default=(0.001, 0.002, 0.004, 0.008, 0.016)
         Step of each expert. Larger ones follow faster, and give infinite intervals after a few misses in a row.
     horizon : int, default=500
-        Number of rows over which the mean is to do as well as the best sequence of levels; sets the rate at which
+        Number of rows over which the mean should do as well as the best sequence of levels; sets the rate at which
         trust moves.
 
     Raises

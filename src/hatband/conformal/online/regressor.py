@@ -39,8 +39,8 @@ class OnlineConformalRegressor(IntervalRegressor):
     """Intervals mu(x) -+ q_t (1 + h(x))^1/2 for streams: ridge that learns row by row, at a level that corrects itself.
 
     Every row is predicted by the model of the rows before it, scored, and then learned; the threshold q_t is an order
-    statistic of the latest scores at a level that moves so that the coverage asked for is met in the long run, drift or
-    not. What comes out does not depend on the blocks that rows arrive in.
+    statistic of the latest scores at a level that adapts so that the chosen coverage holds in the long run, with or
+    without drift. Results do not depend on the blocks in which rows arrive.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class OnlineConformalRegressor(IntervalRegressor):
         Whether there is an intercept, which is not penalised.
     transformer : transformer or None, default=None
         Feature map: cloned and fitted to the X of the first block, then fixed; ``FrozenEstimator(transformer)`` keeps a
-        fitted one. None uses the columns as they are.
+        fitted one. None uses the columns unchanged.
     window : int or None, default=None
         Number of latest rows that the model is made of, up to three blocks more (see Notes); None for all rows.
     scale : "leverage", "constant" or a scale of leverage alone, default="leverage"

@@ -32,7 +32,7 @@ class Kind:
     json : tuple of types
         What it is in JSON.
     decode : callable(value, where) -> value
-        Returns what JSON of these types stands for; ValueError beyond its limits.
+        Returns the object for a JSON value of these types; ValueError beyond its limits.
     python : tuple of types, optional
         What it is in Python; by default as in JSON.
     encode : callable(value) -> value

@@ -151,17 +151,17 @@ def save_last_layer(model: Any, path: str | Path) -> None:
 
 
 def check_savable(model: Any) -> None:
-    """Raise for a model whose scores do not all count alike: groups and ratios are functions and labels of any kind."""
+    """Raise if the model has groups or a likelihood ratio: their functions and labels cannot be written."""
     plan, calibration = model.plan_, vars(model).get("calibration_")
     if plan.always or plan.ratio or not (calibration is None or calibration.is_pooled):
         raise ValueError(
-            "save writes calibrations in which all scores count alike; this model has groups or a likelihood ratio. "
-            "Save it trained without them, and calibrate by groups after loading, or pickle the model instead."
+            "save writes only calibrations with scores of equal weight; this model has groups or a likelihood ratio. "
+            "Train and save it without them and calibrate by groups after loading, or pickle the model instead."
         )
 
 
 def calibration_fields(model: Any) -> dict[str, Any]:
-    """Return scores and proportions of the joint box, None where there are none."""
+    """Return scores and proportions of the joint box, None if the box is not joint."""
     calibration, outputs = vars(model).get("calibration_"), model.plan_.outputs
     return {
         "scores": None if calibration is None else calibration.scores,

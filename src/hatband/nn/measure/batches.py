@@ -95,7 +95,7 @@ def as_batches(data: Any, y: Any = None) -> Batches | ArrayBatches:
 
 
 def inputs_of(data: Any) -> Any:
-    """Return X of a pair (X, y), and other data as they are."""
+    """Return X of a pair (X, y), and other data unchanged."""
     return data[0] if _is_pair(data) else data
 
 

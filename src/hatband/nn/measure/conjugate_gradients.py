@@ -47,7 +47,7 @@ def conjugate_gradient_leverage(
     tolerance : float, default=1e-3
         Relative width of the bracket at which iteration stops.
     max_iterations : int, default=500
-        After which the bracket is returned as wide as it is.
+        After these the bracket is returned even if it is wider.
 
     Returns
     -------

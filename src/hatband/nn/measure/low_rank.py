@@ -193,7 +193,7 @@ class LowRankTangentGeometry(Geometry):
     ridge : float or "auto", default="auto"
         > 0, in the sum convention; "auto" is 1e-2 tr(J'J) / min(n, p), as in `TangentGeometry`.
     fit_intercept : bool, default=True
-        Whether a constant is left free, beside all parameters.
+        Whether a constant is free, in addition to all parameters.
     rank : int, default=200
         How many directions.
     iterations : int, default=2

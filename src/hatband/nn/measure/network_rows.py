@@ -80,7 +80,7 @@ class NetworkRows:
 
 
 class NoisyRows(Rows):
-    """Rows beside what a noise function says of their inputs.
+    """Rows with the noise that a noise function gives for their inputs.
 
     Parameters
     ----------
@@ -346,7 +346,7 @@ def _whole(parts: Any) -> Array | None:
 
 
 def noise_of(noise: Callable[[Any], Any] | None, seen: ForwardPass) -> Array | None:
-    """Return what a noise function says of a batch, (b, 1) or (b, q); None where there is no function."""
+    """Return the noise of a batch by a noise function, (b, 1) or (b, q); None if there is no function."""
     if noise is None:
         return None
     deviation = _checked_noise(_host(noise(seen.inputs)), len(seen.features))

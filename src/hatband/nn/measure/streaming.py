@@ -265,7 +265,7 @@ def feature_statistics(
     data : DataLoader, array (n, ...) or pair (X, y)
         Rows. With targets, the statistics hold these too, as columns beside the features.
     y : array (n,) or (n, q), optional
-        Targets beside an array.
+        Targets of an array.
     layer : str, nn.Module or None
         The head; see `find_head`.
 
@@ -281,7 +281,7 @@ def feature_statistics(
 
     Notes
     -----
-    One forward pass and n d^2 operations; O(d^2 + block d) memory, whatever the number of rows. Products are in
+    One forward pass and n d^2 operations; O(d^2 + block d) memory for any number of rows. Products are in
     float64, which TF32 does not touch. Statistics of parts merge: `GramStatistics.merge`, or `all_reduce`. Means are
     moved as in Chan, Golub and LeVeque (1983), eq. 2.1.
 

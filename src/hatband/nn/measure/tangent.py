@@ -163,7 +163,7 @@ def blocks_of_gradients(count: int, size: int) -> Iterator[slice]:
 class TangentFeatures:
     """phi(x) = grad_w f(x; w) at the trained weights: the features of the neural tangent kernel.
 
-    Computed in float64, whatever the network is in, on a copy of it.
+    Computed in float64 on a copy of the network.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ class TangentGeometry(Geometry):
         In the sum convention; "auto" is 1e-2 tr(J'J) / min(n, p), J centred where a constant is free. A geometry sees
         no y to choose it by.
     fit_intercept : bool, default=True
-        Whether a constant is left free, beside all parameters.
+        Whether a constant is free, in addition to all parameters.
     exactness : {"none", "given"}, default="none"
         Of a network "none"; "given" for a ridge regression on these very gradients.
 

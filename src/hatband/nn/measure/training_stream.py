@@ -1,4 +1,4 @@
-"""The rows that a network was trained on, read as often as a scale or a calibration asks for something of them."""
+"""The rows that a network was trained on, read each time a scale or a calibration needs them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -45,7 +45,7 @@ class TrainingStream:
     validation : batches or None
         Rows that the network was not trained on.
     fit_train_rows : {"auto", "unseen"}
-        Whether the network is to be taken as not trained on them.
+        Whether the network counts as not trained on them.
     seed : int
         Draws the rows that a scale learns from where they are many.
     """
@@ -63,9 +63,9 @@ class TrainingStream:
         Raises
         ------
         NoHeldOutResiduals
-            If there are none: the network was trained on the only rows.
+            If there are none, because the network was trained on all rows given.
         ValueError
-            If the rows differ between processes, or count with weights.
+            If the rows differ between processes, or have weights.
         """
         if self.validation is not None:
             return validation_rows(self.space, self.validation, self.seed)
@@ -78,21 +78,21 @@ class TrainingStream:
         self.check_alone("a scale that learns")
         if self.task.weights is not None:
             raise ValueError(
-                "a scale that learns counts rows alike, and these have sample_weight; pass validation=, or "
+                "a scale that learns from rows of fit_train takes no sample_weight; pass validation=, or "
                 "scale='leverage'."
             )
         return training_rows(self.space, self.task.batches, self.seed)
 
     def check_alone(self, what: str) -> None:
-        """Raise where other processes have other training rows."""
+        """Raise if other processes have other training rows."""
         if self.task.merge is not None:
             raise ValueError(
                 f"{what} needs the same rows in every process, so that all have the same band; those of fit_train "
-                "differ. Pass validation=, the same everywhere, where that says enough, or scale='leverage' without it."
+                "differ. Pass the same validation= in every process if that is enough, or use scale='leverage'."
             )
 
     def leverages(self) -> Rows:
-        """Return the training rows with leave-one-out leverage, and nothing else."""
+        """Return the training rows with only their leave-one-out leverage."""
         self.check_alone("LeverageBins")
         return leverage_alone(stacked(rows.leverage for _, rows, _ in self._blocks(None)))
 
@@ -108,7 +108,7 @@ class TrainingStream:
         """
         if not isinstance(self.space, GramSpace):
             raise ValueError(
-                "noise weighs the rows of a Gram matrix, which low rank does not form. Pass "
+                "noise weights the rows of a Gram matrix, and low rank does not form one. Pass "
                 "layer=WholeNetwork(exact_up_to=...) with a larger number, or layer=None for the last layer."
             )
         sums: list[GramStatistics | None] = []
@@ -131,7 +131,7 @@ class TrainingStream:
         return fit_space(self.space.module, self.space.part, whole, self.task.ridge, self.task.penalise_bias)
 
     def _blocks(self, noise: Noise | None) -> Iterator[tuple[NetworkRows, NoisyRows, Array | None]]:
-        """Yield blocks of the training rows, as they are and as if each row had been left out, and their weights."""
+        """Yield blocks of the training rows, the same rows with each left out, and their weights."""
         start = 0
         with closing(blocks_of(self.space, self.task.batches, noise=noise)) as blocks:
             for block in blocks:
@@ -142,10 +142,10 @@ class TrainingStream:
 
 
 def leverage_alone(leverage: Array) -> Rows:
-    """Return rows of which only the leverage is known."""
+    """Return rows for which only the leverage is known."""
 
     def unknown() -> Array:
-        raise AttributeError("of these rows only the leverage was gathered.")
+        raise AttributeError("only the leverage of these rows was computed.")
 
     return Rows(
         len(leverage),

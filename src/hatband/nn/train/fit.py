@@ -97,7 +97,7 @@ def fit_network(
     Parameters
     ----------
     module : nn.Module
-        The network; parameters with ``requires_grad=False`` stay as they are.
+        The network; parameters with ``requires_grad=False`` do not change.
     X : array-like (n, k), tensor, or DataLoader of (x, y)
         Training rows: arrays as floating-point numbers, tensors of integers as the codes that they are.
     y : array-like (n,) or (n, q)
@@ -268,7 +268,7 @@ def _train(module: Any, rows: EpochRows, units: Units, loss: Callable[..., Any],
         value = loss(module, batch, units)
         if not value.requires_grad:
             raise ValueError(
-                f"the output of {type(module).__name__} must have gradients in its parameters; it has none. Remove "
+                f"the output of {type(module).__name__} must be differentiable in its parameters; it is not. Remove "
                 "detach() or no_grad() from its forward."
             )
         value.backward()

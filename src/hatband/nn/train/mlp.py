@@ -1,4 +1,4 @@
-"""A perceptron for tables: inputs standardised inside, a head for the mean and, where asked for, one for the noise."""
+"""A perceptron for tables: inputs standardised inside, a head for the mean and, on request, one for the noise."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
