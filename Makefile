@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-slow kernels lint format tutorials bench check clean
+.PHONY: demo test test-slow kernels lint format tutorials bench clean
 
 demo: $(VENV)/.demo             ## calibrated, leverage-aware intervals on real data, and a picture of them
 	$(BIN)/python -m hatband demo

@@ -9,18 +9,16 @@ import pytest
 from sklearn.linear_model import Ridge
 
 import hatband
+from guide import BLOCKS, GUIDE, TEXT
 from hatband import SplitConformalRegressor
 
-GUIDE = Path(__file__).parents[1] / "CONTRIBUTING.md"
-TEXT = GUIDE.read_text()
 SOURCE = Path(hatband.__file__).parent
 
 
 def test_the_recipes_run_from_top_to_bottom():
     names: dict[str, object] = {"__name__": "contributing"}
-    blocks = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
-    assert len(blocks) > 5
-    for block in blocks:
+    assert len(BLOCKS) > 5
+    for block in BLOCKS:
         exec(compile(block, str(GUIDE), "exec"), names)
 
 

@@ -94,7 +94,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("estimator", [RidgeCV(), GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}, cv=3)])
     def test_tuned_hyperparameters_need_a_word_and_lose_the_guarantee(self, estimator, data):
-        with pytest.raises(ValueError, match=r"chose hyperparameters .* allow_tuned=True and lose the guarantee"):
+        with pytest.raises(ValueError, match=r"choices made on these rows.* allow_tuned=True and lose the guarantee"):
             FullConformalRegressor(estimator).fit(*data)
         with pytest.warns(CalibrationWarning, match="coverage guarantee is lost"):
             model = FullConformalRegressor(estimator, allow_tuned=True).fit(*data)

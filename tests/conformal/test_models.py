@@ -70,9 +70,9 @@ def test_every_model_gets_finite_intervals_around_its_own_prediction(estimator, 
 
 
 class Counting(TransformerMixin, BaseEstimator):
-    """Passes X on and counts how often it runs; the count is shared by clones."""
+    """Passes X on and counts how often it runs, and on how many rows; the counts are shared by clones."""
 
-    calls = {"fit": 0, "transform": 0}
+    calls = {"fit": 0, "transform": 0, "rows": 0}
 
     def fit(self, X, y=None):
         self.calls["fit"] += 1
@@ -81,6 +81,7 @@ class Counting(TransformerMixin, BaseEstimator):
 
     def transform(self, X):
         self.calls["transform"] += 1
+        self.calls["rows"] += len(X)
         return X
 
 
@@ -90,16 +91,18 @@ class Counting(TransformerMixin, BaseEstimator):
 def test_a_pipeline_transforms_once_per_call(last, data):
     X, y = data
     model = SplitConformalRegressor(make_pipeline(Counting(), last), scale="leverage")
-    for call, times in [
-        (lambda: model.fit_train(X[:100], y[:100]), 2),  # once in the Pipeline's own fit, once for the space
-        (lambda: model.calibrate(X[100:], y[100:]), 1),
-        (lambda: model.predict_interval(X), 1),
-        (lambda: model.leverage(X), 1),
-        (lambda: model.predict(X), 1),
+    n = len(X)
+    for call, times, rows in [
+        # Once in the Pipeline's own fit, once for the space, and 16 rows for each of two predictions that are compared.
+        (lambda: model.fit_train(X[:100], y[:100]), 4, 232),
+        (lambda: model.calibrate(X[100:], y[100:]), 1, n - 100),
+        (lambda: model.predict_interval(X), 1, n),
+        (lambda: model.leverage(X), 1, n),
+        (lambda: model.predict(X), 1, n),
     ]:
-        Counting.calls["transform"] = 0
+        Counting.calls.update(transform=0, rows=0)
         call()
-        assert Counting.calls["transform"] == times
+        assert (Counting.calls["transform"], Counting.calls["rows"]) == (times, rows)
 
 
 def frame(rng, n=200):

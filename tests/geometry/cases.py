@@ -42,16 +42,15 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sklearn.svm import SVR, NuSVR
 from sklearn.tree import DecisionTreeRegressor, ExtraTreeRegressor
 
+from guide import RECIPES
 from hatband.geometry import (
     FeatureGeometry,
-    Features,
     Geometry,
     InputsGeometry,
     KernelGeometry,
     MaternKernel,
     NystroemGeometry,
     PairwiseKernel,
-    Space,
     TransformerGeometry,
     geometry_of,
 )
@@ -88,8 +87,9 @@ class Case:
         shape = "" if self.y.ndim == 1 else f"-{self.y.shape[1]}outputs"
         return f"{self.model!r}{shape}{'-weighted' if self.weighted else ''}".replace(" ", "").replace("\n", "")
 
-    def fitted(self):
-        return clone(self.model).fit(X, self.y, **({"sample_weight": W} if self.weighted else {}))
+    def fitted(self, target=None):
+        target = self.y if target is None else target
+        return clone(self.model).fit(X, target, **({"sample_weight": W} if self.weighted else {}))
 
     def geometry(self):
         return geometry_of(self.fitted())
@@ -110,25 +110,6 @@ class Made:
 
     def __str__(self):
         return f"{self.name}{'-weighted' if self.weighted else ''}"
-
-
-class Distance(Geometry):
-    """A user's geometry: as little as a space can have."""
-
-    def fit(self, X, sample_weight=None):
-        return DistanceSpace(X.mean(axis=0), X.std(axis=0), len(X))
-
-
-class DistanceSpace(Space):
-    def __init__(self, centre, spread, n_samples):
-        self.centre, self.spread, self.n_samples = centre, spread, n_samples
-
-    def features(self, X):
-        return Features(X, np.asarray(X, dtype=float))
-
-    def leverages(self, features):
-        h = np.square((features.values - self.centre) / self.spread).mean(axis=1)
-        return h, h
 
 
 # Models whose coefficients satisfy Phi_c'W e = ridge coef.
@@ -250,8 +231,17 @@ MADE = [
         Made("landmarks", lambda: NystroemGeometry(_RBF, 0.5, landmarks=20), weighted),
         Made("landmarks with intercept", lambda: NystroemGeometry(_RBF, 0.5, True, landmarks=20), weighted),
         Made("all landmarks", lambda: NystroemGeometry(_RBF, 0.5), weighted),
-        Made("a user's distance", Distance, weighted),
+        Made("exact features", lambda: FeatureGeometry(2.0, exactness="exact"), weighted, "exact"),
+        Made("the distance of CONTRIBUTING.md", RECIPES.Distance, weighted),
     )
 ]
+# Features are learned from X: "exact" with these held, and no refit without a row learns the same ones.
+LEARNED_FROM_X = [
+    Case(make_pipeline(StandardScaler(), Ridge(3.0)), exactness="exact"),
+    Case(RECIPES.ScaledRidge(3.0), exactness="exact"),
+    Case(RECIPES.ScaledRidge(3.0), Y, weighted=True, exactness="exact"),
+    Case(make_pipeline(StandardScaler(), RECIPES.ScaledRidge(3.0)), exactness="exact"),
+]
+WRAPPERS = [Case(RECIPES.Clipped(Ridge(2.0))), Case(RECIPES.Clipped(make_pipeline(PolynomialFeatures(2), Ridge(2.0))))]
 # Every kind of space. A new one goes in here, as a model or as a geometry, and every promise of a space is tested.
-SPACES = [*EVERY, *COMPOSED, *MADE]
+SPACES = [*EVERY, *COMPOSED, *LEARNED_FROM_X, *WRAPPERS, *MADE]

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from geometry.cases import FAR, NEW, SPACES, Case, N, W, X
+from geometry.cases import COMPOSED, EVERY, FAR, NEW, SPACES, Case, N, W, X
 from hatband.geometry import geometry_of
 from hatband.geometry.composite import PerOutputSpace, Preprocessed
 from hatband.geometry.features import RidgePerBatch
 from oracles import leave_one_out_predictions
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-# Noise of each row belongs to these rows: a refit without one of them needs it too.
-EXACT = [case for case in SPACES if case.exactness == "exact" and np.shape(getattr(case.model, "alpha", 0)) != (N,)]
+SMOOTHERS = [case for case in SPACES if isinstance(case, Case) and case.exactness != "none"]
+EXACT = [case for case in SMOOTHERS if case.exactness == "exact"]
+# Nothing of these is learned from X. Noise of each row belongs to these rows: a refit without one needs it too.
+REFITTED = [c for c in [*EVERY, *COMPOSED] if c in EXACT and np.shape(getattr(c.model, "alpha", 0)) != (N,)]
 
 
 @pytest.fixture(params=SPACES, ids=str)
@@ -55,6 +57,13 @@ def training_weights(case):
     return (1.0 if own is None else own) * (np.ones(N) if case.weights is None else case.weights)
 
 
+def leave_one_out(case):
+    """Predictions (n, q) of each row without it, y - e / (1 - w h)."""
+    space, w, y = fitted(case), training_weights(case), case.y.reshape(N, -1)
+    h = np.asarray(space.leverage(space.features(X))).reshape(N, -1)
+    return y - (y - case.fitted().predict(X).reshape(y.shape)) / (1 - w[:, None] * h)
+
+
 def knows_cross_leverage(space):
     F = space.features(NEW)
     try:
@@ -74,7 +83,7 @@ class TestMeasuring:
         np.testing.assert_allclose((both_h, both_s), (h, s), rtol=1e-9)
         assert (s <= h * (1 + 1e-9)).all()
         assert (s > 0).all()
-        assert space.n_samples == N
+        assert getattr(space, "n_samples", N) == N
         assert space.exactness == geometry.exactness == case.exactness
         F = space.features(NEW)
         assert space.inputs(F).shape[0] == len(F) == len(NEW)
@@ -146,7 +155,31 @@ class TestTrainingRows:
             h = np.asarray(space.leverage(F)).reshape(N, -1)[:, j] - unseen
             assert w @ h == pytest.approx(part.factor.effective_dimension(), rel=1e-8)
 
+    @pytest.mark.parametrize("case", SMOOTHERS, ids=str)
+    def test_predictions_are_those_of_the_smoother_where_the_space_says_exact_or_given(self, case):
+        """sum_i h(x, x_i) w_i y_i, of y or of what remains of it without its mean."""
+        space, y, w = fitted(case), case.y.reshape(N, -1), training_weights(case)
+        F = space.features(X)
+        cross = np.asarray(space.cross_leverage(F, F)).reshape(N, N, -1)
+        smoothed, rest = (
+            np.einsum("ijq,jq->iq", np.broadcast_to(cross, (N, N, y.shape[1])), w[:, None] * part)
+            for part in (y, y - y.mean(axis=0))
+        )
+        predicted = case.fitted().predict(X).reshape(N, -1)
+        gap = min(np.abs(predicted - answer).max() for answer in (smoothed, y.mean(axis=0) + rest))
+        assert gap <= 1e-6 * np.abs(y).max()
+
     @pytest.mark.parametrize("case", EXACT, ids=str)
+    def test_a_row_on_its_leave_one_out_prediction_is_predicted_there_where_the_space_says_exact(self, case):
+        """Fits to all of X hold what is learned from X: leave-one-out is what a row moved onto it does not change."""
+        left_out = leave_one_out(case)
+        for i in range(0, N, 3):
+            moved = case.y.copy()
+            moved[i] = left_out[i].reshape(moved[i].shape)
+            predicted = case.fitted(moved).predict(X[i : i + 1])
+            np.testing.assert_allclose(predicted.ravel(), left_out[i], rtol=1e-6, atol=1e-6 * np.abs(case.y).max())
+
+    @pytest.mark.parametrize("case", REFITTED, ids=str)
     def test_leave_one_out_is_that_of_refits_where_the_space_says_exact(self, case):
         y, weights = case.y, case.weights
 
@@ -154,14 +187,9 @@ class TestTrainingRows:
             weighted = {} if weights is None else {"sample_weight": w}
             return clone(case.model).fit(rows, target, **weighted).predict(new)
 
-        model, space = case.fitted(), fitted(case)
-        w = training_weights(case)
-        h = np.asarray(space.leverage(space.features(X))).reshape(N, -1)
-        residual = (y - model.predict(X).reshape(y.shape)).reshape(N, -1)
+        residual = y.reshape(N, -1) - leave_one_out(case)
         expected = y - leave_one_out_predictions(fit_predict, X, y, weights).reshape(y.shape)
-        np.testing.assert_allclose(
-            residual / (1 - w[:, None] * h), expected.reshape(N, -1), rtol=1e-6, atol=1e-7 * np.abs(y).max()
-        )
+        np.testing.assert_allclose(residual, expected.reshape(N, -1), rtol=1e-6, atol=1e-7 * np.abs(y).max())
 
 
 class TestWeights:

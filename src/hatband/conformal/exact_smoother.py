@@ -4,6 +4,7 @@ from typing import Any
 
 from hatband.arrays.typing import Array
 from hatband.checks import CalibrationWarning, warn_caller
+from hatband.conformal.regressor import fit_geometry
 from hatband.fitted.rows import TrainingData, fit_estimator
 from hatband.fitted.smoother import Smoother, check_kernel_size
 from hatband.geometry import Features
@@ -23,7 +24,7 @@ def fit_smoother(owner: Any, template: Any, data: TrainingData) -> tuple[Smoothe
     geometry = as_geometry(owner.geometry, estimator)
     check_exactness(geometry.exactness, owner.allow_tuned, type(owner).__name__, type(template).__name__)
     check_kernel_size(geometry, len(data))
-    space = geometry.fit(data.X, weight)
+    space = fit_geometry(geometry, estimator, data.X, weight)
     features = space.features(data.X)
     return Smoother.of(estimator, space, features, data.y, weight), features, weight
 
@@ -39,11 +40,12 @@ def check_exactness(exactness: str, allow_tuned: bool, owner: str, model: str) -
         )
     if not allow_tuned:
         raise ValueError(
-            f"{model} chose hyperparameters on the rows it is fitted to, which {owner} would have to choose again for "
-            "each refit. Fix them, use CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
+            f"{model} must be a linear smoother that is fixed before y is seen; it was fitted with choices made on "
+            f"these rows, such as a penalty or a kernel, which {owner} would have to make again for each refit. Fix "
+            "them, use CrossConformalRegressor, or pass allow_tuned=True and lose the guarantee."
         )
     warn_caller(
-        f"{model} chose hyperparameters on the same rows: intervals hold as if they had been fixed in advance, and the "
-        "coverage guarantee is lost.",
+        f"{model} was fitted with choices made on these rows: intervals hold as if they had been fixed in advance, and "
+        "the coverage guarantee is lost.",
         CalibrationWarning,
     )

@@ -7,9 +7,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
-from sklearn.utils import get_tags
+from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.metadata_routing import MetadataRouter
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _num_samples, validate_data
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_confidence_level
@@ -17,7 +17,12 @@ from hatband.conformal.band import Band, layout
 from hatband.conformal.calibration.calibration import Calibration, check_pooled
 from hatband.conformal.distribution import PredictiveDistribution, distribution_of
 from hatband.fitted.rows import router_of
-from hatband.geometry.base import kept
+from hatband.geometry import Geometry, Space
+from hatband.geometry.base import check_exactness, kept
+
+# Training rows on which a space is compared with its model, and how far predictions may differ: a share of the largest.
+_COMPARED_ROWS = 16
+_ROUNDING = 1e-5
 
 
 class IntervalRegressor(RegressorMixin, BaseEstimator, ABC):
@@ -274,6 +279,60 @@ def check_rows(owner: Any, X: Any, *, reset: bool) -> Any:
     if is_table or callable(getattr(X, "__dataframe__", None)) or hasattr(X, "columns"):
         return validate_data(owner, X, reset=reset, skip_check_array=True)
     return validate_data(owner, X, reset=reset, dtype=None, ensure_all_finite=False, accept_sparse="csr")
+
+
+def fit_geometry(geometry: Geometry, estimator: Any, X: Any, sample_weight: Array | None) -> Space:
+    """Fit a geometry to the rows that an estimator was fitted to; compare the predictions of both ways on a few rows.
+
+    Raises
+    ------
+    TypeError
+        If the geometry makes no Space.
+    ValueError
+        If the space claims an exactness that there is not, or the final step predicts from features something else than
+        the estimator from the rows: transformers ran twice or not at all, or predictions are random.
+
+    Notes
+    -----
+    Cost beyond the factorisation: two predictions of at most 16 rows, where transformers or a wrapper stand between.
+    """
+    space = geometry.fit(X, sample_weight)
+    if not isinstance(space, Space):
+        raise TypeError(
+            f"{type(geometry).__name__}.fit must return a Space; got {type(space).__name__}. Subclass "
+            "hatband.geometry.Space, or return the space of a FeatureGeometry or KernelGeometry."
+        )
+    check_exactness(space.exactness)
+    rows = _safe_indexing(X, np.arange(min(_num_samples(X), _COMPARED_ROWS)))
+    features, final = space.features(rows), space.final_step(estimator)
+    if final is estimator and features.model_inputs is rows:
+        return space
+    expected = _columns(estimator.predict(kept(rows, estimator)))
+    try:
+        found = _columns(final.predict(features.model_inputs))
+    except Exception as error:
+        raise ValueError(_two_ways(estimator, f"the final step raised {type(error).__name__}: {error}")) from error
+    if found.shape != expected.shape:
+        raise ValueError(_two_ways(estimator, f"got {found.shape} from features and {expected.shape} from rows"))
+    largest = np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected))
+    if not np.allclose(found, expected, rtol=0, atol=_ROUNDING * largest, equal_nan=True):
+        seen = f"they differ by {np.max(np.abs(found - expected)):.3g} in the first {len(expected)} training rows"
+        raise ValueError(_two_ways(estimator, seen))
+    return space
+
+
+def _columns(prediction: Any) -> Array:
+    values = np.asarray(prediction, dtype=np.float64)
+    return values.reshape(len(values), -1)
+
+
+def _two_ways(estimator: Any, seen: str) -> str:
+    return (
+        f"the final step of {type(estimator).__name__} must predict from Features.model_inputs, rows that went through "
+        f"the transformers already, what the estimator predicts from the rows themselves; {seen}. Correct what "
+        'steps_of registers for a wrapper, with holds("regressor_") of hatband.geometry.model where it holds a '
+        "regressor; or features and final_step of your Space; and let predictions not be random."
+    )
 
 
 def shaped_like_target(values: Array, n_outputs: int, single: bool) -> Array:

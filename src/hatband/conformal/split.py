@@ -18,7 +18,7 @@ from hatband.conformal.calibration.calibration import (
 from hatband.conformal.calibration.groups import PASSED_LABELS, Grouping
 from hatband.conformal.calibration.joint import fit_joint_box
 from hatband.conformal.calibration.shift import fit_ratio
-from hatband.conformal.regressor import CalibratedRegressor, RegressorWrapper, check_rows
+from hatband.conformal.regressor import CalibratedRegressor, RegressorWrapper, check_rows, fit_geometry
 from hatband.fitted.rows import (
     Rows,
     TrainingData,
@@ -261,7 +261,8 @@ class SplitConformalRegressor(RegressorWrapper, CalibratedRegressor):
         ratio = self._fitted_ratio(data.X, X_target)
         self.estimator_, weight = fit_estimator(self, self._regressor(), data)
         self.model_, self.target_ = split_target(self.estimator_, data.y)
-        self.space_ = as_geometry(self.geometry, self.estimator_).fit(data.X, weight)
+        geometry = as_geometry(self.geometry, self.estimator_)
+        self.space_ = fit_geometry(geometry, self.model_, data.X, weight)
         self.scale_ = as_scale(self.scale, levels[0], self.random_state)
         # Refits may stand behind these residuals: they are made once, and only for what asks.
         held_out = cache(partial(self._training_rows, data, weight))

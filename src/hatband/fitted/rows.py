@@ -178,14 +178,28 @@ class TrainingRows(NamedTuple):
     """Weights (n,) of these rows."""
 
 
+def check_leverage(leverage: Array, space: Space, shape: tuple[int, ...]) -> Array:
+    """Return leverages of rows whose predictions have a shape (m, q); ValueError unless they are (m,) or (m, q)."""
+    if leverage.shape not in (shape, shape[:1]):
+        raise ValueError(
+            f"{type(space).__name__} must give one leverage for each row, ({shape[0]},), or one for each output too, "
+            f"{shape}; got {leverage.shape}. Correct its leverages."
+        )
+    return leverage
+
+
+def _measured(verb: Callable[[Features], Array], space: Space, features: Features, n_outputs: int) -> Array:
+    return check_leverage(verb(features), space, (len(features), n_outputs))
+
+
 def new_rows(estimator: Any, space: Space, X: Any, n_outputs: int) -> Rows:
     """Return rows that the model has not seen; X runs through the model's preprocessing once."""
     features = space.features(X)
     return Rows(
         len(features),
         inputs=partial(space.inputs, features),
-        leverage=partial(space.leverage, features),
-        sampling_leverage=partial(space.sampling_leverage, features),
+        leverage=partial(_measured, space.leverage, space, features, n_outputs),
+        sampling_leverage=partial(_measured, space.sampling_leverage, space, features, n_outputs),
         prediction=partial(predict_features, estimator, space, features, n_outputs),
         measured=lambda: (space, features),
     )

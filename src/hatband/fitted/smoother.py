@@ -10,7 +10,7 @@ from hatband.arrays.typing import Array
 from hatband.fitted.cross_leverage import CrossLeverage, OfSpace, cross_leverage_of, row_blocks
 from hatband.fitted.loo_ridge import LARGEST_KERNEL
 from hatband.fitted.rank_bounds import RankBounds
-from hatband.fitted.rows import Rows, held_out_rows, predict_features
+from hatband.fitted.rows import Rows, check_leverage, held_out_rows, predict_features
 from hatband.formulas.full_conformal import CrossedRows
 from hatband.formulas.leave_one_out import block_factor, interpolated, loo_residuals
 from hatband.geometry import Features, Geometry, KernelGeometry, Space
@@ -114,9 +114,10 @@ class Smoother:
                 f"the predictions of {type(estimator).__name__} at its training rows must be those of the linear "
                 f"smoother that its geometry describes, up to {allowed[worst]:.1g}; they differ by "
                 f"{gap[worst]:.3g}. Use the geometry of the model itself and a solver that converges; with a "
-                "frozen model, pass its own training rows; or use CrossConformalRegressor, which refits any regressor."
+                "frozen model, pass its own training rows; correct the ridge, intercept or feature map of a geometry "
+                "that you registered; or use CrossConformalRegressor, which refits any regressor."
             )
-        leverage = space.training_leverage(training).reshape(len(training), -1)
+        leverage = check_leverage(space.training_leverage(training), space, predicted.shape).reshape(len(training), -1)
         return cls(estimator, space, OfSpace(space, training), weights, residuals, leverage)
 
     def prepared(self, training: Features) -> Self:

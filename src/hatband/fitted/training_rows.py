@@ -13,7 +13,14 @@ from sklearn.utils import _safe_indexing
 
 from hatband.arrays.typing import Array
 from hatband.checks import check_prediction
-from hatband.fitted.rows import NoHeldOutResiduals, TrainingRows, held_out_rows, predict_features, take_rows
+from hatband.fitted.rows import (
+    NoHeldOutResiduals,
+    TrainingRows,
+    check_leverage,
+    held_out_rows,
+    predict_features,
+    take_rows,
+)
 from hatband.fitted.smoother import Smoother, SmootherMismatch
 from hatband.geometry import Features, Space
 
@@ -75,7 +82,8 @@ def training_rows(
         source = f"{folds.get_n_splits()}-fold cross-validation"
     if smoother is None:
         weights = space.training_weights(sample_weight)
-        rows = held_out_rows(space, features, prediction, space.training_leverage(features), weights)
+        leverage = check_leverage(space.training_leverage(features), space, y.shape)
+        rows = held_out_rows(space, features, prediction, leverage, weights)
     held_out = y - rows.prediction if target is None else target.forward(y) - target.read(rows.prediction)
     defined = np.isfinite(held_out).all(axis=1)
     if defined.all():

@@ -2,8 +2,9 @@
 
 ``geometry_of(estimator)`` reads them once, from the fitted estimator, as this table says; ``Geometry.fit(X)`` gives
 the ``Space`` that measures rows. Ridges are in the sum convention |y - Phi b|^2 + ridge |b|^2; n is the number of
-training rows, w their weights (all 1 when none are given). "exact": the prediction is a fixed linear smoother of y;
-"given": it is, given hyperparameters tuned on the same rows; "none": it is not.
+training rows, w their weights (all 1 when none are given). `Geometry` says what the exactness means: "exact", the
+prediction is a fixed linear smoother of y; "given", it is, with what was chosen by y of the same rows; "none", it is
+not.
 
 ============================  =============================  ============================  =========  =========
 estimator                     features or kernel             ridge                         intercept  exactness

@@ -1,9 +1,11 @@
 """The base of geometries (recipes for the features in which leverage is measured) and of spaces (fitted recipes)."""
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -12,10 +14,12 @@ from sklearn.utils import _safe_indexing, check_array
 
 from hatband.arrays.backend import on_host
 from hatband.arrays.typing import Array
-from hatband.checks import check_weights
+from hatband.checks import check_in, check_weights
 from hatband.linalg import Auto, Factor, KernelFactor
 
+T = TypeVar("T")
 Exactness = Literal["exact", "given", "none"]
+FROM_STRONG_TO_WEAK: tuple[Exactness, ...] = ("exact", "given", "none")
 # Rows whose cross-leverage with all training rows is held at once.
 _BLOCK_ROWS = 256
 
@@ -96,7 +100,7 @@ class Space(ABC):
     """What leave-one-out in closed form may claim."""
     input_columns: Array | None = None
     """Columns of CSR rows that a learned scale gets; None: all of them."""
-    # Of spaces that are made of one factor.
+    # Of spaces that are made of one factor; a space of your own needs none of them.
     n_samples: int
     ridge: Any
     factor: Factor | KernelFactor | None = None
@@ -122,11 +126,24 @@ class Space(ABC):
 
     def leverage(self, features: Features) -> Array:
         """Return h(x) of each row: (m,), or (m, q) where the ridge differs per output."""
-        return self.leverages(features)[0]
+        return self._checked_leverages(features)[0]
 
     def sampling_leverage(self, features: Features) -> Array:
         """Return s(x) of each row, shaped like `leverage`."""
-        return self.leverages(features)[1]
+        return self._checked_leverages(features)[1]
+
+    def _checked_leverages(self, features: Features) -> tuple[Array, Array]:
+        """Return what `leverages` of a subclass gives; ValueError unless these are two arrays with a row each."""
+        found = self.leverages(features)
+        shapes = [np.shape(part) for part in found] if isinstance(found, tuple) else []
+        if len(shapes) != 2 or any(shape[:1] != (len(features),) or len(shape) > 2 for shape in shapes):
+            seen = f"a tuple of shapes {shapes}" if shapes else f"{type(found).__name__} of shape {np.shape(found)}"
+            raise ValueError(
+                f"{type(self).__name__}.leverages must return two arrays, posterior and sampling, of shape "
+                f"({len(features)},) or ({len(features)}, outputs); got {seen}. A space that knows no second form "
+                "returns the first one twice."
+            )
+        return found
 
     def cross_leverage(self, features: Features, others: Features | None = None) -> Array:
         """Return h(x, z) between two sets of rows (m, k); `others=None` means the training rows."""
@@ -175,16 +192,59 @@ class Space(ABC):
 class Geometry(ABC):
     """An immutable recipe: feature map or kernel, ridge, intercept, and the `exactness` of leave-one-out.
 
-    "exact": the prediction is a fixed linear smoother of y. "given": it is, given hyperparameters that were tuned on
-    the same rows. "none", the default: it is not a linear smoother, and leave-one-out in closed form would be an
-    approximation. Register a function that makes one from a fitted model: ``geometry_of.register(Model, function)``.
+    Register a function that makes one from a fitted model: ``geometry_of.register(Model, function)``.
+
+    Notes
+    -----
+    To decide the exactness of a model, hold its features (or kernel), its ridge and its intercept as they are after
+    the fit, and change y. The predictions of a fit to the changed y are then
+
+    - "exact": fixed linear combinations of y, mu(x) = sum_i h(x, x_i) w_i y_i, and y had no part in what is held:
+      LinearRegression, Ridge, KernelRidge. What was learned from X alone, such as a scaling, counts as held.
+    - "given": the same, but y of these rows had a part in what is held: a penalty or a kernel was chosen by it, as in
+      RidgeCV and the searches, or y was centred by its plain mean.
+    - "none", the default: anything else. Predictions are not linear in y even then (Lasso, trees), or the geometry is
+      not that of the predictions (a distance, the inputs).
+
+    Leave-one-out in closed form leaves y_i out of the smoother and refits nothing that is held. Of a scaling that is
+    an approximation to a refit: for StandardScaler and Ridge on the diabetes data, the residuals differ by at most
+    0.0004 of their standard deviation with 442 rows, 0.011 with 60 and 0.066 with 30. Full refits, scaling included,
+    are those of `CrossConformalRegressor` around a Pipeline.
     """
 
     exactness: Exactness = "none"
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        signature = inspect.signature(cls.fit)
+        try:
+            signature.bind("self", "X", "sample_weight")
+        except TypeError:
+            raise TypeError(
+                f"{cls.__name__}.fit must take the training rows and their weights, fit(self, X, sample_weight=None); "
+                f"got fit{signature}. Add sample_weight=None, also where the weights do not matter."
+            ) from None
+
     @abstractmethod
     def fit(self, X: Any, sample_weight: Array | None = None) -> Space:
         """Measure the training rows X, as they were given to the estimator, and return the space."""
+
+
+def check_exactness(claim: Exactness) -> Exactness:
+    """Return a claim about leave-one-out; ValueError unless it is one of the three that there are."""
+    check_in(claim, FROM_STRONG_TO_WEAK, "exactness")
+    return claim
+
+
+def registered(function: Callable[[Any], T], estimator: Any, kind: type[Any]) -> T:
+    """Return what a registry says of an estimator; TypeError where the function of a user returned something else."""
+    found = function(estimator)
+    if not isinstance(found, kind):
+        raise TypeError(
+            f"the function that {function.__name__} has for {type(estimator).__name__} must return {kind.__name__}; "
+            f"got {found!r}. Correct the function given to {function.__name__}.register."
+        )
+    return found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,14 +17,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from hatband.geometry.base import Exactness
-
-_FROM_STRONG_TO_WEAK: tuple[Exactness, ...] = ("exact", "given", "none")
+from hatband.geometry.base import FROM_STRONG_TO_WEAK, Exactness, check_exactness, registered
 
 
 def weakest(*claims: Exactness) -> Exactness:
     """Return the weakest of several claims about leave-one-out: "exact" before "given" before "none"."""
-    return max(claims, key=_FROM_STRONG_TO_WEAK.index)
+    return max(map(check_exactness, claims), key=FROM_STRONG_TO_WEAK.index)
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ def steps_of(estimator: Any) -> Steps:
 
     Looks through Pipeline (steps set to 'passthrough' are left out), GridSearchCV and the other searches,
     FrozenEstimator, TransformedTargetRegressor and VotingRegressor; any other estimator is its own final step. A
-    wrapper of one's own is added by ``steps_of.register(Wrapper, function)``.
+    wrapper of one's own that keeps a fitted regressor in an attribute is added by
+    ``steps_of.register(Wrapper, holds("regressor_"))``; any other by a function that returns `Steps`.
 
     Parameters
     ----------
@@ -85,11 +85,44 @@ def steps_of(estimator: Any) -> Steps:
     return Steps((), estimator, estimator)
 
 
+def holds(name: str, exactness: Exactness = "none") -> Callable[[Any], Steps]:
+    """Return a function for ``steps_of.register``: the wrapper predicts through the fitted regressor it holds.
+
+    Rows go through the transformers of the regressor once; the wrapper predicts from what these return.
+
+    Parameters
+    ----------
+    name : str
+        The attribute of the wrapper that is the fitted regressor, and that its ``predict`` calls.
+    exactness : {"exact", "given", "none"}, default="none"
+        The most that leave-one-out may claim: "exact" where the wrapper predicts what the regressor does.
+
+    Examples
+    --------
+    >>> from sklearn.compose import TransformedTargetRegressor
+    >>> from sklearn.linear_model import Ridge
+    >>> model = TransformedTargetRegressor(Ridge()).fit([[1.0], [2.0]], [1.0, 2.0])
+    >>> holds("regressor_")(model).model
+    Ridge()
+    """
+
+    def of_wrapper(wrapper: Any) -> Steps:
+        check_is_fitted(wrapper)
+        inner = registered(steps_of, getattr(wrapper, name), Steps)
+        predictor = with_fitted(wrapper, name, inner.predictor)
+        return replace(inner, predictor=predictor, exactness=weakest(inner.exactness, exactness))
+
+    return of_wrapper
+
+
+steps_of.register(TransformedTargetRegressor, holds("regressor_"))
+
+
 @steps_of.register
 def _pipeline(estimator: Pipeline) -> Steps:
     *names_and_transformers, (_, last) = estimator.steps
     own = tuple(step for _, step in names_and_transformers if step is not None and step != "passthrough")
-    inner = steps_of(last)
+    inner = registered(steps_of, last, Steps)
     return replace(
         inner,
         transformers=own + inner.transformers,
@@ -104,25 +137,18 @@ def _search(estimator: BaseSearchCV) -> Steps:
         raise ValueError(
             f"{type(estimator).__name__} must refit its best model to be measured; got refit=False. Pass refit=True."
         )
-    inner = steps_of(estimator.best_estimator_)
+    inner = registered(steps_of, estimator.best_estimator_, Steps)
     return replace(inner, exactness=weakest(inner.exactness, "given"))
 
 
 @steps_of.register
 def _frozen(estimator: FrozenEstimator) -> Steps:
-    return steps_of(estimator.estimator)
-
-
-@steps_of.register
-def _transformed_target(estimator: TransformedTargetRegressor) -> Steps:
-    check_is_fitted(estimator)
-    inner = steps_of(estimator.regressor_)
-    return replace(inner, predictor=with_fitted(estimator, "regressor_", inner.predictor), exactness="none")
+    return registered(steps_of, estimator.estimator, Steps)
 
 
 def final_step(estimator: Any) -> Any:
     """Return the fitted object whose ``predict`` takes X after the transformers and predicts as the estimator does."""
-    return steps_of(estimator).predictor
+    return registered(steps_of, estimator, Steps).predictor
 
 
 def with_fitted(wrapper: Any, name: str, value: Any) -> Any:

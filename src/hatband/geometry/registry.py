@@ -45,7 +45,7 @@ from sklearn.tree import DecisionTreeRegressor
 from sklearn.utils.validation import check_is_fitted
 
 from hatband.checks import check_ridge
-from hatband.geometry.base import Exactness, Geometry
+from hatband.geometry.base import Exactness, Geometry, check_exactness, registered
 from hatband.geometry.composite import PerOutputGeometry, Preprocessed
 from hatband.geometry.features import FeatureGeometry, HiddenLayers, RidgePerBatch, RidgePerWeight
 from hatband.geometry.inputs import InputsGeometry, TransformerGeometry
@@ -65,7 +65,7 @@ def geometry_of(estimator: Any) -> Geometry:
     The table in the docstring of ``hatband.geometry`` says what is read from which estimator. Estimators that are not
     in it get ``InputsGeometry()``. ``geometry_of.register(Model, function)`` adds one's own; the function takes the
     fitted model and returns a Geometry that can be pickled (no lambda in it). An estimator that holds another is looked
-    through once ``hatband.geometry.model.steps_of.register(Wrapper, function)`` says what it holds.
+    through once ``steps_of.register(Wrapper, holds("regressor_"))`` says what it holds (`hatband.geometry.model`).
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def geometry_of(estimator: Any) -> Geometry:
     >>> geometry_of(Ridge(alpha=3.0).fit([[0.0], [1.0]], [0.0, 1.0])).ridge
     3.0
     """
-    return InputsGeometry() if steps_of(estimator).model is estimator else composed(estimator)
+    return InputsGeometry() if registered(steps_of, estimator, Steps).model is estimator else composed(estimator)
 
 
 def geometry_for(*models: type) -> Callable[[Callable[[Any], Geometry]], Callable[[Any], Geometry]]:
@@ -126,7 +126,9 @@ def as_geometry(geometry: Any, estimator: Any) -> Geometry:
     Raises
     ------
     TypeError
-        If `geometry` is not one of these.
+        If `geometry` is not one of these, or what is registered for the estimator returns no Geometry.
+    ValueError
+        If its exactness is not one of the three.
 
     Examples
     --------
@@ -135,10 +137,11 @@ def as_geometry(geometry: Any, estimator: Any) -> Geometry:
     >>> type(as_geometry(PCA(2), Ridge())).__name__
     'TransformerGeometry'
     """
-    if isinstance(geometry, Geometry):
-        return geometry
     if isinstance(geometry, str) and geometry == "auto":
-        return geometry_of(estimator)
+        geometry = registered(geometry_of, estimator, Geometry)
+    if isinstance(geometry, Geometry):
+        check_exactness(geometry.exactness)
+        return geometry
     if not isinstance(geometry, type) and hasattr(geometry, "fit") and hasattr(geometry, "transform"):
         return TransformerGeometry(geometry)
     raise TypeError(
@@ -347,8 +350,8 @@ def bagging(model: BaggingRegressor) -> Geometry:
 @geometry_for(Pipeline, BaseSearchCV, FrozenEstimator, TransformedTargetRegressor)
 def composed(estimator: Any) -> Geometry:
     """The transformers before the geometry of the last step."""
-    steps = steps_of(estimator)
-    return Preprocessed(steps.transformers, geometry_of(steps.model), steps.exactness)
+    steps = registered(steps_of, estimator, Steps)
+    return Preprocessed(steps.transformers, registered(geometry_of, steps.model, Geometry), steps.exactness)
 
 
 @geometry_for(VotingRegressor)
@@ -361,7 +364,7 @@ def voting(estimator: VotingRegressor) -> Geometry:
 def _voting_steps(estimator: VotingRegressor) -> Steps:
     if not _share_geometry(estimator):
         return Steps((), estimator, estimator)
-    members = [steps_of(member) for member in estimator.estimators_]
+    members = [registered(steps_of, member, Steps) for member in estimator.estimators_]
     predictor = with_fitted(estimator, "estimators_", [member.predictor for member in members])
     return Steps(members[0].transformers, members[0].model, predictor, members[0].exactness)
 
