@@ -23,7 +23,11 @@ class Scale(BaseEstimator, ABC):
     Notes
     -----
     To write a scale, define `fit` and `predict`, and set four class attributes. Where one is used and cannot be true,
+<<<<<<< HEAD
     an error says so; what no run can see (rows fetched for nothing, a wrong exponent) is found by the contract in
+=======
+    an error says so; what no run can see (rows fetched without need, a wrong exponent) is found by the contract in
+>>>>>>> scalesguide
     ``tests/scales/test_contract.py``.
 
     ``needs_residuals`` (default False)
@@ -34,9 +38,9 @@ class Scale(BaseEstimator, ABC):
         ``fit(None)`` also works, for a model that has no held-out residuals. False: such a model is refused with a
         message. Wrongly True: fit fails for such a model, and the error names this flag.
     ``pointwise`` (default False)
-        ``predict`` reads only ``rows.leverage`` and ``rows.sampling_leverage``, and gives one width for each leverage.
+        ``predict`` uses only ``rows.leverage`` and ``rows.sampling_leverage``, and gives one width for each leverage.
         Jackknife+ and the online estimator have no other fields and refuse other scales. Wrongly False: they refuse a
-        scale that they could use. Wrongly True: an error when predict reads inputs or prediction.
+        scale that they could use. Wrongly True: they raise an error when predict reads inputs or prediction.
     ``leverage_exponent`` (default None)
         The p of a width (1 + h)^p of posterior leverage. With it jackknife+ skips rows whose bounds cannot matter.
         Wrongly None: it is slower. A wrong p: its intervals are wrong, without a message.
