@@ -23,11 +23,7 @@ class Scale(BaseEstimator, ABC):
     Notes
     -----
     To write a scale, define `fit` and `predict`, and set four class attributes. Where one is used and cannot be true,
-<<<<<<< HEAD
-    an error says so; what no run can see (rows fetched for nothing, a wrong exponent) is found by the contract in
-=======
     an error says so; what no run can see (rows fetched without need, a wrong exponent) is found by the contract in
->>>>>>> scalesguide
     ``tests/scales/test_contract.py``.
 
     ``needs_residuals`` (default False)
