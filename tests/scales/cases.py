@@ -1,15 +1,12 @@
 """Every kind of scale, and made rows and designs to test them on."""
 
-import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from guide import RECIPES
 from hatband import AutoScale, ConstantScale, LeverageScale, MagnitudeScale, QuantileScale, StrengthScale
 from hatband.fitted.rows import Rows
 from hatband.scales import LaplaceScale, Scale, check_training_rows
@@ -90,17 +87,6 @@ def width_of_inputs(rows):
     return np.exp(np.clip(np.nan_to_num(rows.inputs[:, 0]), -30, 30))
 
 
-def recipe():
-    """The scale of the recipe in CONTRIBUTING.md, in a module of its own so that it pickles."""
-    guide = Path(__file__).parents[2] / "CONTRIBUTING.md"
-    code = re.search(r"^### Add a scale$.*?^```python\n(.*?)^```", guide.read_text(), flags=re.DOTALL | re.MULTILINE)[1]
-    module = ModuleType("recipe_of_a_scale")
-    sys.modules[module.__name__] = module
-    exec(compile(code, str(guide), "exec"), vars(module))
-    (found,) = (kind for kind in vars(module).values() if getattr(kind, "__module__", None) == module.__name__)
-    return found
-
-
 @dataclass(frozen=True)
 class Case:
     """A scale, as a function that makes it, and what it is excused from; each excuse is a reason in words."""
@@ -143,5 +129,5 @@ SCALES = {
     "a user's function": Case(lambda: CallableScale(width_of_leverage), reads_leverage_alone=FUNCTION),
     "a user's scale": Case(Nearest, narrow_far_out="the nearest rows are all that it looks at"),
     "a user's object": Case(Unweighted, reads_leverage_alone=OWN_WIDTHS),
-    "the recipe of CONTRIBUTING.md": Case(recipe()),
+    "the recipe of CONTRIBUTING.md": Case(RECIPES.PredictionScale),
 }
