@@ -116,12 +116,15 @@ class SmoothElasticNet(RegressorMixin, BaseEstimator):
         gram, cross = X.T @ X, X.T @ y
         self.coef_ = np.zeros(X.shape[1])
         for _ in range(100):
-            slope = self.ridge * (self.coef_ / (2 * np.sqrt(1 + self.coef_**2 / 4)) + self.coef_)
-            step = np.linalg.solve(gram + np.diag(self.curvature()), gram @ self.coef_ - cross + slope)
+            step = np.linalg.solve(gram + np.diag(self.curvature()), gram @ self.coef_ - cross + self.slope())
             self.coef_ = self.coef_ - step
             if np.abs(step).max() < 1e-12:
                 break
         return self
+
+    def slope(self) -> np.ndarray:
+        """First derivative of the penalty."""
+        return self.ridge * (self.coef_ / (2 * np.sqrt(1 + self.coef_**2 / 4)) + self.coef_)
 
     def curvature(self) -> np.ndarray:
         """Second derivative of the penalty."""
@@ -134,7 +137,13 @@ class SmoothElasticNet(RegressorMixin, BaseEstimator):
 
 @convex_fit.register
 def _smooth_elastic_net(model: SmoothElasticNet, features: Any, y: np.ndarray, weights: np.ndarray) -> ConvexFit:
-    return ConvexFit(weights * (features @ model.coef_ - y), weights, model.curvature(), fit_intercept=False)
+    return ConvexFit(
+        slope=weights * (features @ model.coef_ - y),
+        curvature=weights,
+        penalty=model.curvature(),
+        fit_intercept=False,
+        pull=model.slope() - model.curvature() * model.coef_,
+    )
 
 
 class Published(NamedTuple):
