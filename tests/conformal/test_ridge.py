@@ -145,3 +145,18 @@ def test_rows_of_weight_zero_choose_nothing(shape, fit_intercept, rng):
             size = y[kept] - (np.average(y[kept], weights=weights[kept]) if fit_intercept else 0.0)
             expected = (weights[kept] @ (y[kept] - left_out) ** 2) / (weights[kept] @ size**2)
             assert whole.leave_one_out_error_[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("model", [LeaveOneOutRidge(), LeaveOneOutKernelRidge(gamma=0.3)], ids=repr)
+def test_a_fit_that_fails_leaves_the_fitted_model_as_it_was(model, rng, monkeypatch):
+    X, y = made(rng, (30, 3))
+    model.fit(X, y)
+    state = dict(vars(model))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hatband.fitted.loo_ridge._chosen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(np.column_stack([X, y]), y)
+    assert vars(model) == state

@@ -7,7 +7,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hatband.arrays.typing import Array
-from hatband.checks import check_target, check_weights
+from hatband.checks import check_target, check_weights, unchanged_on_failure
 from hatband.formulas.ridge_choice import Ridge, best_ridge, candidates, checked_ridge, chosen_ridge, relative_error
 from hatband.formulas.ridge_spectrum import RidgeSpectrum
 from hatband.geometry import FeatureGeometry, Geometry, KernelGeometry, PairwiseKernel, geometry_of
@@ -68,20 +68,21 @@ class LeaveOneOutRidge(RegressorMixin, BaseEstimator):
             If a penalty or weight is negative, or X or y is not finite.
         """
         target, single = check_target(y)
-        X = validate_data(self, X, y=target, multi_output=True, dtype=np.float64)[0]
-        weights = None if sample_weight is None else check_weights(sample_weight, len(X))
-        spectrum = RidgeSpectrum.of(X, target, weights, self.fit_intercept)
-        ridge, tried, errors = _chosen(checked_ridge(self.ridge), spectrum)
-        used = slice(None) if weights is None else weights > 0
-        root = np.ones(len(X)) if weights is None else np.sqrt(weights[used])
-        mean, y_mean = np.zeros(X.shape[1]), np.zeros(target.shape[1])
-        if self.fit_intercept:
-            mean, y_mean = np.average(X, axis=0, weights=weights), np.average(target, axis=0, weights=weights)
-        slopes = (X[used] - mean).T @ (root[:, None] * spectrum.dual(ridge))
-        intercept = y_mean - mean @ slopes
-        self.ridge_, self.ridges_, self.leave_one_out_error_ = ridge, tried, errors
-        self.coef_: Array = slopes[:, 0] if single else slopes.T
-        self.intercept_: Any = float(intercept[0]) if single else intercept
+        with unchanged_on_failure(self):
+            X = validate_data(self, X, y=target, multi_output=True, dtype=np.float64)[0]
+            weights = None if sample_weight is None else check_weights(sample_weight, len(X))
+            spectrum = RidgeSpectrum.of(X, target, weights, self.fit_intercept)
+            ridge, tried, errors = _chosen(checked_ridge(self.ridge), spectrum)
+            used = slice(None) if weights is None else weights > 0
+            root = np.ones(len(X)) if weights is None else np.sqrt(weights[used])
+            mean, y_mean = np.zeros(X.shape[1]), np.zeros(target.shape[1])
+            if self.fit_intercept:
+                mean, y_mean = np.average(X, axis=0, weights=weights), np.average(target, axis=0, weights=weights)
+            slopes = (X[used] - mean).T @ (root[:, None] * spectrum.dual(ridge))
+            intercept = y_mean - mean @ slopes
+            self.ridge_, self.ridges_, self.leave_one_out_error_ = ridge, tried, errors
+            self.coef_: Array = slopes[:, 0] if single else slopes.T
+            self.intercept_: Any = float(intercept[0]) if single else intercept
         return self
 
     def predict(self, X: Any) -> Array:
@@ -159,24 +160,25 @@ class LeaveOneOutKernelRidge(RegressorMixin, BaseEstimator):
             If a penalty is not positive, X or y is not finite, or there are more than 20,000 rows.
         """
         target, single = check_target(y)
-        X = validate_data(self, X, y=target, multi_output=True, dtype=np.float64)[0]
-        if len(X) > LARGEST_KERNEL:
-            raise ValueError(
-                f"An exact kernel needs two n x n arrays and takes at most {LARGEST_KERNEL} rows; got {len(X)}. Use "
-                "Ridge on scikit-learn's Nystroem features in a Pipeline inside SplitConformalRegressor."
-            )
-        weights = None if sample_weight is None else check_weights(sample_weight, len(X))
-        K = self._pairwise()(X, X)
-        asked = checked_ridge(self.ridge)
-        if not (isinstance(asked, str) or np.min(asked) > 0):
-            raise ValueError(f"Every penalty of a kernel must be > 0; got {np.min(asked)}.")
-        spectrum = KernelSpectrum.of(K, weights, self.fit_intercept)
-        ridge, tried, errors = _chosen(asked, RidgeSpectrum.of_kernel(spectrum, target))
-        dual, intercept = spectrum.at(ridge).solve(target)
-        self.ridge_, self.ridges_, self.leave_one_out_error_ = ridge, tried, errors
-        self.X_fit_ = X
-        self.dual_coef_: Array = dual[:, 0] if single else dual
-        self.intercept_: Any = float(intercept[0]) if single else intercept
+        with unchanged_on_failure(self):
+            X = validate_data(self, X, y=target, multi_output=True, dtype=np.float64)[0]
+            if len(X) > LARGEST_KERNEL:
+                raise ValueError(
+                    f"An exact kernel needs two n x n arrays and takes at most {LARGEST_KERNEL} rows; got {len(X)}. "
+                    "Use Ridge on scikit-learn's Nystroem features in a Pipeline inside SplitConformalRegressor."
+                )
+            weights = None if sample_weight is None else check_weights(sample_weight, len(X))
+            K = self._pairwise()(X, X)
+            asked = checked_ridge(self.ridge)
+            if not (isinstance(asked, str) or np.min(asked) > 0):
+                raise ValueError(f"Every penalty of a kernel must be > 0; got {np.min(asked)}.")
+            spectrum = KernelSpectrum.of(K, weights, self.fit_intercept)
+            ridge, tried, errors = _chosen(asked, RidgeSpectrum.of_kernel(spectrum, target))
+            dual, intercept = spectrum.at(ridge).solve(target)
+            self.ridge_, self.ridges_, self.leave_one_out_error_ = ridge, tried, errors
+            self.X_fit_ = X
+            self.dual_coef_: Array = dual[:, 0] if single else dual
+            self.intercept_: Any = float(intercept[0]) if single else intercept
         return self
 
     def predict(self, X: Any) -> Array:
